@@ -1,0 +1,190 @@
+"""One optimiser step: data, autocast, micro-batches, scaling, clipping, update, schedule, metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import time
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssod.engine.comm import all_reduce_mean
+from ssod.engine.solver import clip_gradients
+from ssod.errors import UserError
+from ssod.structures import SSODBatch
+
+logger = logging.getLogger(__name__)
+
+# (sampler state or None, first step) -> batches
+LoaderFactory = Callable[[Optional[Dict[str, Any]], int], Iterable[SSODBatch]]
+
+
+def seed_step(seed: int, rank: int, step: int) -> None:
+    """Seeds every generator as a function of (seed, rank, step), so that no generator's state needs saving."""
+    words = np.random.SeedSequence([seed, rank, step]).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(words)
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+class TrainLoop:
+    """Owns what a step changes besides the model: optimiser, schedule, scaler and the place in the streams.
+
+    Args:
+        model: `TeacherStudent`, in DDP or not. build_loader: called once, at the first step.
+        seed: of the whole run, the same on all ranks.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: torch.optim.lr_scheduler.LRScheduler,
+        build_loader: LoaderFactory,
+        seed: int,
+    ) -> None:
+        self.cfg = cfg
+        self.model = model
+        self.core = model.module if isinstance(model, DistributedDataParallel) else model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.seed = seed
+        self.accumulation = cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+        self.skipped: Dict[str, str] = {}
+        self._build_loader = build_loader
+        self._batches: Optional[Iterator[SSODBatch]] = None
+        self._sampler_state: Optional[Dict[str, Any]] = None
+        self._names = {p: name for name, p in self.core.named_parameters() if p.requires_grad}
+        device = torch.device(cfg.MODEL.DEVICE).type
+        self._autocast, scaled = _autocast(cfg, device)
+        self.scaler = torch.amp.GradScaler(device, enabled=scaled)
+
+    def run_step(self, step: int) -> None:
+        """Step number `step`, counted from 0."""
+        if self._batches is None:
+            self._batches = iter(self._build_loader(self._sampler_state, step))
+        seed_step(self.seed, comm.get_rank(), step)
+        self.core.step = step
+        total: Dict[str, Tensor] = {}
+        waited = 0.0
+        for micro in range(self.accumulation):
+            start = time.perf_counter()
+            batch = next(self._batches)
+            waited += time.perf_counter() - start
+            self._note_skipped(batch)
+            self._sampler_state = batch.sampler_state
+            last = micro == self.accumulation - 1
+            wait = contextlib.nullcontext() if last or self.core is self.model else self.model.no_sync()
+            with wait:
+                with self._autocast():
+                    losses = self.model(batch)
+                loss = torch.stack([value.float() for value in losses.values()]).sum()
+                self.scaler.scale(loss / self.accumulation).backward()
+            for name, value in losses.items():
+                part = value.detach().float() / self.accumulation
+                total[name] = total[name] + part if name in total else part
+        self.scaler.unscale_(self.optimizer)
+        clip_gradients(self.cfg, list(self._names))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._write_metrics(total, waited, step)
+        with _quiet_scheduler():
+            self.scheduler.step()
+
+    def _write_metrics(self, losses: Dict[str, Tensor], waited: float, step: int) -> None:
+        names = sorted(losses)
+        device = next(iter(losses.values())).device
+        values = torch.stack([losses[name] for name in names] + [torch.tensor(waited, device=device)])
+        all_reduce_mean([values])
+        numbers = values.tolist()
+        storage = get_event_storage()
+        storage.put_scalar("data_time", numbers.pop())
+        storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
+        if self.scaler.is_enabled():
+            storage.put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
+        if not np.isfinite(numbers).all():
+            raise FloatingPointError(
+                f"The loss became infinite or NaN at step {step}: "
+                + ", ".join(f"{name}={value:.3g}" for name, value in zip(names, numbers))
+                + ". Lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
+            )
+        storage.put_scalars(total_loss=sum(numbers), **dict(zip(names, numbers)))
+
+    def _note_skipped(self, batch: SSODBatch) -> None:
+        for sample in batch.labeled + batch.unlabeled:
+            for file_name, reason in sample.skipped:
+                if file_name not in self.skipped:
+                    self.skipped[file_name] = reason
+                    logger.warning(
+                        f"Cannot use {file_name} ({reason}); another image takes its place. "
+                        f"{len(self.skipped)} such files so far."
+                    )
+
+    def state_dict(self) -> Dict[str, Any]:
+        """Plain tensors and Python values; optimiser state by parameter name, so that other methods can branch."""
+        packed = self.optimizer.state_dict()
+        return {
+            "optimizer": {
+                name: packed["state"][index]
+                for index, name in enumerate(self._optimizer_names())
+                if index in packed["state"]
+            },
+            "scheduler": self.scheduler.last_epoch,
+            "scaler": self.scaler.state_dict(),
+            "sampler": self._sampler_state,
+            "seed": self.seed,
+            "skipped": dict(self.skipped),
+        }
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Before the first step only: the loader starts where the state says."""
+        packed = self.optimizer.state_dict()
+        packed["state"] = {
+            index: state["optimizer"][name]
+            for index, name in enumerate(self._optimizer_names())
+            if name in state["optimizer"]
+        }
+        self.optimizer.load_state_dict(packed)
+        # The schedule is this run's; only the position in it is the checkpoint's.
+        self.scheduler.last_epoch = state["scheduler"] - 1
+        with _quiet_scheduler():
+            self.scheduler.step()
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self._sampler_state = state["sampler"]
+        self.seed = state["seed"]
+        self.skipped = dict(state["skipped"])
+
+    def _optimizer_names(self) -> List[str]:
+        return [self._names[p] for group in self.optimizer.param_groups for p in group["params"]]
+
+
+@contextlib.contextmanager
+def _quiet_scheduler() -> Iterator[None]:
+    """PyTorch warns when the scheduler steps without it having seen `optimizer.step` (the scaler calls it)."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield
+
+
+def _autocast(cfg: CfgNode, device: str) -> Tuple[Callable[[], Any], bool]:
+    """The autocast context and whether gradients need scaling."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return contextlib.nullcontext, False
+    types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if cfg.SOLVER.AMP.DTYPE not in types:
+        raise UserError(f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}: use 'float16' or 'bfloat16'.")
+    dtype = types[cfg.SOLVER.AMP.DTYPE]
+    return lambda: torch.autocast(device, dtype=dtype), dtype == torch.float16

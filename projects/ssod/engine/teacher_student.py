@@ -1,0 +1,264 @@
+"""The training step: teacher labels, student learns, methods join in.
+
+`TeacherStudent` is one `nn.Module` whose forward maps a batch to a dict of losses, so any Detectron2 trainer can
+drive it and DDP sees one forward a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Dict, List, Optional, Union
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ssod.errors import UserError
+from ssod.methods import Method, StepContext
+from ssod.modeling.features import extract_features, keep_running_statistics
+from ssod.modeling.outputs import Outputs, TeacherOutputs, ViewOutputs
+from ssod.modeling.roi_heads import classify, detect, roi_losses, sample_rois
+from ssod.modeling.rpn import rpn_losses, run_rpn
+from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard parts."""
+    heads = getattr(model, "roi_heads", None)
+    problem = None
+    if not isinstance(model, GeneralizedRCNN):
+        problem = f"MODEL.META_ARCHITECTURE {type(model).__name__}"
+    elif not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
+        problem = f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
+    elif heads.mask_on or heads.keypoint_on:
+        problem = "MODEL.MASK_ON / KEYPOINT_ON"
+    elif getattr(heads.box_predictor, "use_sigmoid_ce", False):
+        problem = "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
+    elif getattr(heads, "train_on_pred_boxes", False):
+        problem = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
+    if problem:
+        raise UserError(
+            f"{problem} is not supported for online teacher-student training: use GeneralizedRCNN with "
+            "StandardROIHeads, boxes only."
+        )
+
+
+class TeacherStudent(nn.Module):
+    """A student that learns, the teacher that is its average, and the methods.
+
+    Args:
+        student: a `GeneralizedRCNN`; methods attach their heads to it here.
+        methods: in the order in which their phases run.
+        unsup_loss_weight: lambda_u. labeled_weak_view: labelled images are seen weak and strong.
+        pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI classifier.
+    """
+
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        methods: nn.ModuleDict,
+        unsup_loss_weight: float,
+        labeled_weak_view: bool,
+        pseudo_score_floor: float,
+        cls_loss: str,
+        focal_gamma: float,
+    ) -> None:
+        super().__init__()
+        check_supported(student)
+        if cls_loss not in ("cross_entropy", "focal"):
+            raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
+        self.student = student
+        self.methods = methods
+        for method in self.method_list:
+            method.attach(student)
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+        self.unsup_loss_weight = unsup_loss_weight
+        self.labeled_weak_view = labeled_weak_view
+        self.pseudo_score_floor = pseudo_score_floor
+        self.cls_loss = cls_loss
+        self.focal_gamma = focal_gamma
+        self.step = 0
+        # The last step's batch and pseudo-labels, for hooks that draw; not part of the state.
+        self.last_batch = SSODBatch([], [])
+        self.last_pseudo: Optional[PseudoLabels] = None
+        self.train()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> "TeacherStudent":
+        """Builds it around a student."""
+        return cls(
+            student=student,
+            methods=methods,
+            unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
+            labeled_weak_view=cfg.SSOD.LABELED_WEAK_VIEW,
+            pseudo_score_floor=cfg.SSOD.PSEUDO_SCORE_FLOOR,
+            cls_loss=cfg.SSOD.ROI_CLS_LOSS,
+            focal_gamma=cfg.SSOD.FOCAL_GAMMA,
+        )
+
+    @property
+    def method_list(self) -> List[Method]:
+        """The methods in order."""
+        return list(self.methods.values())  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> "TeacherStudent":
+        """The teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Union[SSODBatch, List[Dict[str, Any]]]) -> Any:
+        """Training: a dict of losses from an `SSODBatch`. Eval: the teacher's detections for Detectron2's inputs."""
+        if not self.training:
+            return self.teacher(batch)
+        assert isinstance(batch, SSODBatch)
+        context = StepContext(self.step, batch, self.student, self.teacher)
+        pseudo = None
+        if batch.unlabeled:
+            context.teacher_outputs = self.label(batch.unlabeled)
+            pseudo = self.refine(context)
+        views = self.student_views(batch, pseudo, context)
+        outputs = self.run_student(views)
+        for method in self.method_list:
+            outputs = method.weigh(outputs, pseudo, context)
+        losses = self.losses(outputs, pseudo, context)
+        with torch.no_grad():
+            for method in self.method_list:
+                method.update(outputs, pseudo, context)
+        self.last_batch, self.last_pseudo = batch, pseudo
+        return losses
+
+    @torch.no_grad()
+    def label(self, samples: List[Sample]) -> TeacherOutputs:
+        """Phase 2: the teacher's detections on the weak views."""
+        images = [self._to_device(sample.weak) for sample in samples]
+        maps = extract_features(self.teacher, images)
+        proposals, _ = run_rpn(self.teacher.proposal_generator, maps)
+        boxes = [proposal.proposal_boxes for proposal in proposals]
+        predictions = classify(self.teacher.roi_heads, maps, boxes)
+        found = detect(self.teacher.roi_heads, proposals, predictions, self.pseudo_score_floor)
+        return TeacherOutputs(maps, proposals, predictions, found)
+
+    @torch.no_grad()
+    def refine(self, context: StepContext) -> PseudoLabels:
+        """Phase 3: methods annotate the teacher's labels."""
+        assert context.teacher_outputs is not None
+        pseudo = PseudoLabels.from_detections(context.teacher_outputs.detections)
+        for method in self.method_list:
+            rows = [len(row) for row in pseudo.instances]
+            pseudo = method.refine(pseudo, context)
+            if rows != [len(row) for row in pseudo.instances]:
+                raise RuntimeError(f"{method.name}.refine dropped or added rows: use columns instead.")
+        selected = torch.cat([row.selected for row in pseudo.instances])
+        images = len(pseudo.instances)
+        storage = get_event_storage()
+        storage.put_scalar("pseudo/boxes_per_image", float(selected.sum()) / images)
+        storage.put_scalar("pseudo/candidates_per_image", len(selected) / images)
+        return pseudo
+
+    def student_views(
+        self, batch: SSODBatch, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Views:
+        """Phase 4: images and targets of the student."""
+        targets = []
+        for sample in batch.labeled:
+            assert sample.instances is not None
+            targets.append(
+                make_targets(
+                    sample.instances.image_size,
+                    sample.instances.gt_boxes.tensor.to(self.student.device),
+                    sample.instances.gt_classes.to(self.student.device),
+                )
+            )
+        images = [self._to_device(sample.strong) for sample in batch.labeled]
+        if self.labeled_weak_view:
+            images = images + [self._to_device(sample.weak) for sample in batch.labeled]
+            targets = targets + targets
+        views = Views(View(images, targets))
+        if pseudo is not None:
+            strong = [self._to_device(sample.strong) for sample in batch.unlabeled]
+            views.unlabeled = View(strong, pseudo.to_targets())
+        for method in self.method_list:
+            views = method.views(views, pseudo, context)
+        return views
+
+    def run_student(self, views: Views) -> Outputs:
+        """Phase 5: one batched forward over both streams, one more for each method's extra images."""
+        student, heads = self.student, self.student.roi_heads
+        streams = [views.labeled] + ([views.unlabeled] if views.unlabeled else [])
+        images = [image for view in streams for image in view.images]
+        targets = [target for view in streams for target in view.targets]
+        maps = extract_features(student, images)
+        proposals, anchors = run_rpn(student.proposal_generator, maps, targets)
+        rois = sample_rois(heads, proposals, targets)
+        predictions = classify(heads, maps, [roi.proposal_boxes for roi in rois])
+
+        parts, first, first_roi = [], 0, 0
+        for view in streams:
+            last = first + len(view.images)
+            own = rois[first:last]
+            rows = slice(first_roi, first_roi + sum(len(roi) for roi in own))
+            parts.append(
+                ViewOutputs(
+                    view=view,
+                    maps=maps.select(first, last),
+                    proposals=proposals[first:last],
+                    anchors=anchors[first:last],
+                    rois=own,
+                    predictions=predictions[rows],
+                    cls_weights=torch.cat([roi.gt_roi_cls_weight for roi in own]),
+                    reg_weights=torch.cat([roi.gt_roi_reg_weight for roi in own]),
+                )
+            )
+            first, first_roi = last, rows.stop
+        extra = {}
+        for name, extra_images in views.extra.items():
+            with keep_running_statistics(student):
+                extra[name] = extract_features(student, extra_images)
+        return Outputs(parts[0], parts[1] if len(parts) > 1 else None, extra)
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        """Phase 6: L = L_sup + lambda_u * L_unsup + each method's losses.
+
+        Heads and methods that idle in this step still get a zero gradient, which DDP insists on.
+        """
+        losses = self._detection_losses(outputs.labeled)
+        if outputs.unlabeled is not None:
+            for name, loss in self._detection_losses(outputs.unlabeled).items():
+                losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss
+        for method in self.method_list:
+            own = method.losses(outputs, pseudo, context)
+            for name in own:
+                if name in losses:
+                    raise RuntimeError(f"{method.name} returns the loss {name!r} that exists: rename it.")
+            losses.update(own)
+        extra = list(self.methods.parameters())
+        extra += list(getattr(self.student, "ssod_heads", nn.ModuleDict()).parameters())
+        idle = [0.0 * parameter.sum() for parameter in extra if parameter.requires_grad]
+        if idle:
+            losses["loss_cls"] = losses["loss_cls"] + torch.stack(idle).sum()
+        return losses
+
+    def _detection_losses(self, outputs: ViewOutputs) -> Dict[str, Tensor]:
+        losses = rpn_losses(self.student.proposal_generator, outputs.anchors)
+        losses.update(
+            roi_losses(
+                self.student.roi_heads,
+                outputs.rois,
+                outputs.predictions,
+                outputs.cls_weights,
+                outputs.reg_weights,
+                self.cls_loss,
+                self.focal_gamma,
+            )
+        )
+        return losses
+
+    def _to_device(self, image: Tensor) -> Tensor:
+        return image.to(self.student.device, non_blocking=True)

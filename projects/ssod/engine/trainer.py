@@ -1,0 +1,278 @@
+"""SSODTrainer: Detectron2's `DefaultTrainer` with a teacher, two streams and methods.
+
+`SSODTrainer(cfg)`, `resume_or_load(resume)`, `train()` and the `build_*` methods to override are Detectron2's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import OrderedDict
+from functools import partial
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
+from ssod.data.loader import build_train_loader
+from ssod.data.snapshots import SnapshotBoard
+from ssod.data.splits import check_split_hashes
+from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.ema import MovingAverage
+from ssod.engine.hooks import (
+    CollapseWatch,
+    DrawPseudoLabels,
+    Evaluation,
+    PublishSnapshots,
+    TeacherUpdate,
+)
+from ssod.engine.launch import wrap_ddp
+from ssod.engine.loop import TrainLoop
+from ssod.engine.solver import build_optimizer, scale_config
+from ssod.engine.teacher_student import TeacherStudent
+from ssod.engine.writers import build_writers
+from ssod.errors import UserError
+from ssod.evaluation import evaluate
+from ssod.methods import build_methods
+
+logger = logging.getLogger(__name__)
+
+
+class SSODTrainer(DefaultTrainer):
+    """Trains `TeacherStudent` from a config with `add_ssod_config`'s keys.
+
+    Files in `OUTPUT_DIR`: `model_*.pth` (full state; `--resume` continues from the newest), `model_final.pth`,
+    `teacher_final.pth` and `teacher_best.pth` (plain Detectron2 weights), `results.json`, `metrics.json`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        TrainerBase.__init__(self)
+        if not logging.getLogger("ssod").isEnabledFor(logging.INFO):
+            setup_logger(name="ssod")
+        self.cfg = cfg = scale_config(cfg, comm.get_world_size())
+        register_datasets(cfg)
+        check_split_hashes(cfg)
+        self._labeled = load_labeled(cfg)
+        self._unlabeled = load_unlabeled(cfg) if cfg.SSOD.METHODS else []
+        if cfg.SSOD.METHODS and not self._unlabeled:
+            raise UserError("SSOD.METHODS needs unlabelled images: name a dataset in DATASETS.UNLABELED.")
+        # Mutual learning starts here; a supervised run never gets there.
+        self.mutual_from = cfg.SSOD.BURN_IN_STEPS if cfg.SSOD.METHODS else cfg.SOLVER.MAX_ITER
+
+        student = self.build_model(cfg)
+        self.core = TeacherStudent.from_config(cfg, student, build_methods(cfg)).to(cfg.MODEL.DEVICE)
+        if cfg.SSOD.METHODS:
+            logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
+        optimizer = self.build_optimizer(cfg, self.core)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.model = wrap_ddp(self.core)
+        self.average = MovingAverage(self.core.teacher, self.core.student)
+        self.board = SnapshotBoard(os.path.join(cfg.OUTPUT_DIR, "snapshots"), cfg.SSOD.SNAPSHOT_DELAY)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
+        self._trainer = TrainLoop(
+            cfg, self.model, optimizer, self.scheduler, self._loader_from, seed
+        )
+        self.best: Dict[str, float] = {"AP": -1.0, "step": -1}
+        self.checkpointer = SSODCheckpointer(
+            student,
+            cfg.OUTPUT_DIR,
+            teacher=self.core.teacher,
+            methods=self.core.methods,
+            loop=self._trainer,
+            board=self.board,
+            trainer=self,
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.register_hooks(self.build_hooks())
+
+    # ---------------------------------------------------------------- building
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The student, as `detectron2.modeling.build_model` builds it."""
+        return build_model(cfg)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD or AdamW over everything in `model` that requires a gradient."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None) -> Any:
+        """A Detectron2 evaluator; override for your own."""
+        from ssod.evaluation import build_evaluator
+
+        return build_evaluator(cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+    def _loader_from(self, state: Optional[Dict[str, Any]], step: int) -> Any:
+        transforms = {m.name: m.view_transform() for m in self.core.method_list}
+        return build_train_loader(
+            self.cfg,
+            self._labeled,
+            self._unlabeled,
+            view_transforms={name: t for name, t in transforms.items() if t is not None},
+            board=self.board,
+            seed=self._trainer.seed,
+            state=state,
+            start_step=step,
+        )
+
+    def build_hooks(self) -> List[Optional[HookBase]]:
+        """In this order: average, methods, pictures, warnings, evaluation, writers, checkpoint.
+
+        The checkpoint comes last, so that a resumed run finds everything of its last step evaluated and written.
+        """
+        cfg = self.cfg
+        mutual = bool(cfg.SSOD.METHODS)
+        copy_at = self.mutual_from if mutual and cfg.SSOD.EMA.COPY_AFTER_BURN_IN else None
+        built: List[Optional[HookBase]] = [
+            hooks.IterationTimer(),
+            TeacherUpdate(self.average, cfg.SSOD.EMA.DECAY, copy_at),
+            PublishSnapshots(self.core, self.board),
+        ]
+        for method in self.core.method_list:
+            built.extend(method.build_hooks())
+        if mutual:
+            boxes = sum(len(record.get("annotations", ())) for record in self._labeled)
+            built.append(CollapseWatch(boxes / len(self._labeled)))
+        if mutual and cfg.SSOD.VIS_PERIOD > 0 and comm.is_main_process():
+            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+            built.append(DrawPseudoLabels(self.core, cfg.SSOD.VIS_PERIOD, names))
+        if cfg.DATASETS.VAL or cfg.DATASETS.TEST:
+            built.append(
+                Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, self._remember_best, self.mutual_from)
+            )
+        if comm.is_main_process():
+            self._writer_hook = hooks.PeriodicWriter([], period=20)
+            built.append(self._writer_hook)
+            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+        return built
+
+    def build_writers(self) -> List[EventWriter]:
+        """Console, metrics.json and TensorBoard."""
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter)
+
+    # ---------------------------------------------------------------- running
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues the run in `OUTPUT_DIR`; or branches from `SSOD.BURN_IN_CHECKPOINT`; or loads MODEL.WEIGHTS."""
+        if resume and self.checkpointer.has_checkpoint():
+            self.checkpointer.resume_or_load("", resume=True)
+            self.start_iter = self.iter + 1
+        elif self.cfg.SSOD.BURN_IN_CHECKPOINT:
+            self._branch_from(self.cfg.SSOD.BURN_IN_CHECKPOINT)
+        else:
+            self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
+            self.average.copy()
+
+    def _branch_from(self, path: str) -> None:
+        """Takes weights, teacher, optimiser, step and stream positions from another run's full checkpoint.
+
+        Parameters that only this run has (heads of its methods) start fresh.
+        """
+        data = self.checkpointer.load_file(path)
+        missing = [key for key in ("model", "teacher", "loop", "trainer") if key not in data]
+        if missing:
+            raise UserError(
+                f"SSOD.BURN_IN_CHECKPOINT {path} is not a full training checkpoint (no {missing[0]!r}): "
+                "name a model_*.pth that training wrote."
+            )
+        for module, key in ((self.core.student, "model"), (self.core.teacher, "teacher")):
+            try:
+                found = module.load_state_dict(data[key], strict=False)
+            except RuntimeError as error:
+                detail = str(error).splitlines()[-1].strip()
+                raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: {detail}") from None
+            fresh = [name for name in found.missing_keys if not name.startswith("ssod_heads.")]
+            if fresh:
+                raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: it lacks {fresh[0]}.")
+        self._trainer.load_state_dict(data["loop"])
+        if self.cfg.SEED >= 0:
+            self._trainer.seed = self.cfg.SEED
+        self.start_iter = data["trainer"]["iteration"] + 1
+        if self.cfg.SSOD.METHODS and self.start_iter > self.mutual_from:
+            raise UserError(
+                f"SSOD.BURN_IN_CHECKPOINT {path} is {self.start_iter} steps old, past SSOD.BURN_IN_STEPS "
+                f"{self.mutual_from}: raise that key or name an earlier checkpoint."
+            )
+        logger.info(f"Branching from {path} at step {self.start_iter}")
+
+    def train(self) -> Optional["OrderedDict[str, Any]"]:
+        """Runs to `SOLVER.MAX_ITER`, then evaluates the best teacher on `DATASETS.TEST`."""
+        if comm.is_main_process():
+            self._writer_hook._writers = self.build_writers()
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        return self._finish()
+
+    def run_step(self) -> None:
+        self._trainer.run_step(self.iter)
+
+    def _evaluate(self, role: str) -> Dict[str, Any]:
+        names = self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST
+        return self._evaluate_on(role, list(names))
+
+    def _evaluate_on(self, role: str, names: List[str]) -> Dict[str, Any]:
+        model = self.core.teacher if role == "teacher" else self.core.student
+        training = model.training
+        model.eval()
+        folder = os.path.join(self.cfg.OUTPUT_DIR, "inference", role)
+        try:
+            return evaluate(
+                self.cfg, model, names, folder, build=partial(self.build_evaluator, self.cfg)
+            )
+        finally:
+            model.train(training)
+
+    def _remember_best(self, ap: float, step: int) -> None:
+        if not np.isfinite(ap) or ap <= self.best["AP"]:
+            return
+        self.best = {"AP": ap, "step": step}
+        self._save_teacher("teacher_best")
+
+    def _save_teacher(self, name: str) -> None:
+        if comm.is_main_process():
+            state = self.core.teacher.state_dict()
+            plain = {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
+            self.checkpointer.save_weights(name, plain)
+
+    def _finish(self) -> "OrderedDict[str, Any]":
+        self._save_teacher("teacher_final")
+        results: "OrderedDict[str, Any]" = OrderedDict()
+        if not self.cfg.DATASETS.TEST:
+            return results
+        best = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
+        comm.synchronize()
+        if os.path.exists(best):
+            self.core.teacher.load_state_dict(self.checkpointer.load_file(best)["model"], strict=False)
+        results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
+        if comm.is_main_process():
+            record = {"teacher_best": {**self.best, "test": results}, "steps": self.max_iter}
+            path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
+            with open(path + ".tmp", "w") as out:
+                json.dump(record, out, indent=1)
+            os.replace(path + ".tmp", path)
+            for dataset, tasks in results.items():
+                numbers = ", ".join(f"{k} {v:.2f}" for k, v in tasks.get("bbox", {}).items())
+                logger.info(f"Best teacher (step {self.best['step']}) on {dataset}: {numbers}")
+        return results
+
+    # ---------------------------------------------------------------- state
+
+    def state_dict(self) -> Dict[str, Any]:
+        """The iteration, hooks and the best score; everything else is a checkpointable of its own."""
+        return {**TrainerBase.state_dict(self), "best": dict(self.best)}
+
+    def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        self.best = dict(state_dict["best"])

@@ -1,0 +1,8 @@
+"""The one exception for mistakes that a user can mend."""
+
+
+class UserError(Exception):
+    """Bad input: the message is one line that names the file, key or value and says how to mend it.
+
+    Command-line entry points print it without a traceback and exit with status 1.
+    """

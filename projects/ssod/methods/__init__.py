@@ -1,0 +1,71 @@
+"""The methods, found by themselves: every module and folder here that registers a `Method` is available."""
+
+from ssod import compat
+
+compat.apply()
+
+import importlib  # noqa: E402
+import pkgutil  # noqa: E402
+from typing import List, Type  # noqa: E402
+
+from detectron2.config import CfgNode  # noqa: E402
+from torch import nn  # noqa: E402
+
+from ssod.errors import UserError  # noqa: E402
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext  # noqa: E402
+
+__all__ = [
+    "METHOD_REGISTRY",
+    "Method",
+    "StepContext",
+    "add_method_configs",
+    "build_methods",
+    "get_method",
+]
+
+
+def _registered() -> List[Type[Method]]:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return [method for _, method in METHOD_REGISTRY]
+
+
+def add_method_configs(cfg: CfgNode) -> None:
+    """Adds every registered method's keys; a method of your own must be imported before."""
+    for method in _registered():
+        method.add_config(cfg)
+
+
+def get_method(name: str) -> Type[Method]:
+    """The class of a method by its name in `SSOD.METHODS`."""
+    names = [method.__name__ for method in _registered()]
+    if name not in names:
+        raise UserError(f"SSOD.METHODS names {name!r}, which does not exist: use {', '.join(sorted(names))}.")
+    return METHOD_REGISTRY.get(name)
+
+
+def build_methods(cfg: CfgNode) -> nn.ModuleDict:
+    """The methods of `SSOD.METHODS` in order, checked against each other."""
+    names = list(cfg.SSOD.METHODS)
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"SSOD.METHODS lists {name} twice: remove one.")
+        method = get_method(name)
+        for other in method.requires:
+            if other not in names:
+                raise UserError(f"{name} needs {other}: add it to SSOD.METHODS.")
+        for other in method.conflicts:
+            if other in names:
+                raise UserError(f"{name} and {other} cannot be combined: remove one from SSOD.METHODS.")
+    if names and not any(get_method(name).selects_pseudo_labels for name in names):
+        choices = [m.__name__ for m in _registered() if m.selects_pseudo_labels]
+        raise UserError(
+            f"No method in SSOD.METHODS chooses which pseudo-labels to train on: add one of {', '.join(choices)}."
+        )
+    methods = nn.ModuleDict()
+    for name in names:
+        kind = get_method(name)
+        method = kind(**kind.from_config(cfg))
+        method.name = name
+        methods[name] = method
+    return methods

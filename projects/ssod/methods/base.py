@@ -1,0 +1,118 @@
+"""The plug-in interface: one `Method` is one idea of one paper.
+
+A step runs these phases in order, each for every method in the order of `SSOD.METHODS`:
+
+    attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update
+
+A phase returns new values and never edits what it was given. During burn-in there are no pseudo-labels: `pseudo`,
+`context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not called, the rest is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+from ssod.modeling.outputs import Outputs, TeacherOutputs
+from ssod.structures import PseudoLabels, SSODBatch, Views
+
+METHOD_REGISTRY = Registry("SSOD_METHOD")
+METHOD_REGISTRY.__doc__ = "Methods by name; `SSOD.METHODS` lists the names in use."
+
+
+@dataclass
+class StepContext:
+    """What a phase may look at besides its own arguments.
+
+    Attributes:
+        step: optimiser steps done so far.
+        batch: the samples.
+        student, teacher: the two detectors (`GeneralizedRCNN`).
+        teacher_outputs: None during burn-in.
+    """
+
+    step: int
+    batch: SSODBatch
+    student: nn.Module
+    teacher: nn.Module
+    teacher_outputs: Optional[TeacherOutputs] = None
+
+
+class Method(nn.Module):
+    """Base class; every phase does nothing until overridden.
+
+    State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python scalars only). It is in
+    the checkpoint and must be the same on every rank: all-reduce statistics before they are used (`ssod.engine.comm`).
+    Heads that the teacher needs too go into `student.ssod_heads[name]` in `attach`; parameters of the Method itself
+    are trained with the student but have no teacher's copy. Neither is exported.
+    """
+
+    name: str = ""
+    # Other methods that must, or must not, be listed as well.
+    requires: Tuple[str, ...] = ()
+    conflicts: Tuple[str, ...] = ()
+    # True if it decides which pseudo-labels the main branch trains on; one of these is needed.
+    selects_pseudo_labels: bool = False
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        """Adds this method's keys to `cfg.SSOD`, in place."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        """Keyword arguments of `__init__`."""
+        return {}
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        """Rescales this method's step counts when the world size is `factor` times the reference, in place."""
+
+    def attach(self, student: nn.Module) -> None:
+        """Called once, before the optimiser, DDP and the teacher's copy."""
+
+    def view_transform(self) -> Optional[Callable]:
+        """A picklable `ssod.data.mapper.ViewTransform` that the loader's workers apply to every sample."""
+        return None
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        """Selects, weights or annotates the teacher's labels by columns; rows stay."""
+        return pseudo
+
+    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
+        """Changes what the student sees or is trained towards."""
+        return views
+
+    def weigh(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Outputs:
+        """Changes `cls_weights` or `reg_weights` of sampled RoIs (use `dataclasses.replace`)."""
+        return outputs
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        """Further losses, already multiplied by their weight; names are prefixed by nothing, so choose well."""
+        return {}
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        """Updates the method's state (no gradient). Runs once a micro-batch, after the losses, on every rank."""
+
+    def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
+        """Arrays to publish to the loader after this step, or None; the same on every rank.
+
+        They take effect `SSOD.SNAPSHOT_DELAY` steps later. The arrays "repeat_factors_labeled" and
+        "repeat_factors_unlabeled" (one float an image) change how often the sampler draws each image.
+        """
+        return None
+
+    def build_hooks(self) -> List[HookBase]:
+        """Hooks for the trainer. Detectron2 keeps the state of only one hook per class: keep state in the Method."""
+        return []

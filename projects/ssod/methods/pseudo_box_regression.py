@@ -1,0 +1,17 @@
+"""Box regression on pseudo-boxes, which Unbiased Teacher leaves out."""
+
+from __future__ import annotations
+
+import torch
+
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.structures import PseudoLabels
+
+
+@METHOD_REGISTRY.register()
+class PseudoBoxRegression(Method):
+    """Every selected pseudo-box regresses, in the RPN and the RoI head, like a human label."""
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        ones = [torch.ones_like(row.scores) for row in pseudo.instances]
+        return pseudo.with_columns([{"rpn_reg_weight": w, "roi_reg_weight": w} for w in ones])

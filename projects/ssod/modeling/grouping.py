@@ -1,0 +1,51 @@
+"""Which images share one forward pass: padding costs pixels, another call costs time."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Sequence, Tuple
+
+# What one more forward and backward costs, in pixels of padding that take as long (measured; see docs).
+CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 512 * 512}
+
+Size = Tuple[int, int]
+
+
+def padded_size(size: Size, divisibility: int) -> Size:
+    """(height, width) rounded up to a multiple of `divisibility` (0 and 1: unchanged)."""
+    step = max(divisibility, 1)
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+
+def group_images(sizes: Sequence[Size], divisibility: int, call_cost: int) -> List[List[int]]:
+    """Partitions images into batches so that padding never costs more than the call it saves.
+
+    Images of equal padded size always share a batch; then the pair of batches whose union saves most is merged,
+    as long as one saves anything.
+
+    Args:
+        sizes: (height, width) of each image. divisibility: of the backbone.
+        call_cost: cost of one more batch, in pixels.
+
+    Returns:
+        Indices of each batch, ascending; batches in the order of their first image.
+    """
+    by_size: Dict[Size, List[int]] = {}
+    for index, size in enumerate(sizes):
+        by_size.setdefault(padded_size(size, divisibility), []).append(index)
+    groups = [(size, members) for size, members in by_size.items()]
+
+    def saving(a: Tuple[Size, List[int]], b: Tuple[Size, List[int]]) -> int:
+        (ha, wa), (hb, wb) = a[0], b[0]
+        together = (len(a[1]) + len(b[1])) * max(ha, hb) * max(wa, wb)
+        return call_cost + len(a[1]) * ha * wa + len(b[1]) * hb * wb - together
+
+    while len(groups) > 1:
+        pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
+        i, j = max(pairs, key=lambda pair: saving(groups[pair[0]], groups[pair[1]]))
+        if saving(groups[i], groups[j]) <= 0:
+            break
+        (ha, wa), (hb, wb) = groups[i][0], groups[j][0]
+        members = sorted(groups[i][1] + groups[j][1])
+        groups[i] = ((max(ha, hb), max(wa, wb)), members)
+        del groups[j]
+    return sorted(members for _, members in groups)

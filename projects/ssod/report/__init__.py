@@ -1,0 +1,5 @@
+"""Pictures and pages."""
+
+from ssod import compat
+
+compat.apply()

@@ -1,0 +1,218 @@
+"""Values that flow through one training step.
+
+Shapes: N images, M boxes of one image, R sampled RoIs, K foreground classes (class K is background), A anchors.
+Boxes are XYXY in absolute pixels of the image tensor they belong to; images are uint8 BGR tensors (3, H, W).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssod import compat
+
+compat.apply()
+
+from detectron2.structures import Boxes, Instances  # noqa: E402
+
+# Loss weights a pseudo-label row carries, one column each. They follow a row through matching as `gt_<name>`.
+WEIGHT_COLUMNS = ("rpn_cls_weight", "rpn_reg_weight", "roi_cls_weight", "roi_reg_weight")
+
+
+@dataclass(frozen=True)
+class SampleRef:
+    """What the batch sampler asks the loader for; everything random about the sample follows from it.
+
+    Attributes:
+        stream: "labeled" or "unlabeled".
+        position: how many samples of this stream were drawn before it, over all ranks.
+        index: which image of the stream's dataset.
+        snapshots: the snapshot in effect for each publishing method, as (method name, snapshot id) pairs.
+    """
+
+    stream: str
+    position: int
+    index: int
+    snapshots: Tuple[Tuple[str, int], ...] = ()
+
+
+@dataclass
+class Geometry:
+    """The affine map from the original image to a view: `p_view = matrix[:, :2] @ p + matrix[:, 2]`.
+
+    Attributes:
+        matrix: float64 (2, 3).
+        original_size: (height, width) of the image file.
+    """
+
+    matrix: np.ndarray
+    original_size: Tuple[int, int]
+
+    def boxes_to_original(self, boxes: Tensor) -> Tensor:
+        """Maps (M, 4) boxes of the view to the original image, clipped to it."""
+        height, width = self.original_size
+        linear = np.linalg.inv(self.matrix[:, :2])
+        a = torch.as_tensor(linear, dtype=torch.float64, device=boxes.device)
+        b = torch.as_tensor(self.matrix[:, 2], dtype=torch.float64, device=boxes.device)
+        xy = boxes.to(torch.float64)
+        # All four corners, so that rotations by multiples of 90 degrees work too.
+        corners = xy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        corners = (corners - b) @ a.T
+        low, high = corners.amin(dim=1), corners.amax(dim=1)
+        limit = torch.tensor([width, height], dtype=torch.float64, device=boxes.device)
+        low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
+        return torch.cat([low, high], dim=1).to(boxes.dtype)
+
+
+@dataclass
+class Sample:
+    """One mapped image.
+
+    Attributes:
+        ref: the request it answers.
+        file_name, image_id: of the image that was read in the end.
+        weak, strong: the two views, uint8 BGR (3, H, W), same geometry.
+        geometry: from the image file to both views.
+        instances: `gt_boxes` and `gt_classes` in view coordinates; None for unlabelled images.
+        extras: what methods' view transforms add, one entry a method.
+        skipped: files that could not be read and were replaced by this image, with the reason.
+    """
+
+    ref: SampleRef
+    file_name: str
+    image_id: Any
+    weak: Tensor
+    strong: Tensor
+    geometry: Geometry
+    instances: Optional[Instances] = None
+    extras: Dict[str, Any] = field(default_factory=dict)
+    skipped: List[Tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class SSODBatch:
+    """One micro-batch of one rank.
+
+    Attributes:
+        labeled, unlabeled: samples; `unlabeled` is empty during burn-in and in supervised runs.
+        sampler_state: the batch sampler's state after this batch (plain Python), for the checkpoint.
+    """
+
+    labeled: List[Sample]
+    unlabeled: List[Sample]
+    sampler_state: Dict[str, Any] = field(default_factory=dict)
+
+
+def make_targets(
+    image_size: Tuple[int, int],
+    boxes: Tensor,
+    classes: Tensor,
+    scores: Optional[Tensor] = None,
+    weights: Optional[Mapping[str, Tensor]] = None,
+) -> Instances:
+    """Training targets of one image, with every column that the losses read.
+
+    Args:
+        image_size: (height, width) of the view.
+        boxes: (M, 4). classes: (M,) int64.
+        scores: (M,) confidence of each label; 1 where not given (human labels).
+        weights: (M,) float for any of `WEIGHT_COLUMNS`; 1 where not given.
+
+    Returns:
+        `Instances` with gt_boxes, gt_classes, gt_scores and `gt_<column>` for each of `WEIGHT_COLUMNS`.
+    """
+    targets = Instances(image_size)
+    targets.gt_boxes = Boxes(boxes)
+    targets.gt_classes = classes
+    ones = boxes.new_ones(len(boxes))
+    targets.gt_scores = ones if scores is None else scores
+    for column in WEIGHT_COLUMNS:
+        targets.set(f"gt_{column}", weights[column] if weights and column in weights else ones)
+    return targets
+
+
+@dataclass
+class PseudoLabels:
+    """The teacher's detections on the weak views, one `Instances` an image; rows are never dropped.
+
+    Columns of each `Instances`: `gt_boxes` (Boxes), `gt_classes` (M,) int64, `scores` (M,) float,
+    `selected` (M,) bool, the rows the main branch trains on, and the float `WEIGHT_COLUMNS`.
+    The defaults are Unbiased Teacher's: classification weighs 1, box regression 0.
+    """
+
+    instances: List[Instances]
+
+    @classmethod
+    def from_detections(cls, detections: List[Instances]) -> "PseudoLabels":
+        """From predictions with pred_boxes, scores and pred_classes; every row starts selected."""
+        rows = []
+        for found in detections:
+            row = Instances(found.image_size)
+            row.gt_boxes = Boxes(found.pred_boxes.tensor.detach())
+            row.gt_classes = found.pred_classes
+            row.scores = found.scores.detach()
+            row.selected = torch.ones_like(row.scores, dtype=torch.bool)
+            for column in WEIGHT_COLUMNS:
+                value = 0.0 if column.endswith("reg_weight") else 1.0
+                row.set(column, torch.full_like(row.scores, value))
+            rows.append(row)
+        return cls(rows)
+
+    def with_columns(self, columns: List[Dict[str, Tensor]]) -> "PseudoLabels":
+        """A copy in which each image's columns are replaced or added; nothing is changed in place."""
+        rows = []
+        for old, new in zip(self.instances, columns):
+            row = Instances(old.image_size, **old.get_fields())
+            for name, value in new.items():
+                row.set(name, value)
+            rows.append(row)
+        return PseudoLabels(rows)
+
+    def select(self, masks: List[Tensor]) -> "PseudoLabels":
+        """Keeps of the selected rows those in `masks`, one bool (M,) an image."""
+        return self.with_columns(
+            [{"selected": row.selected & mask} for row, mask in zip(self.instances, masks)]
+        )
+
+    def to_targets(self) -> List[Instances]:
+        """Training targets of the selected rows (see `make_targets`)."""
+        targets = []
+        for row in self.instances:
+            kept = row[row.selected]
+            weights = {column: kept.get(column) for column in WEIGHT_COLUMNS}
+            targets.append(
+                make_targets(kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights)
+            )
+        return targets
+
+
+@dataclass
+class View:
+    """Images that go through the student in one pass, with their training targets.
+
+    Attributes:
+        images: uint8 BGR tensors (3, H, W) on the model's device.
+        targets: from `make_targets`, one an image.
+    """
+
+    images: List[Tensor]
+    targets: List[Instances]
+
+
+@dataclass
+class Views:
+    """What the student sees in one step.
+
+    Attributes:
+        labeled: labelled images (strong views, then weak ones unless switched off).
+        unlabeled: strong views of the unlabelled images with pseudo-targets; None during burn-in.
+        extra: images that methods add, by method name; they pass through the backbone only.
+    """
+
+    labeled: View
+    unlabeled: Optional[View] = None
+    extra: Dict[str, List[Tensor]] = field(default_factory=dict)

@@ -1,0 +1,125 @@
+"""A method that uses every phase of the plug-in interface, registered from outside the package."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from ssod.engine.comm import all_reduce_sum
+from ssod.methods import METHOD_REGISTRY, Method, StepContext
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels, Sample, Views
+from torch import Tensor, nn
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+
+class Brighten:
+    """View transform: marks the sample and brightens its strong view by what the snapshot says."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator, snapshot: Any) -> Sample:
+        amount = 0 if snapshot is None else int(snapshot["amount"][0])
+        sample.strong = (sample.strong.int() + amount).clamp(max=255).to(torch.uint8)
+        sample.extras["Toy"] = (amount, float(rng.random()))
+        return sample
+
+
+class CountSteps(HookBase):
+    def __init__(self, method: "Toy") -> None:
+        self.method = method
+
+    def after_step(self) -> None:
+        self.method.hook_calls += 1
+
+
+@METHOD_REGISTRY.register()
+class Toy(Method):
+    """Selects by score, halves the weight of background RoIs, and predicts the number of boxes from res5."""
+
+    selects_pseudo_labels = True
+
+    def __init__(self, *, period: int) -> None:
+        super().__init__()
+        self.period = period
+        self.embedding = nn.Linear(32, 4)  # student only
+        self.register_buffer("seen", torch.zeros(3))
+        self.hook_calls = 0
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.TOY = CfgNode({"PERIOD": 2})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {"period": cfg.SSOD.TOY.PERIOD}
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        cfg.SSOD.TOY.PERIOD = max(1, round(cfg.SSOD.TOY.PERIOD / factor))
+
+    def attach(self, student: nn.Module) -> None:
+        if not hasattr(student, "ssod_heads"):
+            student.ssod_heads = nn.ModuleDict()
+        student.ssod_heads["Toy"] = nn.Linear(32, 1)
+
+    def view_transform(self) -> Optional[Callable]:
+        return Brighten()
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        assert context.teacher_outputs is not None
+        head = context.teacher.ssod_heads["Toy"]
+        assert all(
+            len(head(group.bottom_up["res5"].mean(dim=(2, 3)))) == len(group.indices)
+            for group in context.teacher_outputs.maps.groups
+        )
+        return pseudo.select([row.scores > 0.3 for row in pseudo.instances])
+
+    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
+        if views.unlabeled is None:
+            return views
+        half = [image[:, ::2, ::2] for image in views.unlabeled.images]
+        return replace(views, extra={**views.extra, self.name: half})
+
+    def weigh(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Outputs:
+        if outputs.unlabeled is None:
+            return outputs
+        background = outputs.unlabeled.labels == 3
+        weights = torch.where(background, 0.5, outputs.unlabeled.cls_weights)
+        return replace(outputs, unlabeled=replace(outputs.unlabeled, cls_weights=weights))
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        head = context.student.ssod_heads["Toy"]
+        predicted, wanted = [], []
+        for group in outputs.labeled.maps.groups:
+            predicted.append(head(group.bottom_up["res5"].mean(dim=(2, 3))).flatten())
+            wanted += [len(outputs.labeled.view.targets[i]) for i in group.indices]
+        losses = {"loss_toy_count": 0.1 * F.mse_loss(torch.cat(predicted), torch.tensor(wanted).float())}
+        if outputs.unlabeled is not None:
+            embedded = self.embedding(outputs.unlabeled.predictions.features.detach())
+            losses["loss_toy_embedding"] = 0.01 * embedded.pow(2).mean()
+            losses["loss_toy_half"] = 0.0 * outputs.extra[self.name].groups[0].features["p2"].mean()
+        return losses
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        labels = torch.cat([target.gt_classes for target in outputs.labeled.view.targets])
+        counts = torch.bincount(labels, minlength=3).float()
+        all_reduce_sum([counts])
+        self.seen += counts
+
+    def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
+        if step % self.period:
+            return None
+        return {"amount": np.array([step], dtype=np.int64)}
+
+    def build_hooks(self) -> List[HookBase]:
+        return [CountSteps(self)]
