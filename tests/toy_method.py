@@ -22,10 +22,9 @@ class Brighten:
     """View transform: marks the sample and brightens its strong view by what the snapshot says."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator, snapshot: Any) -> Sample:
-        amount = 0 if snapshot is None else int(snapshot["amount"][0])
-        sample.strong = (sample.strong.int() + amount).clamp(max=255).to(torch.uint8)
-        sample.extras["Toy"] = (amount, float(rng.random()))
-        return sample
+        amount = 0 if snapshot is None else int(snapshot.arrays["amount"][0])
+        strong = (sample.strong.int() + amount).clamp(max=255).to(torch.uint8)
+        return replace(sample, strong=strong, extras={**sample.extras, "Toy": (amount, float(rng.random()))})
 
 
 class CountSteps(HookBase):

@@ -98,7 +98,8 @@ class _StandInFinder(MetaPathFinder):
     ) -> Optional[ModuleSpec]:
         if fullname == _COMPILED and _insists_on_compiled(path or ()):
             return ModuleSpec(fullname, _StandInLoader(_fill_compiled), origin="ssod.compat")
-        if fullname == _RESOURCES:
+        # Only for the model zoo: other packages have their own way to do without, and should find nothing.
+        if fullname == _RESOURCES and "detectron2.model_zoo" in sys.modules:
             return ModuleSpec(fullname, _StandInLoader(_fill_resources), origin="ssod.compat")
         return None
 
@@ -152,10 +153,12 @@ def _fill_compiled(module: ModuleType) -> None:
 
 def _fill_resources(module: ModuleType) -> None:
     def resource_filename(package: str, name: str) -> str:
-        """The path of a file in an installed package; the one function that `detectron2.model_zoo` calls."""
+        """The path of a file in a package; the one function that `detectron2.model_zoo` calls."""
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise ModuleNotFoundError(f"No package named {package!r}", name=package)
         return str(Path(spec.submodule_search_locations[0]) / name)
 
     setattr(module, "resource_filename", resource_filename)
+    # pytest calls it whenever a module of this name is loaded; there are no namespace packages to mend.
+    setattr(module, "fixup_namespace_packages", lambda path, parent=None: None)

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can mend."""
+"""Exceptions for what a user can mend."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Command-line entry points print it without a traceback and exit with status 1.
     """
+
+
+class TrainingDiverged(UserError, FloatingPointError):
+    """A loss or prediction became infinite or NaN."""

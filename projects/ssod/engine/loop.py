@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssod.engine.comm import all_reduce_mean
-from ssod.engine.solver import clip_gradients
-from ssod.errors import UserError
+from ssod.engine.solver import clip_gradients, start_momentum
+from ssod.errors import TrainingDiverged, UserError
 from ssod.structures import SSODBatch
 
 logger = logging.getLogger(__name__)
 
 # (sampler state or None, first step) -> batches
 LoaderFactory = Callable[[Optional[Dict[str, Any]], int], Iterable[SSODBatch]]
+_MEND = "lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -86,7 +87,7 @@ class TrainLoop:
             wait = contextlib.nullcontext() if last or self.core is self.model else self.model.no_sync()
             with wait:
                 with self._autocast():
-                    losses = self.model(batch)
+                    losses = self._forward(batch, step)
                 loss = torch.stack([value.float() for value in losses.values()]).sum()
                 self.scaler.scale(loss / self.accumulation).backward()
             for name, value in losses.items():
@@ -101,6 +102,12 @@ class TrainLoop:
         with _quiet_scheduler():
             self.scheduler.step()
 
+    def _forward(self, batch: SSODBatch, step: int) -> Dict[str, Tensor]:
+        try:
+            return self.model(batch)
+        except FloatingPointError as error:  # Detectron2's check of the RPN's predictions
+            raise TrainingDiverged(f"Training diverged at step {step} ({error}): {_MEND}") from None
+
     def _write_metrics(self, losses: Dict[str, Tensor], waited: float, step: int) -> None:
         names = sorted(losses)
         device = next(iter(losses.values())).device
@@ -113,11 +120,8 @@ class TrainLoop:
         if self.scaler.is_enabled():
             storage.put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
         if not np.isfinite(numbers).all():
-            raise FloatingPointError(
-                f"The loss became infinite or NaN at step {step}: "
-                + ", ".join(f"{name}={value:.3g}" for name, value in zip(names, numbers))
-                + ". Lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
-            )
+            found = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, numbers))
+            raise TrainingDiverged(f"The loss became infinite or NaN at step {step} ({found}): {_MEND}")
         storage.put_scalars(total_loss=sum(numbers), **dict(zip(names, numbers)))
 
     def _note_skipped(self, batch: SSODBatch) -> None:
@@ -155,6 +159,7 @@ class TrainLoop:
             if name in state["optimizer"]
         }
         self.optimizer.load_state_dict(packed)
+        start_momentum(self.optimizer)
         # The schedule is this run's; only the position in it is the checkpoint's.
         self.scheduler.last_epoch = state["scheduler"] - 1
         with _quiet_scheduler():

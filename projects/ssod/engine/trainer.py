@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import weakref
 from collections import OrderedDict
 from functools import partial
 from typing import Any, Dict, List, Optional
@@ -19,7 +20,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
@@ -27,7 +28,7 @@ from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
-from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.checkpoint import SSODCheckpointer, detector_state
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
     CollapseWatch,
@@ -69,19 +70,18 @@ class SSODTrainer(DefaultTrainer):
         # Mutual learning starts here; a supervised run never gets there.
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if cfg.SSOD.METHODS else cfg.SOLVER.MAX_ITER
 
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
+        torch.manual_seed(seed)  # the same initial weights on every rank
         student = self.build_model(cfg)
         self.core = TeacherStudent.from_config(cfg, student, build_methods(cfg)).to(cfg.MODEL.DEVICE)
         if cfg.SSOD.METHODS:
             logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
         optimizer = self.build_optimizer(cfg, self.core)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.model = wrap_ddp(self.core)
+        model = wrap_ddp(self.core)
         self.average = MovingAverage(self.core.teacher, self.core.student)
         self.board = SnapshotBoard(os.path.join(cfg.OUTPUT_DIR, "snapshots"), cfg.SSOD.SNAPSHOT_DELAY)
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
-        self._trainer = TrainLoop(
-            cfg, self.model, optimizer, self.scheduler, self._loader_from, seed
-        )
+        self._trainer = TrainLoop(cfg, model, optimizer, self.scheduler, self._loader_from, seed)
         self.best: Dict[str, float] = {"AP": -1.0, "step": -1}
         self.checkpointer = SSODCheckpointer(
             student,
@@ -90,7 +90,7 @@ class SSODTrainer(DefaultTrainer):
             methods=self.core.methods,
             loop=self._trainer,
             board=self.board,
-            trainer=self,
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -212,7 +212,18 @@ class SSODTrainer(DefaultTrainer):
         """Runs to `SOLVER.MAX_ITER`, then evaluates the best teacher on `DATASETS.TEST`."""
         if comm.is_main_process():
             self._writer_hook._writers = self.build_writers()
-        TrainerBase.train(self, self.start_iter, self.max_iter)
+        # Detectron2's own loop would log a traceback before the one line that a `UserError` is.
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            self.before_train()
+            try:
+                for self.iter in range(self.start_iter, self.max_iter):
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                self.iter = self.max_iter
+            finally:
+                self.after_train()
         return self._finish()
 
     def run_step(self) -> None:
@@ -276,3 +287,40 @@ class SSODTrainer(DefaultTrainer):
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         self.best = dict(state_dict["best"])
+
+
+def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":
+    """Evaluates MODEL.WEIGHTS on DATASETS.TEST and logs the results.
+
+    Args:
+        role: "teacher" (None means this) or "student" of a full checkpoint; None for a weights file.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/teacher_best.pth.")
+    if not cfg.DATASETS.TEST:
+        raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
+    register_datasets(cfg)
+    model = SSODTrainer.build_model(cfg)
+    checkpointer = SSODCheckpointer(model)
+    data = checkpointer.load_file(cfg.MODEL.WEIGHTS)
+    if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
+        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    else:
+        state = detector_state(data, cfg.MODEL.WEIGHTS, role)
+        found = model.load_state_dict(state, strict=False)
+        if found.missing_keys:
+            raise UserError(f"{cfg.MODEL.WEIGHTS} does not fit the config: it lacks {found.missing_keys[0]}.")
+    model.eval()
+    results = evaluate(
+        cfg,
+        model,
+        list(cfg.DATASETS.TEST),
+        os.path.join(cfg.OUTPUT_DIR, "inference", "eval_only"),
+        build=partial(SSODTrainer.build_evaluator, cfg),
+    )
+    if comm.is_main_process():
+        for dataset, tasks in results.items():
+            for task, metrics in tasks.items():
+                numbers = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+                logger.info(f"{dataset} {task}: {numbers}")
+    return results

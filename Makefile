@@ -1,0 +1,84 @@
+# make demo | test | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python 3.11-3.13, but no
+# compiler, git or sudo.
+#   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: the first one found that fits)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+CONSTRAINTS := requirements/constraints.txt
+DIGITS := datasets/digit_scenes
+LINTED := projects tests $(wildcard datasets/*.py train_net.py)
+
+.PHONY: help install demo data test lint clean always
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
+	@echo "make test   the test suite"
+	@echo "make lint   black, isort, flake8 and mypy"
+	@echo "make data   only draw the digit scenes"
+	@echo "make clean  remove data, outputs and caches (and .venv with ENV=1)"
+
+demo: install data
+	$(PY) -m ssod.tools.demo
+
+test: install
+	$(PY) -m pytest
+
+lint: install
+	$(PY) -m black --check --quiet $(LINTED)
+	$(PY) -m isort --check --quiet $(LINTED)
+	$(PY) -m flake8 $(LINTED)
+	$(PY) -m mypy
+
+data: $(DIGITS)/.complete
+
+$(DIGITS)/.complete: datasets/digit_scenes.py | install
+	$(PY) datasets/digit_scenes.py $(DIGITS)
+	@touch $@
+
+clean:
+	rm -rf output build dist $(DIGITS) .mypy_cache .pytest_cache projects/ssod.egg-info $(if $(ENV),$(VENV))
+	find projects tests datasets -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- The environment. One stamp a step, each touched when its step is complete, so that an interrupted set-up goes on where it stopped.
+
+install: $(VENV)/.stamp-ssod
+
+# PYTHON, or the first interpreter that fits.
+FIND_PYTHON = for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
+	&& echo "$$python" && break; done
+
+# `.installing` is left behind where pip was stopped while it wrote packages; what it left may be half of one, so .venv is made anew.
+# An environment that works is kept.
+$(VENV)/.stamp-pip: $(CONSTRAINTS) $(if $(wildcard $(VENV)/.installing),always)
+	@if [ -e $(VENV)/.installing ] || ! $(PY) -c 'import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+		python="$$($(FIND_PYTHON))"; \
+		if [ -z "$$python" ]; then \
+			echo "$(if $(PYTHON),$(PYTHON) is not a,Found no) Python 3.11-3.13 with the venv module: install one, or name one with 'make PYTHON=/path/to/python3.12'." >&2; \
+			exit 1; \
+		fi; \
+		echo "Making $(VENV) with $$python ..."; \
+		"$$python" -m venv --clear $(VENV); \
+	fi
+	$(PIP) install --constraint $(CONSTRAINTS) pip setuptools wheel
+	@touch $@
+
+$(VENV)/.stamp-packages: $(VENV)/.stamp-pip requirements/make.txt
+	@echo "Installing PyTorch and the other packages (some 5 GB with CUDA; minutes) ..."
+	@touch $(VENV)/.installing
+	$(PIP) install --no-build-isolation --constraint $(CONSTRAINTS) --requirement requirements/make.txt
+	@rm $(VENV)/.installing
+	@touch $@
+
+# Detectron2's Python files alone, nothing is compiled; compat.py stands in for the compiled part.
+$(VENV)/.stamp-detectron2: $(VENV)/.stamp-packages requirements/detectron2.txt
+	$(PIP) install --require-hashes --no-deps --use-pep517 --no-build-isolation \
+		--requirement requirements/detectron2.txt
+	@touch $@
+
+$(VENV)/.stamp-ssod: $(VENV)/.stamp-detectron2 setup.cfg pyproject.toml
+	$(PIP) install --no-build-isolation --no-deps --editable .
+	$(PY) -m ssod.tools.doctor --quiet
+	@touch $@

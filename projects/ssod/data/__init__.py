@@ -1,0 +1,5 @@
+"""TODO"""
+
+from ssod import compat
+
+compat.apply()

@@ -1,0 +1,231 @@
+"""From a dataset dict to the weak and the strong view of one image.
+
+Shapes: views are uint8 (3, H, W), in the model's channel order, same geometry; M boxes are XYXY in pixels of the views.
+Everything random follows from (seed, stream, position); a generator's state before or after a sample never matters.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ssod.data.augmentation import StrongAugmentation
+from ssod.data.sampler import STREAMS
+from ssod.data.snapshots import Snapshot, SnapshotReader
+from ssod.errors import UserError
+from ssod.structures import Geometry, Sample, SampleRef
+
+
+class ViewTransform(Protocol):
+    """What a method does to a sample in the loader's workers; must pickle. Transforms run in the methods' order."""
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, snapshot: Optional[Snapshot]
+    ) -> Sample:
+        """Returns a changed copy (`dataclasses.replace`); the tensors it was given stay as they are.
+
+        Args:
+            sample: both views; `sample.ref.index` is the image that was read, in its stream's dataset.
+            rng: follows from (seed, stream, position, method) alone; draw from nothing else.
+            snapshot: the method's own one in effect at this step, memory-mapped; None before the first.
+        """
+        ...
+
+
+class UnreadableImage(Exception):
+    """An image file that is missing, damaged, empty or of another size than its annotation says."""
+
+    def __init__(self, file_name: str, reason: str) -> None:
+        super().__init__(file_name, reason)
+        self.file_name, self.reason = file_name, reason
+
+
+def sample_rng(seed: int, ref: SampleRef, purpose: str) -> np.random.Generator:
+    """The generator for one purpose at one position of a stream; independent of all others."""
+    key = (STREAMS.index(ref.stream), ref.position, zlib.crc32(purpose.encode()))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+@contextmanager
+def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
+    """Seeds the global generators of NumPy, `random` and torch (CPU) from `rng`, and restores them afterwards.
+
+    Detectron2's augmentations draw from NumPy's; a user's own may draw from the others.
+    """
+    before = np.random.get_state(), random.getstate(), torch.get_rng_state()
+    seeds = [int(word) for word in rng.integers(0, 2**32, 3)]
+    np.random.seed(seeds[0])
+    random.seed(seeds[1])
+    torch.default_generator.manual_seed(seeds[2])
+    try:
+        yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])
+        torch.set_rng_state(before[2])
+
+
+def affine_matrix(transforms: T.TransformList, height: int, width: int) -> np.ndarray:
+    """The float64 (2, 3) matrix of `transforms` on a `height` x `width` image.
+
+    Raises:
+        UserError: if they are not affine (checked at two further points).
+    """
+    scale = np.array([width, height], dtype=np.float64)
+    unit = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.3, 0.6]], dtype=np.float64)
+    points = unit * scale
+    mapped = np.asarray(transforms.apply_coords(points.copy()), dtype=np.float64)
+    origin, x_end, y_end = mapped[:3]
+    matrix = np.stack([(x_end - origin) / width, (y_end - origin) / height, origin], axis=1)
+    expected = points @ matrix[:, :2].T + matrix[:, 2]
+    if not np.allclose(expected, mapped, rtol=0.0, atol=1e-3):
+        names = ", ".join(type(t).__name__ for t in transforms.transforms)
+        raise UserError(
+            f"The weak view's augmentations ({names}) are not affine: boxes could not be mapped back."
+        )
+    return matrix
+
+
+def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
+    """uint8 (H, W, 3) of `record["file_name"]`, checked against the record's size if it has one.
+
+    Raises:
+        UnreadableImage: whatever is wrong with the file.
+    """
+    file_name = record["file_name"]
+    try:
+        image = detection_utils.read_image(file_name, format=image_format)
+        detection_utils.check_image_size(dict(record), image)
+        if image.size == 0:
+            raise ValueError("it has no pixels")
+    # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more for damaged files.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(file_name, reason) from None
+    return image
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class TwoViewMapper:
+    """Reads an image, moves it (weak view), recolours it (strong view) and lets methods change the sample.
+
+    Args:
+        augmentations: geometry of both views, Detectron2's.
+        image_format: "BGR" or "RGB", the model's `INPUT.FORMAT`.
+        strong: None: the strong view equals the weak one.
+        seed: of all randomness, with the reference's stream and position.
+        view_transforms: by method name, in order.
+        snapshots: where the methods' snapshots are read from.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[T.Augmentation],
+        *,
+        image_format: str,
+        strong: Optional[StrongAugmentation],
+        seed: int,
+        view_transforms: Optional[Mapping[str, ViewTransform]] = None,
+        snapshots: Optional[SnapshotReader] = None,
+    ) -> None:
+        if image_format not in ("BGR", "RGB"):
+            raise UserError(f"INPUT.FORMAT {image_format} is not supported: use BGR or RGB.")
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format, self.strong, self.seed = image_format, strong, seed
+        self.view_transforms = dict(view_transforms or {})
+        self.snapshots = snapshots
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        view_transforms: Optional[Mapping[str, ViewTransform]] = None,
+        *,
+        seed: int,
+        snapshots: Optional[SnapshotReader] = None,
+    ) -> "TwoViewMapper":
+        """Geometry as Detectron2 trains with: crop (if on), resize, flip."""
+        augmentations: List[T.Augmentation] = detection_utils.build_augmentation(cfg, is_train=True)
+        if cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        strong = cfg.SSOD.STRONG_AUGMENTATION
+        return cls(
+            augmentations,
+            image_format=cfg.INPUT.FORMAT,
+            strong=StrongAugmentation(strong.NOISE_SIGMA) if strong.ENABLED else None,
+            seed=seed,
+            view_transforms=view_transforms,
+            snapshots=snapshots,
+        )
+
+    def __call__(self, record: Mapping[str, Any], ref: SampleRef) -> Sample:
+        """Maps one image.
+
+        Args:
+            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled stream only.
+            ref: what to make; its index must be `record`'s.
+
+        Raises:
+            UnreadableImage: the caller chooses another image.
+        """
+        image = read_image(record, self.image_format)
+        size = (image.shape[0], image.shape[1])
+        with seeded_globals(sample_rng(self.seed, ref, "geometry")):
+            moved = T.AugInput(image)
+            transforms = self.augmentations(moved)
+        weak = _to_tensor(moved.image)
+        sample = Sample(
+            ref=ref,
+            file_name=record["file_name"],
+            image_id=record.get("image_id"),
+            weak=weak,
+            strong=self._strong_view(moved.image, ref),
+            geometry=Geometry(affine_matrix(transforms, *size), size),
+        )
+        if ref.stream == "labeled":
+            view_size = (int(weak.shape[1]), int(weak.shape[2]))
+            sample.instances = labeled_instances(record["annotations"], transforms, view_size)
+        ids = dict(ref.snapshots)
+        for name, transform in self.view_transforms.items():
+            snapshot = None
+            if self.snapshots is not None and name in ids:
+                snapshot = self.snapshots.open(name, ids[name])
+            sample = transform(sample, sample_rng(self.seed, ref, name), snapshot)
+        return sample
+
+    def _strong_view(self, image: np.ndarray, ref: SampleRef) -> Tensor:
+        if self.strong is None:
+            return _to_tensor(image).clone()
+        swap = self.image_format == "RGB"
+        bgr = image[:, :, ::-1] if swap else image
+        strong = self.strong(bgr, sample_rng(self.seed, ref, "strong"))
+        return _to_tensor(strong[:, :, ::-1] if swap else strong)
+
+
+def labeled_instances(
+    annotations: Sequence[Dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
+) -> Instances:
+    """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and boxes that the view leaves no area."""
+    moved = [
+        detection_utils.transform_instance_annotations(
+            {key: a[key] for key in ("bbox", "bbox_mode", "category_id")}, transforms, image_size
+        )
+        for a in annotations
+        if not a.get("iscrowd", 0)
+    ]
+    return detection_utils.filter_empty_instances(
+        detection_utils.annotations_to_instances(moved, image_size)
+    )

@@ -1,0 +1,52 @@
+"""Detectron2's dataset dicts, with image sizes that are read only when somebody asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Tuple
+
+from PIL import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_image_size(file_name: str) -> Tuple[int, int]:
+    """(height, width) from the image's header, as Detectron2 will decode it: turned by its EXIF tag.
+
+    Raises:
+        OSError: the file is missing or its header is broken.
+    """
+    try:
+        with Image.open(file_name) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+                width, height = height, width
+    except OSError:
+        raise
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise SyntaxError, ValueError and more on broken headers
+        raise OSError(f"{file_name}: {error}") from error
+    return height, width
+
+
+class Record(dict):
+    """A dataset dict whose "height" and "width", where not given, come from the image header on first use.
+
+    So a folder of 100,000 images starts at once. A file that cannot be read counts as square here; the loader replaces
+    and reports it when it is drawn.
+    """
+
+    def __missing__(self, key: str) -> Any:
+        if key not in ("height", "width"):
+            raise KeyError(key)
+        try:
+            self["height"], self["width"] = read_image_size(self["file_name"])
+        except OSError:
+            self["height"], self["width"] = 1, 1
+        return self[key]
+
+
+def is_image(path: str) -> bool:
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES

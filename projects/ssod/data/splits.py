@@ -1,0 +1,163 @@
+"""Split files: COCO JSON with a hash of their content inside, which training checks on every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from ssod.data.coco import read_json
+from ssod.data.declarations import DeclaredSet, parse_declarations
+from ssod.data.folder import FolderSet
+from ssod.errors import UserError
+
+HASH_KEY = "ssod_sha256"
+_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+
+
+def content_hash(coco: Dict[str, Any]) -> str:
+    """sha256 of the content in canonical form, without the hash itself: formatting and key order do not matter."""
+    info = {key: value for key, value in (coco.get("info") or {}).items() if key != HASH_KEY}
+    canonical = json.dumps({**coco, "info": info}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def split_coco(
+    coco: Dict[str, Any], labeled: Set[Any], description: Dict[str, Any]
+) -> Dict[str, Dict[str, Any]]:
+    """The contents of a split's three files: "labeled", "unlabeled" (without annotations) and "unlabeled_truth".
+
+    Args:
+        labeled: ids of the images that keep their labels; all others are unlabelled.
+        description: how the split was drawn; kept under info.ssod_split.
+    """
+    parts = {}
+    for part, inside in (("labeled", True), ("unlabeled", False), ("unlabeled_truth", False)):
+        annotations = [
+            {key: a[key] for key in _ANNOTATION_KEYS if key in a}
+            for a in coco["annotations"]
+            if part != "unlabeled" and (a["image_id"] in labeled) == inside
+        ]
+        content: Dict[str, Any] = {
+            "info": {"ssod_split": {**description, "part": part}},
+            "images": [image for image in coco["images"] if (image["id"] in labeled) == inside],
+            "annotations": annotations,
+            "categories": coco["categories"],
+        }
+        content["info"][HASH_KEY] = content_hash(content)
+        parts[part] = content
+    return parts
+
+
+def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) -> List[Path]:
+    """Writes the files atomically and returns those that changed; an equal file is left alone.
+
+    Raises:
+        UserError: a file with other content is there and `force` is not set; nothing is written then.
+    """
+    changed = []
+    for path, content in contents.items():
+        if not path.exists():
+            changed.append(path)
+            continue
+        old = path.read_text(encoding="utf-8")
+        if old != json.dumps(content):
+            if not force:
+                raise UserError(
+                    f"{path} exists with other content: add --force to replace it, or change --prefix."
+                )
+            changed.append(path)
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
+        partial.write_text(json.dumps(contents[path]), encoding="utf-8")
+        os.replace(partial, path)
+    return changed
+
+
+def _mentions(path: str, text: bytes) -> bool:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
+
+
+def _raw_hash(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def verified_hash(path: str) -> str:
+    """A hash of a dataset's file; where it carries its own content hash (only split files do), that is checked.
+
+    Raises:
+        UserError: the file was edited after it was made, or is missing.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist: correct its path or create it.")
+    if not _mentions(path, HASH_KEY.encode()):
+        return _raw_hash(path)
+    content = read_json(path)
+    stored = (content.get("info") or {}).get(HASH_KEY) if isinstance(content, dict) else None
+    if stored is None:
+        return _raw_hash(path)
+    found = content_hash(content)
+    if stored != found:
+        raise UserError(
+            f"{path} was changed after make_splits wrote it: make it again, or delete info.{HASH_KEY} to accept it."
+        )
+    return found
+
+
+def dataset_hash(dataset: DeclaredSet) -> str:
+    """A hash of what decides which image has which index: the annotation file, the split list or the file names."""
+    if isinstance(dataset, FolderSet):
+        return hashlib.sha256("\n".join(dataset.relative_paths()).encode()).hexdigest()
+    return "/".join(verified_hash(path) for path in dataset.files_to_hash())
+
+
+def check_split_hashes(cfg: CfgNode) -> None:
+    """Checks the files of all declared datasets that `cfg` uses; every rank must call it.
+
+    Raises:
+        UserError: on every rank, if on any of them a split file was edited, or if the ranks see different files.
+    """
+    declared = parse_declarations(cfg)
+    used = dict.fromkeys(
+        name
+        for key in ("TRAIN", "UNLABELED", "VAL", "TEST")
+        for name in cfg.DATASETS[key]
+        if name in declared
+    )
+    hashes: List[Tuple[str, str]] = []
+    problem: Optional[str] = None
+    try:
+        hashes = [(name, dataset_hash(declared[name])) for name in used]
+    except UserError as error:
+        problem = str(
+            error
+        )  # raised below, after the other ranks have been told: they wait for this one
+    raise_on_difference(comm.all_gather((hashes, problem)))
+
+
+def raise_on_difference(ranks: List[Tuple[List[Tuple[str, str]], Optional[str]]]) -> None:
+    """Compares what each rank found: its (name, hash) pairs and its own problem, if any."""
+    for rank, (_, problem) in enumerate(ranks):
+        if problem:
+            raise UserError(problem if len(ranks) == 1 else f"rank {rank}: {problem}")
+    for rank, (hashes, _) in enumerate(ranks):
+        for (name, expected), (_, found) in zip(ranks[0][0], hashes):
+            if found != expected:
+                raise UserError(
+                    f"The files of {name} differ between rank 0 and rank {rank}: copy them from one machine."
+                )

@@ -1,0 +1,188 @@
+"""Datasets in Pascal VOC's layout: ROOT/{JPEGImages,Annotations,ImageSets/Main/SPLIT.txt}, any class names."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Dict, List, Optional, Set, Tuple
+
+from detectron2.structures import BoxMode
+
+from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.records import IMAGE_SUFFIXES, Record, read_image_size
+from ssod.errors import UserError
+
+
+def read_xml(path: str) -> ElementTree.Element:
+    """The root of an annotation file; a missing or broken one is a `UserError`."""
+    try:
+        return ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist: add it or take the image out of the split."
+        ) from None
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path} is not valid XML ({error}): repair it.") from None
+
+
+@lru_cache(maxsize=8)
+def classes_of_folder(root: str) -> Tuple[str, ...]:
+    """All class names in ROOT/Annotations, sorted; over every split, so that splits of one root agree."""
+    folder = os.path.join(root, "Annotations")
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder} does not exist: ROOT must be a folder in VOC layout.")
+    names: Set[str] = set()
+    for file_name in sorted(os.listdir(folder)):
+        if file_name.endswith(".xml"):
+            xml = read_xml(os.path.join(folder, file_name))
+            names.update((found.findtext("name") or "").strip() for found in xml.findall("object"))
+    names.discard("")
+    if not names:
+        raise UserError(f"{folder} holds no labelled objects: correct ROOT.")
+    return tuple(sorted(names))
+
+
+def parse_box(item: ElementTree.Element) -> List[float]:
+    """XYXY of an object, [] where a number is missing.
+
+    VOC counts pixels from 1 and includes the last one: (xmin 1, xmax W) covers an image of width W. As in Detectron2,
+    1 is therefore taken from xmin and ymin only.
+    """
+    try:
+        x0, y0, x1, y1 = (
+            float(item.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
+        )
+    except ValueError:
+        return []
+    # By that rule xmin = xmax would be one pixel wide; in practice it is a slip of the annotator, so it gets no area.
+    if x1 <= x0 or y1 <= y0:
+        return [x0, y0, x0, y0]
+    return [x0 - 1, y0 - 1, x1, y1]
+
+
+@dataclass(frozen=True)
+class VocSet:
+    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`.
+
+    Objects marked "difficult" are kept, as in Detectron2.
+    """
+
+    name: str
+    root: str
+    split: str
+    class_names: Tuple[str, ...] = ()
+    truth: Optional[str] = None
+
+    @property
+    def split_file(self) -> str:
+        return os.path.join(self.root, "ImageSets", "Main", f"{self.split}.txt")
+
+    @property
+    def source(self) -> str:
+        return self.split_file
+
+    def files_to_hash(self) -> List[str]:
+        return [self.split_file]
+
+    def classes(self) -> List[str]:
+        return list(self.class_names or classes_of_folder(self.root))
+
+    def metadata(self) -> Dict[str, Any]:
+        return {
+            "dirname": self.root,
+            "split": self.split,
+            "image_root": os.path.join(self.root, "JPEGImages"),
+        }
+
+    def has_labels(self) -> bool:
+        return True
+
+    def stems(self) -> List[str]:
+        """File names without suffix, in the order of the split file (whose second column, if any, is ignored)."""
+        try:
+            with open(self.split_file, encoding="utf-8") as file:
+                stems = [line.split()[0] for line in file if line.strip()]
+        except FileNotFoundError:
+            folder = os.path.dirname(self.split_file)
+            found = (
+                sorted(f[:-4] for f in os.listdir(folder) if f.endswith(".txt"))
+                if os.path.isdir(folder)
+                else []
+            )
+            hint = f"set SPLIT to one of {', '.join(found)}" if found else "correct ROOT"
+            raise UserError(f"{self.split_file} does not exist: {hint}.") from None
+        if not stems:
+            raise UserError(f"{self.split_file} lists no images: use another SPLIT.")
+        return stems
+
+    def _image_path(self, stem: str, suffixes: Dict[str, str]) -> str:
+        if stem not in suffixes:
+            raise UserError(
+                f"{os.path.join(self.root, 'JPEGImages', stem)}.jpg, listed in {self.split_file}, does not exist: "
+                "add it or take it out of the list."
+            )
+        return os.path.join(self.root, "JPEGImages", stem + suffixes[stem])
+
+    def unlabeled_records(self) -> List[Record]:
+        """Images alone; no annotation file is opened. Image ids count from 1 in the order of the split file."""
+        folder = os.path.join(self.root, "JPEGImages")
+        if not os.path.isdir(folder):
+            raise UserError(f"{folder} does not exist: ROOT must be a folder in VOC layout.")
+        suffixes: Dict[str, str] = {}
+        for file_name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(file_name)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                suffixes.setdefault(stem, suffix)
+        return [
+            Record(file_name=self._image_path(stem, suffixes), image_id=i + 1)
+            for i, stem in enumerate(self.stems())
+        ]
+
+    def labeled_records(self) -> List[Record]:
+        """Images with "annotations" (class indices; XYXY boxes), unusable boxes skipped and reported."""
+        indices = {name: i for i, name in enumerate(self.classes())}
+        records = self.unlabeled_records()
+        skipped = SkippedBoxes(self.split_file)
+        for stem, record in zip(self.stems(), records):
+            path = os.path.join(self.root, "Annotations", f"{stem}.xml")
+            xml = read_xml(path)
+            _set_size(record, xml)
+            record["annotations"] = []
+            for number, item in enumerate(xml.findall("object")):
+                name = (item.findtext("name") or "").strip()
+                if name not in indices:
+                    raise UserError(
+                        f"{path} has the class {name!r}, which is not in CLASSES of {self.name}: add it."
+                    )
+                box = parse_box(item)
+                problem = box_problem(box, record.get("height"), record.get("width"))
+                if problem:
+                    skipped.add(f"{stem}.xml object {number + 1}", problem)
+                    continue
+                record["annotations"].append(
+                    {
+                        "bbox": box,
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                        "category_id": indices[name],
+                        "iscrowd": 0,
+                    }
+                )
+        skipped.report()
+        return records
+
+
+def _set_size(record: Record, xml: ElementTree.Element) -> None:
+    """From the image header, since size tags are often wrong; from the tags where the image cannot be read."""
+    try:
+        height, width = read_image_size(record["file_name"])
+    except OSError:
+        try:
+            height, width = (
+                int(float(xml.findtext(f"size/{key}", ""))) for key in ("height", "width")
+            )
+        except ValueError:
+            return
+    if height > 0 and width > 0:
+        record.update(height=height, width=width)

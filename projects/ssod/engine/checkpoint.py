@@ -1,0 +1,298 @@
+"""Checkpoints: Detectron2's file format and name matching, atomic writes, no code in what is read.
+
+A full checkpoint is `{"model": student, <checkpointable>: its state, ...}`; `last_checkpoint` in the same folder names the one
+to resume from. A weights file is `{"model": weights}`, as any Detectron2 model loads it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from ssod.engine.atomic import write_atomically
+from ssod.engine.safe_pickle import load_pickle
+from ssod.errors import UserError
+
+
+class _TensorFileCheckpointer(Checkpointer):
+    """The end of Detectron2's chain of `_load_file`: a PyTorch file, tensors and plain values only."""
+
+    def _load_file(self, f: str) -> Dict[str, Any]:
+        return load_tensor_file(f)
+
+
+def load_tensor_file(path: str) -> Dict[str, Any]:
+    """Reads a dict from a PyTorch file, onto the CPU.
+
+    Raises:
+        UserError: it is cut off or damaged, holds classes, or is no dict.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+    except Exception as error:
+        # PyTorch has no exceptions of its own for these.
+        refused = (
+            re.search(r"GLOBAL ([\w.]+)", str(error))
+            if isinstance(error, pickle.UnpicklingError)
+            else None
+        )
+        if refused:
+            raise UserError(
+                f"{path} holds a {refused.group(1)}, and only tensors and plain values are loaded: "
+                "save its weights alone (state_dict of tensors) with torch.save."
+            ) from None
+        raise UserError(
+            f"{path} is cut off, damaged or no PyTorch file: fetch or train it again, or name another one."
+        ) from None
+    if not isinstance(data, dict):
+        raise UserError(
+            f"{path} holds a {type(data).__name__}, not a dict of weights: save a state_dict."
+        )
+    return data
+
+
+def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, torch.Tensor]:
+    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read from `path`.
+
+    Args:
+        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights file.
+
+    Raises:
+        UserError: a role is asked of a weights file, or the file is no trained detector.
+    """
+    full = "teacher" in data
+    if not full and role is not None:
+        raise UserError(f"{path} holds the weights of one model only: leave --model out.")
+    if data.get("matching_heuristics"):
+        raise UserError(
+            f"{path} is a published backbone, not a trained detector: name a file that training wrote."
+        )
+    state = data["teacher" if full and role != "student" else "model"]
+    return {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
+
+
+def _check_sums(path: str) -> None:
+    """PyTorch does not look at the check sums that it has written, so that flipped bits would be loaded."""
+    if os.path.isfile(path) and zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                intact = archive.testzip() is None
+        except (zipfile.BadZipFile, EOFError):
+            intact = False
+        if not intact:
+            raise UserError(f"{path} is damaged (its check sums are wrong).")
+
+
+class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
+    """Detectron2's checkpointer with the student as "model"; everything with a state_dict may join under its own key.
+
+    All ranks load; rank 0 saves, without any collective.
+
+    Args:
+        model: the student, not wrapped in DDP. save_dir: where `save` writes and resuming looks.
+        checkpointables: `state_dict()` of tensors and plain Python values, and `load_state_dict()`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        save_to_disk: Optional[bool] = None,
+        **checkpointables: Any,
+    ) -> None:
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.logger = logging.getLogger(__name__)
+        self._keys_read: List[str] = []
+
+    # ---------------------------------------------------------------- writing
+
+    def save(self, name: str, tag_last: bool = True, **kwargs: Any) -> None:
+        """Writes `<save_dir>/<name>.pth` with everything, then points `last_checkpoint` to it unless told not to.
+
+        Killed at any moment, the pointer names a complete file: the file is on the disk before the pointer changes.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict()}
+        data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        data.update(kwargs)
+        path = self._path_of(name)
+        self.logger.info(f"Saving checkpoint to {path}")
+        write_atomically(path, lambda file: torch.save(data, file))
+        if tag_last:
+            self.tag_last_checkpoint(os.path.basename(path))
+
+    def save_weights(self, name: str, state_dict: Mapping[str, torch.Tensor]) -> str:
+        """Writes `<save_dir>/<name>.pth` with weights alone, as plain Detectron2 reads them; the pointer stays.
+
+        Returns:
+            The path, also where nothing is written because this is not rank 0.
+        """
+        path = self._path_of(name)
+        if self.save_dir and self.save_to_disk:
+            self.logger.info(f"Saving weights to {path}")
+            write_atomically(path, lambda file: torch.save({"model": dict(state_dict)}, file))
+        return path
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Replaces the pointer."""
+        pointer = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(pointer, lambda file: file.write(last_filename_basename.encode()))
+
+    def _path_of(self, name: str) -> str:
+        assert name == os.path.basename(name), name
+        return os.path.join(self.save_dir, f"{name}.pth")
+
+    # ---------------------------------------------------------------- reading
+
+    def load_file(self, path: str) -> Dict[str, Any]:
+        """What a file holds, weights under "model"; nothing is put into any module.
+
+        Raises:
+            UserError: it does not exist, cannot be read, or holds more than tensors and plain values.
+        """
+        local = self._local(path)
+        if local.endswith((".pkl", ".pyth")):
+            return self._load_file(local)
+        data = load_tensor_file(local)
+        return data if "model" in data else {"model": data}
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
+        """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the weights of `path`.
+
+        Called on all ranks, which must agree on the file.
+
+        Raises:
+            UserError: the file is missing, damaged or does not fit; or ranks see different files.
+        """
+        resuming = resume and self.has_checkpoint()
+        source = self.get_checkpoint_file() if resuming else path
+        if len(set(comm.all_gather(source))) > 1:
+            raise UserError(
+                f"The processes do not see the same checkpoint in {self.save_dir}: put OUTPUT_DIR on a file system that all "
+                "machines share, or copy last_checkpoint and the file it names to each."
+            )
+        if not resuming:
+            return self.load(path, checkpointables=[])
+        try:
+            _check_sums(source)
+            return self.load(source)
+        except UserError as error:
+            raise UserError(f"Cannot resume: {error} {self._advice(source)}") from None
+
+    def load(self, path: str, checkpointables: Optional[List[str]] = None) -> Dict[str, Any]:
+        """Puts the weights, and those checkpointables that the file has, where they belong.
+
+        Args:
+            path: a file or URL; empty loads nothing. checkpointables: which ones; None for all.
+
+        Returns:
+            What else the file holds.
+        """
+        if not path:
+            return super().load(path, checkpointables)
+        self._local(path)
+        wanted = list(self.checkpointables if checkpointables is None else checkpointables)
+        self._keys_read = []
+        if not wanted:
+            return super().load(path, checkpointables)
+        try:
+            rest = super().load(path, checkpointables)
+        except (RuntimeError, KeyError, ValueError) as error:
+            detail = str(error).strip().splitlines()[-1].strip()
+            raise UserError(
+                f"{path} does not fit this configuration ({detail}): use the configuration that wrote it, or another OUTPUT_DIR."
+            ) from error
+        absent = [key for key in wanted if key not in self._keys_read]
+        if absent:
+            self.logger.info(
+                f"{path} has no {', '.join(absent)}: {'it starts' if len(absent) == 1 else 'they start'} fresh."
+            )
+        return rest
+
+    def get_checkpoint_file(self) -> str:
+        """Where `last_checkpoint` points; empty if there is no such file."""
+        pointer = os.path.join(self.save_dir, "last_checkpoint")
+        if not os.path.isfile(pointer):
+            return ""
+        with open(pointer, errors="replace") as file:
+            name = file.read().strip()
+        if not name or name != os.path.basename(name):
+            raise UserError(f"{pointer} names no file: {self._advice('')}")
+        return os.path.join(self.save_dir, name)
+
+    def _load_file(self, filename: str) -> Dict[str, Any]:
+        """Detectron2's, except that no file may bring code."""
+        if filename.endswith(".pkl"):
+            data = self._load_published(filename)
+        elif filename.endswith(".pyth"):  # pycls
+            weights = load_tensor_file(filename).get("model_state")
+            if weights is None:
+                raise UserError(
+                    f"{filename} has no 'model_state', as pycls checkpoints have: rename it to .pth."
+                )
+            weights = {k: v for k, v in weights.items() if not k.endswith("num_batches_tracked")}
+            data = {"model": weights, "__author__": "pycls", "matching_heuristics": True}
+        else:
+            data = super()._load_file(filename)
+        self._keys_read = list(data)
+        return data
+
+    def _load_published(self, filename: str) -> Dict[str, Any]:
+        with open(filename, "rb") as file:
+            data = load_pickle(file, filename)
+        if not isinstance(data, dict):
+            raise UserError(
+                f"{filename} holds a {type(data).__name__}, not a dict of weights: name a weights file."
+            )
+        if "model" in data and "__author__" in data:  # Detectron2's model zoo
+            return data
+        # Caffe2 and Detectron 1; their detectors, unlike their backbones, have "blobs".
+        blobs = {
+            key: value
+            for key, value in data.get("blobs", data).items()
+            if not key.endswith("_momentum")
+        }
+        return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _local(self, path: str) -> str:
+        try:
+            local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
+        except Exception as error:  # no connection, no such bucket, ...
+            raise UserError(
+                f"Cannot fetch {path} ({error}): fetch it by hand and give the file's path."
+            ) from error
+        if not os.path.isfile(local):
+            raise UserError(
+                f"{path} does not exist: check the path (MODEL.WEIGHTS, --weights or last_checkpoint)."
+            )
+        return local
+
+    def _advice(self, broken: str) -> str:
+        """The mend for a pointer to nothing good."""
+        pointer = os.path.join(self.save_dir, "last_checkpoint")
+        files = [
+            os.path.join(self.save_dir, name)
+            for name in os.listdir(self.save_dir)
+            if re.match(r"model_.*\.pth$", name)
+        ]
+        others = sorted((f for f in files if f != broken), key=os.path.getmtime)
+        older = (
+            f"write {os.path.basename(others[-1])} into {pointer} to go on from there, or "
+            if others
+            else ""
+        )
+        return f"To mend it, {older}delete {pointer} to start anew."

@@ -1,0 +1,220 @@
+"""Processes: one per GPU, or several on the CPU; spawned here or by torchrun.
+
+`--num-gpus N` is the number of processes on this machine. On CUDA each has a GPU and they talk through NCCL; with
+`MODEL.DEVICE cpu` they share the cores and talk through gloo. Under torchrun, torchrun's numbers count.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from datetime import timedelta
+from typing import Any, Callable, Tuple
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ssod.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = timedelta(minutes=30)
+
+
+def launch(
+    main_func: Callable[..., Any],
+    num_gpus_per_machine: int,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: Tuple[Any, ...] = (),
+    device: str = "cuda",
+) -> None:
+    """Runs `main_func(*args)` in every process, and returns when all have.
+
+    Args:
+        main_func: importable by name, since processes are spawned.
+        num_gpus_per_machine: processes on this machine; ignored under torchrun.
+        dist_url: "auto" for a free port of this machine, else "tcp://host:port" of machine 0.
+        device: `MODEL.DEVICE`.
+
+    Raises:
+        UserError: the numbers do not fit the machine, or a process raised one.
+        RuntimeError: a process failed; the message is the first failing rank's traceback. The others are ended.
+    """
+    cuda = device.startswith("cuda")
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _run_under_torchrun(main_func, args, cuda)
+        return
+    _check_counts(num_gpus_per_machine, num_machines, machine_rank, cuda)
+    world_size = num_machines * num_gpus_per_machine
+    if world_size == 1:
+        main_func(*args)
+        return
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise UserError(
+                "--num-machines needs --dist-url tcp://HOST:PORT, with an address of machine 0 and a free port."
+            )
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    failures = mp.get_context("spawn").SimpleQueue()
+    work = (
+        failures,
+        main_func,
+        args,
+        world_size,
+        num_gpus_per_machine,
+        machine_rank,
+        dist_url,
+        cuda,
+    )
+    try:
+        mp.spawn(_worker, args=work, nprocs=num_gpus_per_machine)
+    except mp.ProcessRaisedException:
+        _raise_first(failures)
+        raise
+    except mp.ProcessExitedException as error:
+        _raise_first(failures)
+        raise RuntimeError(
+            f"A process was ended from outside ({error}); was the memory exhausted?"
+        ) from None
+
+
+def wrap_ddp(module: nn.Module) -> nn.Module:
+    """Wraps for training on several ranks; the module itself with one. Rank 0's weights are copied to all."""
+    if comm.get_world_size() == 1:
+        return module
+    device = next(module.parameters()).device
+    return DistributedDataParallel(
+        module,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=False,
+    )
+
+
+def _check_counts(processes: int, machines: int, machine_rank: int, cuda: bool) -> None:
+    if processes < 1 or machines < 1:
+        raise UserError(
+            f"--num-gpus {processes} --num-machines {machines}: both must be at least 1."
+        )
+    if not 0 <= machine_rank < machines:
+        raise UserError(
+            f"--machine-rank {machine_rank}: use 0 to {machines - 1} with --num-machines {machines}."
+        )
+    if not cuda:
+        return
+    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if present == 0:
+        raise UserError(
+            "MODEL.DEVICE is cuda, but PyTorch finds no GPU here: add MODEL.DEVICE cpu to the command."
+        )
+    if processes > present:
+        raise UserError(
+            f"--num-gpus {processes}, but this machine has {present}: use at most that many."
+        )
+
+
+def _run_under_torchrun(main_func: Callable[..., Any], args: Tuple[Any, ...], cuda: bool) -> None:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    _check_counts(local_size, 1, 0, cuda)
+    if world_size > 1:
+        _initialise(rank, world_size, local_rank, local_size, "env://", cuda)
+    main_func(*args)
+    _finish()
+
+
+def _worker(
+    local_rank: int,
+    failures: Any,
+    main_func: Callable[..., Any],
+    args: Tuple[Any, ...],
+    world_size: int,
+    local_size: int,
+    machine_rank: int,
+    dist_url: str,
+    cuda: bool,
+) -> None:
+    rank = machine_rank * local_size + local_rank
+    try:
+        _initialise(rank, world_size, local_rank, local_size, dist_url, cuda)
+        main_func(*args)
+        _finish()
+    except Exception as error:
+        # When one rank fails the others soon fail in their next collective: the parent wants the first.
+        mended = isinstance(error, UserError)
+        failures.put((time.time(), rank, mended, str(error) if mended else traceback.format_exc()))
+        raise
+
+
+def _raise_first(failures: Any) -> None:
+    reports = []
+    while not failures.empty():
+        reports.append(failures.get())
+    if reports:
+        _, rank, mended, message = min(reports, key=lambda report: (not report[2], report[0]))
+        raise UserError(message) if mended else RuntimeError(f"Rank {rank} failed:\n{message}")
+
+
+def _initialise(
+    rank: int, world_size: int, local_rank: int, local_size: int, url: str, cuda: bool
+) -> None:
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        # Each process would take all cores, and together they would be slower than one.
+        torch.set_num_threads(max(1, _cores() // local_size))
+    try:
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            init_method=url,
+            rank=rank,
+            world_size=world_size,
+            timeout=_TIMEOUT,
+        )
+    except (RuntimeError, ValueError) as error:
+        detail = str(error).splitlines()[0]
+        raise UserError(
+            f"Rank {rank} cannot join the others at {url} ({detail}): check --dist-url and firewalls."
+        ) from error
+    _create_local_group(local_size, rank // local_size, world_size // local_size)
+    comm.synchronize()
+
+
+def _create_local_group(local_size: int, machine_rank: int, machines: int) -> None:
+    """The processes of this machine, as `comm.get_local_rank` wants them."""
+    if hasattr(comm, "create_local_process_group"):  # after 0.6
+        comm.create_local_process_group(local_size)
+        return
+    for machine in range(machines):
+        group = dist.new_group(list(range(machine * local_size, (machine + 1) * local_size)))
+        if machine == machine_rank:
+            comm._LOCAL_PROCESS_GROUP = group
+
+
+def _finish() -> None:
+    if dist.is_initialized():
+        comm.synchronize()  # rank 0 holds the meeting point: it must not leave first
+        dist.destroy_process_group()
+
+
+def _cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

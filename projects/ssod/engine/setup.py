@@ -1,0 +1,165 @@
+"""From the command line to a config, with mistakes reported in one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import sys
+from typing import Any, Callable, Iterator, List, Optional, Sequence
+
+import detectron2
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
+
+import ssod
+from ssod.config import add_ssod_config
+from ssod.engine.atomic import write_atomically
+from ssod.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Detectron2's and this project's defaults, changed by a YAML file (over its `_BASE_`) and by KEY VALUE pairs.
+
+    YAML tags that build Python objects are refused. The result is not frozen.
+
+    Args:
+        path: a file; empty for the defaults alone. opts: KEY VALUE KEY VALUE ...
+
+    Raises:
+        UserError: a file is missing or no YAML, a key does not exist, or a value has another type than the default.
+    """
+    cfg = get_cfg()
+    add_ssod_config(cfg)
+    if path:
+        _merge_file(cfg, path)
+    if len(opts) % 2:
+        raise UserError(f"{' '.join(opts)}: overrides are KEY VALUE pairs, and one has no value.")
+    for key, value in zip(opts[0::2], opts[1::2]):
+        try:
+            cfg.merge_from_list([key, value])
+        except (AssertionError, KeyError, ValueError) as error:
+            raise UserError(_explain(cfg, error, "command line", key)) from None
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """What each process does before anything else: config, log files, seed.
+
+    Writes `log.txt` and the complete `config.yaml` into `OUTPUT_DIR`.
+
+    Args:
+        args: with `config_file` and `opts`.
+
+    Returns:
+        The frozen config.
+    """
+    cfg = load_config(args.config_file, split_opts(args.opts))
+    cfg.freeze()
+    rank = comm.get_rank()
+    try:
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}.") from None
+    for name in ("fvcore", "detectron2", "ssod"):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name, abbrev_name=name)
+    logger.info(
+        f"ssod {ssod.__version__}, Detectron2 {detectron2.__version__}, PyTorch {torch.__version__}, "
+        f"{comm.get_world_size()} process(es) on {cfg.MODEL.DEVICE}, "
+        f"{args.config_file}, output in {cfg.OUTPUT_DIR}"
+    )
+    if comm.is_main_process():
+        text = cfg.dump()
+        write_atomically(
+            os.path.join(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text.encode())
+        )
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    return cfg
+
+
+def run_cli(main: Callable[[], Any]) -> None:
+    """Runs a command; a `UserError` becomes one line on stderr and exit status 1."""
+    try:
+        main()
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    if not PathManager.isfile(path):
+        raise UserError(f"Config file {path} does not exist: check --config-file.")
+    # It warns whenever a file has no VERSION, which means nothing to a user of ours.
+    chatter = logging.getLogger("detectron2.config.compat")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        cfg.merge_from_file(path, allow_unsafe=False)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: its _BASE_ {error.filename} does not exist: mend the path, relative to the file."
+        ) from None
+    except yaml.constructor.ConstructorError as error:
+        mark = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(
+            f"{path}{mark}: {error.problem}. Python objects are not loaded from YAML: write plain values."
+        ) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path}: its _BASE_ leads back to itself: remove one of them.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text file: name a YAML config.") from None
+    except (AssertionError, KeyError, ValueError) as error:
+        raise UserError(_explain(cfg, error, path)) from None
+    except (TypeError, AttributeError):
+        raise UserError(
+            f"{path}: it or its _BASE_ is empty or no mapping of keys to values."
+        ) from None
+    finally:
+        chatter.setLevel(level)
+
+
+def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = None) -> str:
+    """One line that names the source and the key, with the nearest existing key where it does not exist."""
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    missing = re.match(r"Non-existent (?:config )?key: (\S+)", text)
+    if missing:
+        wrong = missing.group(1)
+        near = _nearest(cfg, wrong)
+        return f"{source}: there is no key {wrong}" + (
+            f"; did you mean {near}?" if near else ": see ssod/config.py."
+        )
+    return f"{source}: " + (f"{key}: " if key and key not in text else "") + text
+
+
+def _nearest(cfg: CfgNode, wrong: str) -> Optional[str]:
+    keys = list(_keys(cfg))
+    last = wrong.rsplit(".", 1)[-1]
+    same_name = [key for key in keys if key.rsplit(".", 1)[-1] == last]
+    close = difflib.get_close_matches(
+        wrong, same_name, n=1, cutoff=0.0
+    ) or difflib.get_close_matches(wrong, keys, n=1)
+    return close[0] if close else None
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def split_opts(opts: Optional[List[str]]) -> List[str]:
+    """argparse's REMAINDER, with a leading `--` taken off."""
+    return [opt for opt in opts or [] if opt != "--"]

@@ -1,0 +1,1 @@
+"""Commands: `python -m ssod.tools.<name>`, each with `--help`."""

@@ -1,0 +1,219 @@
+"""Whole runs of a tiny detector: resume, branching, ranks, precision, truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+import toy_method  # noqa: F401  (registers Toy)
+from ssod.engine.trainer import SSODTrainer
+from ssod.errors import TrainingDiverged, UserError
+from tiny import tiny_cfg, with_squares
+
+from detectron2.config import CfgNode
+
+HERE = Path(__file__).parent
+
+
+def config(root: Path, output: Path, methods: tuple[str, ...] = ("Toy",), **keys: Any) -> CfgNode:
+    cfg = with_squares(tiny_cfg(keys.pop("norm", "GN")), root, output, methods)
+    cfg.SSOD.SNAPSHOT_DELAY = 5
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    for key, value in keys.items():
+        cfg.merge_from_list([key.replace("__", "."), value])
+    os.makedirs(output, exist_ok=True)
+    return cfg
+
+
+def train(cfg: CfgNode, resume: bool = False, until: int | None = None) -> SSODTrainer:
+    trainer = SSODTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    if until is not None:
+        trainer.max_iter = until
+    trainer.train()
+    return trainer
+
+
+def weights(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
+    core = trainer.core
+    parts = {"student": core.student, "teacher": core.teacher, "methods": core.methods}
+    return {f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()}
+
+
+def assert_same(a: Dict[str, torch.Tensor], b: Dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("optimizer, norm", [("SGD", "BN"), ("AdamW", "GN")])
+def test_resume_is_bit_identical(squares: Path, tmp_path: Path, optimizer: str, norm: str) -> None:
+    keys = {"SOLVER__OPTIMIZER": optimizer, "SOLVER__MAX_ITER": 9, "norm": norm}
+    whole = train(config(squares, tmp_path / "whole", **keys))
+    cfg = config(squares, tmp_path / "parts", **keys)
+    train(cfg, until=4)
+    # Killed after step 3's checkpoint: what step 4 wrote is undone.
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000002.pth")
+    parts = train(config(squares, tmp_path / "parts", **keys), resume=True)
+    assert parts.start_iter == 3
+    assert_same(weights(whole), weights(parts))
+    assert whole.core.methods["Toy"].seen.sum() > 0
+
+
+def test_workers_do_not_change_the_result(squares: Path, tmp_path: Path) -> None:
+    """Toy publishes snapshots that change the images, so this fails if any comes too early or too late."""
+    runs = [
+        train(config(squares, tmp_path / str(n), SOLVER__MAX_ITER=10, DATALOADER__NUM_WORKERS=n))
+        for n in (0, 2)
+    ]
+    assert_same(weights(runs[0]), weights(runs[1]))
+
+
+def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
+    """The same through the command line, killed from outside at an arbitrary moment."""
+    cfg = config(squares, tmp_path / "killed", ("ScoreThreshold",), SOLVER__MAX_ITER=40, SOLVER__CHECKPOINT_PERIOD=2)
+    cfg.SSOD.SCORE_THRESHOLD = 0.1
+    path = tmp_path / "config.yaml"
+    script = HERE.parent / "run_tiny.py"
+    path.write_text(cfg.dump())
+    command = [sys.executable, str(script), str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (tmp_path / "killed" / "last_checkpoint").exists() and time.time() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train(cfg.clone(), resume=True)
+    assert 0 < resumed.start_iter < 40
+    whole = config(squares, tmp_path / "whole", ("ScoreThreshold",), SOLVER__MAX_ITER=40, SOLVER__CHECKPOINT_PERIOD=2)
+    whole.SSOD.SCORE_THRESHOLD = 0.1
+    assert_same(weights(resumed), weights(train(whole)))
+    steps = [json.loads(line)["iteration"] for line in open(tmp_path / "killed" / "metrics.json")]
+    assert steps == sorted(set(steps))
+
+
+def test_branch_from_a_shared_burn_in(squares: Path, tmp_path: Path) -> None:
+    """A supervised run's checkpoint continues as a semi-supervised run, bit for bit as if it had always been one."""
+    methods = ("ScoreThreshold",)
+    whole = train(config(squares, tmp_path / "whole", methods, SSOD__BURN_IN_STEPS=3))
+    train(config(squares, tmp_path / "burn_in", (), SOLVER__MAX_ITER=3))
+    branch = config(squares, tmp_path / "branch", methods, SSOD__BURN_IN_STEPS=3)
+    branch.SSOD.BURN_IN_CHECKPOINT = str(tmp_path / "burn_in" / "model_final.pth")
+    assert_same(weights(whole), weights(train(branch)))
+
+
+def test_branch_with_new_heads(squares: Path, tmp_path: Path) -> None:
+    train(config(squares, tmp_path / "burn_in", (), SOLVER__MAX_ITER=2))
+    branch = config(squares, tmp_path / "branch")
+    branch.SSOD.BURN_IN_CHECKPOINT = str(tmp_path / "burn_in" / "model_final.pth")
+    assert train(branch).start_iter == 2
+
+
+def test_branch_past_burn_in_is_refused(squares: Path, tmp_path: Path) -> None:
+    train(config(squares, tmp_path / "burn_in", (), SOLVER__MAX_ITER=3))
+    branch = config(squares, tmp_path / "branch", SSOD__BURN_IN_STEPS=2)
+    branch.SSOD.BURN_IN_CHECKPOINT = str(tmp_path / "burn_in" / "model_final.pth")
+    with pytest.raises(UserError, match="BURN_IN_STEPS"):
+        train(branch)
+
+
+def test_truth_of_unlabelled_images_changes_nothing(squares: Path, tmp_path: Path) -> None:
+    blind = config(squares, tmp_path / "blind")
+    seeing = config(squares, tmp_path / "seeing")
+    seeing.SSOD.DATASETS.squares_unlabeled.ANNOTATIONS = str(squares / "unlabeled.json")
+    assert_same(weights(train(blind)), weights(train(seeing)))
+
+
+def test_teacher_is_copied_when_burn_in_ends(squares: Path, tmp_path: Path) -> None:
+    seen = {}
+
+    class Spy(SSODTrainer):
+        def run_step(self) -> None:
+            same = all(
+                torch.equal(a, b)
+                for a, b in zip(self.core.teacher.parameters(), self.core.student.parameters())
+            )
+            seen[self.iter] = same
+            super().run_step()
+
+    trainer = Spy(config(squares, tmp_path / "run"))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert seen == {0: True, 1: False, 2: True, 3: False, 4: False, 5: False}
+
+
+def test_supervised_run_never_loads_unlabelled_images(squares: Path, tmp_path: Path) -> None:
+    trainer = train(config(squares, tmp_path / "run", ()))
+    assert trainer._unlabeled == [] and trainer.core.last_pseudo is None
+    difference = [
+        (a - b).abs().max().item()
+        for a, b in zip(trainer.core.teacher.parameters(), trainer.core.student.parameters())
+    ]
+    assert max(difference) > 0  # an average, not a copy
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision_on_cpu(squares: Path, tmp_path: Path, dtype: str) -> None:
+    trainer = train(config(squares, tmp_path / dtype, SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE=dtype))
+    assert all(torch.isfinite(v).all() for v in weights(trainer).values())
+    assert next(trainer.core.student.parameters()).dtype == torch.float32
+
+
+def test_accumulation_equals_one_large_batch(squares: Path, tmp_path: Path) -> None:
+    """Without sampling quotas that bind, two micro-batches of 2 give the gradient of one batch of 4.
+
+    Every anchor and RoI takes part, so nothing random differs; the RPN's normaliser counts images, the RoI head's
+    counts RoIs, which are equally many in every image.
+    """
+    results = []
+    for micro in (1, 2):
+        cfg = config(squares, tmp_path / str(micro), (), SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=4)
+        cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = micro
+        cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
+        cfg.MODEL.RPN.POSITIVE_FRACTION = 1.0
+        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 100_000
+        cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 1.0
+        cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
+        cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 20
+        cfg.MODEL.RPN.NMS_THRESH = 1.0
+        results.append(weights(train(cfg)))
+    for name, value in results[0].items():
+        assert torch.allclose(value, results[1][name], atol=1e-6), name
+
+
+def test_unlabelled_set_is_needed(squares: Path, tmp_path: Path) -> None:
+    cfg = config(squares, tmp_path / "run")
+    cfg.DATASETS.UNLABELED = ()
+    with pytest.raises(UserError, match="DATASETS.UNLABELED"):
+        SSODTrainer(cfg)
+
+
+def test_infinite_loss_stops_with_the_step_and_the_mend(squares: Path, tmp_path: Path) -> None:
+    cfg = config(squares, tmp_path / "run", (), SOLVER__BASE_LR=1e30)
+    with pytest.raises(TrainingDiverged, match="SOLVER.BASE_LR"):
+        train(cfg)
+
+
+def test_evaluation_keeps_the_best_teacher(squares: Path, tmp_path: Path) -> None:
+    cfg = config(squares, tmp_path / "run", TEST__EVAL_PERIOD=2)
+    cfg.DATASETS.TEST = ("squares_test",)
+    trainer = train(cfg)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["teacher_best"]["step"] in (2, 4, 6)
+    assert set(results["teacher_best"]["test"]) == {"squares_test"}
+    lines = [json.loads(line) for line in open(tmp_path / "run" / "metrics.json")]
+    evaluated = [line["iteration"] for line in lines if "teacher/bbox/AP" in line]
+    assert evaluated and "student/bbox/AP" in lines[-1]
+    best = torch.load(tmp_path / "run" / "teacher_best.pth", weights_only=True)["model"]
+    assert not any(name.startswith("ssod_heads") for name in best)
+    assert best.keys() == {k for k in trainer.core.teacher.state_dict() if not k.startswith("ssod_heads")}
