@@ -34,7 +34,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     parser.add_argument(
-        "--model", choices=("teacher", "student"), help="which one of a checkpoint (default: teacher)"
+        "--model",
+        choices=("teacher", "student"),
+        help="which one of a checkpoint (default: teacher)",
     )
     parser.add_argument("--num-gpus", type=int, default=1, help="per machine")
     parser.add_argument("--num-machines", type=int, default=1)

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
-import pytest
-import torch
-from tiny import write_coco
+from ssod import compat
 
-from detectron2.utils.events import EventStorage
+compat.apply()
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
+from detectron2.utils.logger import setup_logger  # noqa: E402
+
+from tiny import write_coco  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_loggers() -> Iterator[None]:
+    """Handlers that a test installs would write to its captured, by then closed, output."""
+    yield
+    setup_logger.cache_clear()
+    for name in ("detectron2", "fvcore", "ssod"):
+        logging.getLogger(name).handlers.clear()
 
 
 @pytest.fixture

@@ -2,13 +2,17 @@
 
 import sys
 
-import tiny  # noqa: F401  (registers the backbone)
-import torch
-import toy_method  # noqa: F401  (registers Toy)
-from ssod.config import add_ssod_config
-from ssod.engine.trainer import SSODTrainer
+from ssod import compat
 
-from detectron2.config import get_cfg
+compat.apply()
+
+import torch  # noqa: E402
+from detectron2.config import get_cfg  # noqa: E402
+
+import tiny  # noqa: E402,F401  (registers the backbone)
+import toy_method  # noqa: E402,F401  (registers Toy)
+from ssod.config import add_ssod_config  # noqa: E402
+from ssod.engine.trainer import SSODTrainer  # noqa: E402
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

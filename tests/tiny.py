@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from ssod.config import add_ssod_config
-from ssod.structures import Geometry, Sample, SampleRef
-
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.structures import Boxes, Instances
+
+from ssod.config import add_ssod_config
+from ssod.structures import Geometry, Sample, SampleRef
 
 CLASSES = ("red", "green", "blue")
 SIZE = 64
@@ -28,7 +28,9 @@ class TinyBottomUp(Backbone):
 
     def __init__(self, norm: str) -> None:
         super().__init__()
-        self.stem = Conv2d(3, 32, 3, stride=2, padding=1, norm=get_norm(norm, 32), activation=F.relu)
+        self.stem = Conv2d(
+            3, 32, 3, stride=2, padding=1, norm=get_norm(norm, 32), activation=F.relu
+        )
         self.stages = torch.nn.ModuleList(
             Conv2d(32, 32, 3, stride=2, padding=1, norm=get_norm(norm, 32), activation=F.relu)
             for _ in range(4)
@@ -63,7 +65,12 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, List[Dict[str, Any
         x, y = (int(v) for v in rng.integers(0, SIZE - size, 2))
         image[y : y + size, x : x + size] = np.eye(3)[2 - label] * 255
         annotations.append(
-            {"bbox": [x, y, size, size], "category_id": label + 1, "area": size * size, "iscrowd": 0}
+            {
+                "bbox": [x, y, size, size],
+                "category_id": label + 1,
+                "area": size * size,
+                "iscrowd": 0,
+            }
         )
     return image, annotations
 
@@ -95,8 +102,14 @@ def tiny_cfg(norm: str = "GN") -> CfgNode:
     cfg.merge_from_list(
         [
             *("MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "VERSION", 2, "SEED", 3),
+            *("MODEL.PIXEL_STD", [58.0, 58.0, 58.0]),
             *("MODEL.BACKBONE.NAME", "build_tiny_fpn_backbone", "MODEL.RESNETS.NORM", norm),
-            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"], "MODEL.FPN.OUT_CHANNELS", 32),
+            *(
+                "MODEL.FPN.IN_FEATURES",
+                ["res2", "res3", "res4", "res5"],
+                "MODEL.FPN.OUT_CHANNELS",
+                32,
+            ),
             *("MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [24], [32], [48]]),
             *("MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
             *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", 50, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 40),
@@ -157,4 +170,3 @@ def make_sample(index: int, labeled: bool, size: tuple[int, int] = (SIZE, SIZE))
         geometry=Geometry(np.eye(2, 3), size),
         instances=instances,
     )
-

@@ -8,14 +8,14 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+
 from ssod.engine.comm import all_reduce_sum
 from ssod.methods import METHOD_REGISTRY, Method, StepContext
 from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels, Sample, Views
-from torch import Tensor, nn
-
-from detectron2.config import CfgNode
-from detectron2.engine import HookBase
 
 
 class Brighten:
@@ -24,7 +24,9 @@ class Brighten:
     def __call__(self, sample: Sample, rng: np.random.Generator, snapshot: Any) -> Sample:
         amount = 0 if snapshot is None else int(snapshot.arrays["amount"][0])
         strong = (sample.strong.int() + amount).clamp(max=255).to(torch.uint8)
-        return replace(sample, strong=strong, extras={**sample.extras, "Toy": (amount, float(rng.random()))})
+        return replace(
+            sample, strong=strong, extras={**sample.extras, "Toy": (amount, float(rng.random()))}
+        )
 
 
 class CountSteps(HookBase):
@@ -100,7 +102,9 @@ class Toy(Method):
         for group in outputs.labeled.maps.groups:
             predicted.append(head(group.bottom_up["res5"].mean(dim=(2, 3))).flatten())
             wanted += [len(outputs.labeled.view.targets[i]) for i in group.indices]
-        losses = {"loss_toy_count": 0.1 * F.mse_loss(torch.cat(predicted), torch.tensor(wanted).float())}
+        losses = {
+            "loss_toy_count": 0.1 * F.mse_loss(torch.cat(predicted), torch.tensor(wanted).float())
+        }
         if outputs.unlabeled is not None:
             embedded = self.embedding(outputs.unlabeled.predictions.features.detach())
             losses["loss_toy_embedding"] = 0.01 * embedded.pow(2).mean()

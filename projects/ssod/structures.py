@@ -185,7 +185,9 @@ class PseudoLabels:
             kept = row[row.selected]
             weights = {column: kept.get(column) for column in WEIGHT_COLUMNS}
             targets.append(
-                make_targets(kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights)
+                make_targets(
+                    kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights
+                )
             )
         return targets
 

@@ -1,8 +1,9 @@
 """The moving average."""
 
 import torch
-from ssod.engine.ema import MovingAverage
 from torch import nn
+
+from ssod.engine.ema import MovingAverage
 
 
 def pair() -> tuple[nn.Module, nn.Module]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
 import toy_method  # noqa: F401  (registers Toy)
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
-from torch import nn
-
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 
 
-def build(methods: tuple[str, ...] = ("ScoreThreshold",), norm: str = "GN", **keys: object) -> TeacherStudent:
+def build(
+    methods: tuple[str, ...] = ("ScoreThreshold",), norm: str = "GN", **keys: object
+) -> TeacherStudent:
     cfg = tiny_cfg(norm)
     cfg.SSOD.METHODS = methods
     for key, value in keys.items():
@@ -27,7 +29,8 @@ def build(methods: tuple[str, ...] = ("ScoreThreshold",), norm: str = "GN", **ke
 
 def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
     return SSODBatch(
-        [make_sample(i, True) for i in range(labeled)], [make_sample(10 + i, False) for i in range(unlabeled)]
+        [make_sample(i, True) for i in range(labeled)],
+        [make_sample(10 + i, False) for i in range(unlabeled)],
     )
 
 
@@ -67,7 +70,9 @@ def test_step_without_any_pseudo_label(storage) -> None:
     assert losses["loss_rpn_loc_unlabeled"] == 0 and losses["loss_box_reg_unlabeled"] == 0
     assert losses["loss_cls_unlabeled"] > 0  # everything is background
     sum(losses.values()).backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in core.student.parameters())
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in core.student.parameters()
+    )
     assert all(p.grad is None for p in core.teacher.parameters())
 
 
@@ -76,7 +81,9 @@ def test_threshold_includes_its_value_and_boxes_do_not_regress(storage) -> None:
     fake_labels(core, [0.71, 0.7, 0.69])
     losses = core(batch())
     assert core.last_pseudo is not None
-    assert [row.selected.tolist() for row in core.last_pseudo.instances] == [[True, True, False]] * 2
+    assert [row.selected.tolist() for row in core.last_pseudo.instances] == [
+        [True, True, False]
+    ] * 2
     assert losses["loss_rpn_loc_unlabeled"] == 0 and losses["loss_box_reg_unlabeled"] == 0
     assert storage.latest()["pseudo/boxes_per_image"][0] == 2
     assert storage.latest()["pseudo/candidates_per_image"][0] == 3
@@ -126,7 +133,9 @@ def test_toy_method_uses_every_phase(storage) -> None:
     sum(losses.values()).backward()
     assert core.methods["Toy"].embedding.weight.grad is not None
     assert core.student.ssod_heads["Toy"].weight.grad.abs().sum() > 0
-    assert core.methods["Toy"].seen.sum() == sum(2 * len(make_sample(i, True).instances) for i in range(2))
+    assert core.methods["Toy"].seen.sum() == sum(
+        2 * len(make_sample(i, True).instances) for i in range(2)
+    )
     # The teacher has a copy of the head, and none of the student-only embedding.
     assert "ssod_heads.Toy.weight" in core.teacher.state_dict()
 
@@ -154,7 +163,9 @@ def test_toy_weight_reaches_the_loss(storage) -> None:
 def test_refine_must_not_drop_rows(storage) -> None:
     core = build(("Toy",))
     fake_labels(core, [0.5])
-    core.methods["Toy"].refine = lambda pseudo, context: PseudoLabels([row[:0] for row in pseudo.instances])
+    core.methods["Toy"].refine = lambda pseudo, context: PseudoLabels(
+        [row[:0] for row in pseudo.instances]
+    )
     with pytest.raises(RuntimeError, match="columns"):
         core(batch())
 
@@ -182,7 +193,9 @@ def test_extra_views_leave_running_statistics_alone(storage) -> None:
     core = build(("Toy",), norm="BN")
     fake_labels(core, [])
     momenta = []
-    core.student.backbone.bottom_up.stem.register_forward_hook(lambda m, a, o: momenta.append(m.norm.momentum))
+    core.student.backbone.bottom_up.stem.register_forward_hook(
+        lambda m, a, o: momenta.append(m.norm.momentum)
+    )
     core(batch())
     assert momenta == [0.1, 0.0] and core.student.backbone.bottom_up.stem.norm.momentum == 0.1
 
@@ -215,7 +228,13 @@ def test_wrong_method_lists_are_one_line(methods: tuple[str, ...], message: str)
     "keys, message",
     [
         ({"MODEL.META_ARCHITECTURE": "RetinaNet"}, "META_ARCHITECTURE"),
-        ({"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}, "ROI_HEADS"),
+        (
+            {
+                "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+                "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+            },
+            "ROI_HEADS",
+        ),
         ({"MODEL.KEYPOINT_ON": True}, "KEYPOINT_ON"),
     ],
 )

@@ -13,12 +13,12 @@ from typing import Any, Dict
 
 import pytest
 import torch
+from detectron2.config import CfgNode
+
 import toy_method  # noqa: F401  (registers Toy)
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import TrainingDiverged, UserError
 from tiny import tiny_cfg, with_squares
-
-from detectron2.config import CfgNode
 
 HERE = Path(__file__).parent
 
@@ -45,7 +45,9 @@ def train(cfg: CfgNode, resume: bool = False, until: int | None = None) -> SSODT
 def weights(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
     core = trainer.core
     parts = {"student": core.student, "teacher": core.teacher, "methods": core.methods}
-    return {f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()}
+    return {
+        f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()
+    }
 
 
 def assert_same(a: Dict[str, torch.Tensor], b: Dict[str, torch.Tensor]) -> None:
@@ -79,14 +81,22 @@ def test_workers_do_not_change_the_result(squares: Path, tmp_path: Path) -> None
 
 def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
     """The same through the command line, killed from outside at an arbitrary moment."""
-    cfg = config(squares, tmp_path / "killed", ("ScoreThreshold",), SOLVER__MAX_ITER=40, SOLVER__CHECKPOINT_PERIOD=2)
+    cfg = config(
+        squares,
+        tmp_path / "killed",
+        ("ScoreThreshold",),
+        SOLVER__MAX_ITER=40,
+        SOLVER__CHECKPOINT_PERIOD=2,
+    )
     cfg.SSOD.SCORE_THRESHOLD = 0.1
     path = tmp_path / "config.yaml"
     script = HERE.parent / "run_tiny.py"
     path.write_text(cfg.dump())
     command = [sys.executable, str(script), str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     deadline = time.time() + 120
     while not (tmp_path / "killed" / "last_checkpoint").exists() and time.time() < deadline:
         time.sleep(0.02)
@@ -95,7 +105,13 @@ def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
     process.wait()
     resumed = train(cfg.clone(), resume=True)
     assert 0 < resumed.start_iter < 40
-    whole = config(squares, tmp_path / "whole", ("ScoreThreshold",), SOLVER__MAX_ITER=40, SOLVER__CHECKPOINT_PERIOD=2)
+    whole = config(
+        squares,
+        tmp_path / "whole",
+        ("ScoreThreshold",),
+        SOLVER__MAX_ITER=40,
+        SOLVER__CHECKPOINT_PERIOD=2,
+    )
     whole.SSOD.SCORE_THRESHOLD = 0.1
     assert_same(weights(resumed), weights(train(whole)))
     steps = [json.loads(line)["iteration"] for line in open(tmp_path / "killed" / "metrics.json")]
@@ -164,7 +180,9 @@ def test_supervised_run_never_loads_unlabelled_images(squares: Path, tmp_path: P
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_mixed_precision_on_cpu(squares: Path, tmp_path: Path, dtype: str) -> None:
-    trainer = train(config(squares, tmp_path / dtype, SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE=dtype))
+    trainer = train(
+        config(squares, tmp_path / dtype, SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE=dtype)
+    )
     assert all(torch.isfinite(v).all() for v in weights(trainer).values())
     assert next(trainer.core.student.parameters()).dtype == torch.float32
 
@@ -177,7 +195,9 @@ def test_accumulation_equals_one_large_batch(squares: Path, tmp_path: Path) -> N
     """
     results = []
     for micro in (1, 2):
-        cfg = config(squares, tmp_path / str(micro), (), SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=4)
+        cfg = config(
+            squares, tmp_path / str(micro), (), SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=4
+        )
         cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = micro
         cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
         cfg.MODEL.RPN.POSITIVE_FRACTION = 1.0
@@ -216,4 +236,6 @@ def test_evaluation_keeps_the_best_teacher(squares: Path, tmp_path: Path) -> Non
     assert evaluated and "student/bbox/AP" in lines[-1]
     best = torch.load(tmp_path / "run" / "teacher_best.pth", weights_only=True)["model"]
     assert not any(name.startswith("ssod_heads") for name in best)
-    assert best.keys() == {k for k in trainer.core.teacher.state_dict() if not k.startswith("ssod_heads")}
+    assert best.keys() == {
+        k for k in trainer.core.teacher.state_dict() if not k.startswith("ssod_heads")
+    }

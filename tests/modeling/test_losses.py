@@ -4,15 +4,15 @@ import math
 
 import pytest
 import torch
+from detectron2.modeling import build_model
+from detectron2.modeling.box_regression import Box2BoxTransform
+
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.modeling.losses import box_regression_loss, foreground_deltas, roi_classification_loss
 from ssod.structures import SSODBatch
 from tiny import make_sample, tiny_cfg
-
-from detectron2.modeling import build_model
-from detectron2.modeling.box_regression import Box2BoxTransform
 
 
 def test_focal_loss_by_hand() -> None:
@@ -21,7 +21,9 @@ def test_focal_loss_by_hand() -> None:
     assert focal.item() == pytest.approx((3 / 4) ** 2 * math.log(4))
     plain = roi_classification_loss(logits, torch.tensor([1]), "cross_entropy", 2.0)
     assert plain.item() == pytest.approx(math.log(4 / 3))
-    assert roi_classification_loss(torch.zeros(0, 4), torch.zeros(0).long(), "focal", 1.5).shape == (0,)
+    assert roi_classification_loss(
+        torch.zeros(0, 4), torch.zeros(0).long(), "focal", 1.5
+    ).shape == (0,)
 
 
 def test_focal_gradient_is_finite_at_certainty() -> None:
@@ -47,7 +49,10 @@ def test_box_regression_by_hand() -> None:
 
 def test_foreground_deltas_picks_the_class() -> None:
     deltas = torch.arange(16.0).view(2, 8)
-    assert foreground_deltas(deltas, torch.tensor([1, 0])).tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert foreground_deltas(deltas, torch.tensor([1, 0])).tolist() == [
+        [4, 5, 6, 7],
+        [8, 9, 10, 11],
+    ]
     assert foreground_deltas(torch.zeros(0, 8), torch.zeros(0).long()).shape == (0, 4)
 
 

@@ -38,17 +38,24 @@ class TeacherUpdate(HookBase):
 
 
 class PublishSnapshots(HookBase):
-    """Hands what methods want the loader to know to the snapshot board."""
+    """Hands what methods want the loader to know to the snapshot board.
 
-    def __init__(self, core: TeacherStudent, board: SnapshotBoard) -> None:
+    Args:
+        keep_steps: files that no checkpoint of the last so many steps needs are deleted.
+    """
+
+    def __init__(self, core: TeacherStudent, board: SnapshotBoard, keep_steps: int) -> None:
         self.core = core
         self.board = board
+        self.keep_steps = keep_steps
 
     def after_step(self) -> None:
+        done = self.trainer.iter + 1
         for method in self.core.method_list:
-            arrays = method.snapshot(self.trainer.iter + 1)
+            arrays = method.snapshot(done)
             if arrays is not None:
-                self.board.publish(method.name, arrays, self.trainer.iter + 1)
+                self.board.publish(method.name, arrays, done)
+                self.board.prune(done - self.keep_steps)
 
 
 class Evaluation(HookBase):
@@ -158,4 +165,6 @@ class DrawPseudoLabels(HookBase):
             sample.weak, kept.gt_boxes.tensor, kept.gt_classes, self.class_names, scores=kept.scores
         )
         picture = torch.cat([torch.from_numpy(weak), sample.strong.flip(0).permute(1, 2, 0)], dim=1)
-        get_event_storage().put_image("pseudo_labels: weak, strong", picture.permute(2, 0, 1).numpy())
+        get_event_storage().put_image(
+            "pseudo_labels: weak, strong", picture.permute(2, 0, 1).numpy()
+        )

@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ssod.engine.comm import all_reduce_mean
 from ssod.engine.solver import clip_gradients, start_momentum
+from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import TrainingDiverged, UserError
 from ssod.structures import SSODBatch
 
@@ -55,7 +56,9 @@ class TrainLoop:
     ) -> None:
         self.cfg = cfg
         self.model = model
-        self.core = model.module if isinstance(model, DistributedDataParallel) else model
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        assert isinstance(inner, TeacherStudent)
+        self.core = inner
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.seed = seed
@@ -84,20 +87,17 @@ class TrainLoop:
             self._note_skipped(batch)
             self._sampler_state = batch.sampler_state
             last = micro == self.accumulation - 1
-            wait = contextlib.nullcontext() if last or self.core is self.model else self.model.no_sync()
+            wait: Any = contextlib.nullcontext()
+            if not last and isinstance(self.model, DistributedDataParallel):
+                wait = self.model.no_sync()
             with wait:
                 with self._autocast():
                     losses = self._forward(batch, step)
-                loss = torch.stack([value.float() for value in losses.values()]).sum()
-                self.scaler.scale(loss / self.accumulation).backward()
+                self._backward(losses)
             for name, value in losses.items():
                 part = value.detach().float() / self.accumulation
                 total[name] = total[name] + part if name in total else part
-        self.scaler.unscale_(self.optimizer)
-        clip_gradients(self.cfg, list(self._names))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._optimize()
         self._write_metrics(total, waited, step)
         with _quiet_scheduler():
             self.scheduler.step()
@@ -108,10 +108,23 @@ class TrainLoop:
         except FloatingPointError as error:  # Detectron2's check of the RPN's predictions
             raise TrainingDiverged(f"Training diverged at step {step} ({error}): {_MEND}") from None
 
+    def _backward(self, losses: Dict[str, Tensor]) -> None:
+        loss = torch.stack([value.float() for value in losses.values()]).sum()
+        self.scaler.scale(loss / self.accumulation).backward()
+
+    def _optimize(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        clip_gradients(self.cfg, list(self._names))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def _write_metrics(self, losses: Dict[str, Tensor], waited: float, step: int) -> None:
         names = sorted(losses)
         device = next(iter(losses.values())).device
-        values = torch.stack([losses[name] for name in names] + [torch.tensor(waited, device=device)])
+        values = torch.stack(
+            [losses[name] for name in names] + [torch.tensor(waited, device=device)]
+        )
         all_reduce_mean([values])
         numbers = values.tolist()
         storage = get_event_storage()
@@ -121,7 +134,9 @@ class TrainLoop:
             storage.put_scalar("loss_scale", self.scaler.get_scale(), smoothing_hint=False)
         if not np.isfinite(numbers).all():
             found = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, numbers))
-            raise TrainingDiverged(f"The loss became infinite or NaN at step {step} ({found}): {_MEND}")
+            raise TrainingDiverged(
+                f"The loss became infinite or NaN at step {step} ({found}): {_MEND}"
+            )
         storage.put_scalars(total_loss=sum(numbers), **dict(zip(names, numbers)))
 
     def _note_skipped(self, batch: SSODBatch) -> None:
@@ -190,6 +205,8 @@ def _autocast(cfg: CfgNode, device: str) -> Tuple[Callable[[], Any], bool]:
         return contextlib.nullcontext, False
     types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
     if cfg.SOLVER.AMP.DTYPE not in types:
-        raise UserError(f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}: use 'float16' or 'bfloat16'.")
+        raise UserError(
+            f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}: use 'float16' or 'bfloat16'."
+        )
     dtype = types[cfg.SOLVER.AMP.DTYPE]
     return lambda: torch.autocast(device, dtype=dtype), dtype == torch.float16

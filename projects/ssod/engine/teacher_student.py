@@ -59,7 +59,7 @@ class TeacherStudent(nn.Module):
     def __init__(
         self,
         *,
-        student: nn.Module,
+        student: GeneralizedRCNN,
         methods: nn.ModuleDict,
         unsup_loss_weight: float,
         labeled_weak_view: bool,
@@ -71,11 +71,11 @@ class TeacherStudent(nn.Module):
         check_supported(student)
         if cls_loss not in ("cross_entropy", "focal"):
             raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
-        self.student = student
+        self.student: GeneralizedRCNN = student
         self.methods = methods
         for method in self.method_list:
             method.attach(student)
-        self.teacher = copy.deepcopy(student).requires_grad_(False)
+        self.teacher: GeneralizedRCNN = copy.deepcopy(student).requires_grad_(False)
         self.unsup_loss_weight = unsup_loss_weight
         self.labeled_weak_view = labeled_weak_view
         self.pseudo_score_floor = pseudo_score_floor
@@ -88,7 +88,9 @@ class TeacherStudent(nn.Module):
         self.train()
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> "TeacherStudent":
+    def from_config(
+        cls, cfg: CfgNode, student: GeneralizedRCNN, methods: nn.ModuleDict
+    ) -> "TeacherStudent":
         """Builds it around a student."""
         return cls(
             student=student,
@@ -152,7 +154,9 @@ class TeacherStudent(nn.Module):
             rows = [len(row) for row in pseudo.instances]
             pseudo = method.refine(pseudo, context)
             if rows != [len(row) for row in pseudo.instances]:
-                raise RuntimeError(f"{method.name}.refine dropped or added rows: use columns instead.")
+                raise RuntimeError(
+                    f"{method.name}.refine dropped or added rows: use columns instead."
+                )
         selected = torch.cat([row.selected for row in pseudo.instances])
         images = len(pseudo.instances)
         storage = get_event_storage()
@@ -236,7 +240,9 @@ class TeacherStudent(nn.Module):
             own = method.losses(outputs, pseudo, context)
             for name in own:
                 if name in losses:
-                    raise RuntimeError(f"{method.name} returns the loss {name!r} that exists: rename it.")
+                    raise RuntimeError(
+                        f"{method.name} returns the loss {name!r} that exists: rename it."
+                    )
             losses.update(own)
         extra = list(self.methods.parameters())
         extra += list(getattr(self.student, "ssod_heads", nn.ModuleDict()).parameters())

@@ -45,6 +45,7 @@ from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
 from ssod.methods import build_methods
+from ssod.pseudo_labels.hook import PseudoLabelQuality
 
 logger = logging.getLogger(__name__)
 
@@ -66,21 +67,27 @@ class SSODTrainer(DefaultTrainer):
         self._labeled = load_labeled(cfg)
         self._unlabeled = load_unlabeled(cfg) if cfg.SSOD.METHODS else []
         if cfg.SSOD.METHODS and not self._unlabeled:
-            raise UserError("SSOD.METHODS needs unlabelled images: name a dataset in DATASETS.UNLABELED.")
+            raise UserError(
+                "SSOD.METHODS needs unlabelled images: name a dataset in DATASETS.UNLABELED."
+            )
         # Mutual learning starts here; a supervised run never gets there.
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if cfg.SSOD.METHODS else cfg.SOLVER.MAX_ITER
 
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         student = self.build_model(cfg)
-        self.core = TeacherStudent.from_config(cfg, student, build_methods(cfg)).to(cfg.MODEL.DEVICE)
+        self.core = TeacherStudent.from_config(cfg, student, build_methods(cfg)).to(
+            cfg.MODEL.DEVICE
+        )
         if cfg.SSOD.METHODS:
             logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
         optimizer = self.build_optimizer(cfg, self.core)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         model = wrap_ddp(self.core)
         self.average = MovingAverage(self.core.teacher, self.core.student)
-        self.board = SnapshotBoard(os.path.join(cfg.OUTPUT_DIR, "snapshots"), cfg.SSOD.SNAPSHOT_DELAY)
+        self.board = SnapshotBoard(
+            os.path.join(cfg.OUTPUT_DIR, "snapshots"), cfg.SSOD.SNAPSHOT_DELAY
+        )
         self._trainer = TrainLoop(cfg, model, optimizer, self.scheduler, self._loader_from, seed)
         self.best: Dict[str, float] = {"AP": -1.0, "step": -1}
         self.checkpointer = SSODCheckpointer(
@@ -109,11 +116,15 @@ class SSODTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None) -> Any:
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
+    ) -> Any:
         """A Detectron2 evaluator; override for your own."""
         from ssod.evaluation import build_evaluator
 
-        return build_evaluator(cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"))
+        return build_evaluator(
+            cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        )
 
     def _loader_from(self, state: Optional[Dict[str, Any]], step: int) -> Any:
         transforms = {m.name: m.view_transform() for m in self.core.method_list}
@@ -139,24 +150,34 @@ class SSODTrainer(DefaultTrainer):
         built: List[Optional[HookBase]] = [
             hooks.IterationTimer(),
             TeacherUpdate(self.average, cfg.SSOD.EMA.DECAY, copy_at),
-            PublishSnapshots(self.core, self.board),
+            # The newest two checkpoints can be resumed from.
+            PublishSnapshots(self.core, self.board, 2 * cfg.SOLVER.CHECKPOINT_PERIOD),
         ]
         for method in self.core.method_list:
             built.extend(method.build_hooks())
         if mutual:
             boxes = sum(len(record.get("annotations", ())) for record in self._labeled)
             built.append(CollapseWatch(boxes / len(self._labeled)))
+        if mutual and comm.is_main_process():
+            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+            built.append(
+                PseudoLabelQuality(cfg, self.core, self._unlabeled, names, self.mutual_from)
+            )
         if mutual and cfg.SSOD.VIS_PERIOD > 0 and comm.is_main_process():
             names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
             built.append(DrawPseudoLabels(self.core, cfg.SSOD.VIS_PERIOD, names))
         if cfg.DATASETS.VAL or cfg.DATASETS.TEST:
             built.append(
-                Evaluation(cfg.TEST.EVAL_PERIOD, self._evaluate, self._remember_best, self.mutual_from)
+                Evaluation(
+                    cfg.TEST.EVAL_PERIOD, self._evaluate, self._remember_best, self.mutual_from
+                )
             )
         if comm.is_main_process():
             self._writer_hook = hooks.PeriodicWriter([], period=20)
             built.append(self._writer_hook)
-            built.append(hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD))
+            built.append(
+                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            )
         return built
 
     def build_writers(self) -> List[EventWriter]:
@@ -193,10 +214,14 @@ class SSODTrainer(DefaultTrainer):
                 found = module.load_state_dict(data[key], strict=False)
             except RuntimeError as error:
                 detail = str(error).splitlines()[-1].strip()
-                raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: {detail}") from None
+                raise UserError(
+                    f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: {detail}"
+                ) from None
             fresh = [name for name in found.missing_keys if not name.startswith("ssod_heads.")]
             if fresh:
-                raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: it lacks {fresh[0]}.")
+                raise UserError(
+                    f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: it lacks {fresh[0]}."
+                )
         self._trainer.load_state_dict(data["loop"])
         if self.cfg.SEED >= 0:
             self._trainer.seed = self.cfg.SEED
@@ -254,7 +279,9 @@ class SSODTrainer(DefaultTrainer):
     def _save_teacher(self, name: str) -> None:
         if comm.is_main_process():
             state = self.core.teacher.state_dict()
-            plain = {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
+            plain = {
+                key: value for key, value in state.items() if not key.startswith("ssod_heads.")
+            }
             self.checkpointer.save_weights(name, plain)
 
     def _finish(self) -> "OrderedDict[str, Any]":
@@ -265,7 +292,9 @@ class SSODTrainer(DefaultTrainer):
         best = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
         comm.synchronize()
         if os.path.exists(best):
-            self.core.teacher.load_state_dict(self.checkpointer.load_file(best)["model"], strict=False)
+            self.core.teacher.load_state_dict(
+                self.checkpointer.load_file(best)["model"], strict=False
+            )
         results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
         if comm.is_main_process():
             record = {"teacher_best": {**self.best, "test": results}, "steps": self.max_iter}
@@ -309,7 +338,9 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
         state = detector_state(data, cfg.MODEL.WEIGHTS, role)
         found = model.load_state_dict(state, strict=False)
         if found.missing_keys:
-            raise UserError(f"{cfg.MODEL.WEIGHTS} does not fit the config: it lacks {found.missing_keys[0]}.")
+            raise UserError(
+                f"{cfg.MODEL.WEIGHTS} does not fit the config: it lacks {found.missing_keys[0]}."
+            )
     model.eval()
     results = evaluate(
         cfg,

@@ -40,7 +40,9 @@ def get_method(name: str) -> Type[Method]:
     """The class of a method by its name in `SSOD.METHODS`."""
     names = [method.__name__ for method in _registered()]
     if name not in names:
-        raise UserError(f"SSOD.METHODS names {name!r}, which does not exist: use {', '.join(sorted(names))}.")
+        raise UserError(
+            f"SSOD.METHODS names {name!r}, which does not exist: use {', '.join(sorted(names))}."
+        )
     return METHOD_REGISTRY.get(name)
 
 
@@ -56,7 +58,9 @@ def build_methods(cfg: CfgNode) -> nn.ModuleDict:
                 raise UserError(f"{name} needs {other}: add it to SSOD.METHODS.")
         for other in method.conflicts:
             if other in names:
-                raise UserError(f"{name} and {other} cannot be combined: remove one from SSOD.METHODS.")
+                raise UserError(
+                    f"{name} and {other} cannot be combined: remove one from SSOD.METHODS."
+                )
     if names and not any(get_method(name).selects_pseudo_labels for name in names):
         choices = [m.__name__ for m in _registered() if m.selects_pseudo_labels]
         raise UserError(
@@ -65,7 +69,7 @@ def build_methods(cfg: CfgNode) -> nn.ModuleDict:
     methods = nn.ModuleDict()
     for name in names:
         kind = get_method(name)
-        method = kind(**kind.from_config(cfg))
-        method.name = name
-        methods[name] = method
+        built = kind(**kind.from_config(cfg))
+        built.name = name
+        methods[name] = built
     return methods

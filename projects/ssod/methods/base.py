@@ -11,7 +11,7 @@ A phase returns new values and never edits what it was given. During burn-in the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -21,6 +21,10 @@ from torch import Tensor, nn
 
 from ssod.modeling.outputs import Outputs, TeacherOutputs
 from ssod.structures import PseudoLabels, SSODBatch, Views
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
 
 METHOD_REGISTRY = Registry("SSOD_METHOD")
 METHOD_REGISTRY.__doc__ = "Methods by name; `SSOD.METHODS` lists the names in use."
@@ -116,3 +120,12 @@ class Method(nn.Module):
     def build_hooks(self) -> List[HookBase]:
         """Hooks for the trainer. Detectron2 keeps the state of only one hook per class: keep state in the Method."""
         return []
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        """This method's part of the report about one run, from what the run has written; None for nothing.
+
+        Charts and tables come from `ssod.report.charts` and `ssod.report.section`, numbers from `run.series(key)`
+        of what the method has put into the event storage. No model is at hand, and the run may still be going on.
+        """
+        return None

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ class FeatureMaps:
             )
         return FeatureMaps(groups, stop - start)
 
-    def box_features(self, roi_heads: nn.Module, boxes: Sequence[Boxes]) -> Tensor:
+    def box_features(self, roi_heads: StandardROIHeads, boxes: Sequence[Boxes]) -> Tensor:
         """Pools boxes and applies the box head.
 
         Args:
@@ -78,7 +80,7 @@ class FeatureMaps:
         return torch.cat(parts)
 
 
-def batch_norms(model: nn.Module) -> List[nn.Module]:
+def batch_norms(model: nn.Module) -> List[Any]:
     """Batch-norm layers with running statistics that training updates (frozen ones are another class)."""
     kind = nn.modules.batchnorm._BatchNorm
     return [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
@@ -97,7 +99,7 @@ def keep_running_statistics(model: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def extract_features(model: nn.Module, images: Sequence[Tensor]) -> FeatureMaps:
+def extract_features(model: GeneralizedRCNN, images: Sequence[Tensor]) -> FeatureMaps:
     """Runs normalisation, padding and the backbone.
 
     With live batch norm every image goes into one batch whatever its size: a batch of one image would be

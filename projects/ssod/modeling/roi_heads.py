@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Dict, List, Sequence
 
 import torch
+from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssod.modeling.features import FeatureMaps
 from ssod.modeling.losses import box_regression_loss, foreground_deltas, roi_classification_loss
@@ -30,7 +31,9 @@ class BoxPredictions:
         return BoxPredictions(self.features[rows], self.logits[rows], self.deltas[rows])
 
 
-def classify(roi_heads: nn.Module, maps: FeatureMaps, boxes: Sequence[Boxes]) -> BoxPredictions:
+def classify(
+    roi_heads: StandardROIHeads, maps: FeatureMaps, boxes: Sequence[Boxes]
+) -> BoxPredictions:
     """Pools any boxes from any features and predicts them; N `Boxes`, one an image."""
     features = maps.box_features(roi_heads, boxes)
     logits, deltas = roi_heads.box_predictor(features)
@@ -38,7 +41,7 @@ def classify(roi_heads: nn.Module, maps: FeatureMaps, boxes: Sequence[Boxes]) ->
 
 
 def sample_rois(
-    roi_heads: nn.Module, proposals: List[Instances], targets: List[Instances]
+    roi_heads: StandardROIHeads, proposals: List[Instances], targets: List[Instances]
 ) -> List[Instances]:
     """Detectron2's `label_and_sample_proposals`, with every `gt_*` column present and meant.
 
@@ -63,7 +66,7 @@ def sample_rois(
 
 
 def roi_losses(
-    roi_heads: nn.Module,
+    roi_heads: StandardROIHeads,
     rois: Sequence[Instances],
     predictions: BoxPredictions,
     cls_weights: Tensor,
@@ -96,7 +99,7 @@ def roi_losses(
 
 
 def detect(
-    roi_heads: nn.Module,
+    roi_heads: StandardROIHeads,
     proposals: List[Instances],
     predictions: BoxPredictions,
     score_floor: float,

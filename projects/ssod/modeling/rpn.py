@@ -13,8 +13,9 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssod.modeling.features import FeatureMaps
 from ssod.modeling.losses import box_regression_loss
@@ -39,7 +40,7 @@ class SampledAnchors:
 
 
 @contextmanager
-def recorded_matches(rpn: nn.Module) -> Iterator[List[Tensor]]:
+def recorded_matches(rpn: RPN) -> Iterator[List[Tensor]]:
     """Yields a list that collects, for each image that is labelled inside, every anchor's matched index (A,)."""
     matcher, matches = rpn.anchor_matcher, []
 
@@ -55,7 +56,9 @@ def recorded_matches(rpn: nn.Module) -> Iterator[List[Tensor]]:
         rpn.anchor_matcher = matcher
 
 
-def _predict(rpn: nn.Module, features: Dict[str, Tensor]) -> Tuple[List[Boxes], List[Tensor], List[Tensor]]:
+def _predict(
+    rpn: RPN, features: Dict[str, Tensor]
+) -> Tuple[List[Boxes], List[Tensor], List[Tensor]]:
     """Anchors, objectness (N, A_l) and deltas (N, A_l, 4) of each level."""
     levels = [features[name] for name in rpn.in_features]
     anchors = rpn.anchor_generator(levels)
@@ -68,7 +71,7 @@ def _predict(rpn: nn.Module, features: Dict[str, Tensor]) -> Tuple[List[Boxes], 
 
 
 def run_rpn(
-    rpn: nn.Module, maps: FeatureMaps, targets: Optional[Sequence[Instances]] = None
+    rpn: RPN, maps: FeatureMaps, targets: Optional[Sequence[Instances]] = None
 ) -> Tuple[List[Instances], List[SampledAnchors]]:
     """Proposals of every image and, where targets are given, the anchors to train on.
 
@@ -113,7 +116,7 @@ def run_rpn(
     return [p for p in proposals if p is not None], [s for s in sampled if s is not None]
 
 
-def rpn_losses(rpn: nn.Module, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:
+def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:
     """Detectron2's `RPN.losses`, each anchor times its weight; the normaliser counts images, not weights."""
     normalizer = rpn.batch_size_per_image * len(anchors)
     logits = torch.cat([a.logits for a in anchors])

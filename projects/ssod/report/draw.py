@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -35,13 +35,31 @@ def draw_boxes(
     canvas = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()[:, :, ::-1])
     if scale != 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    size = max(0.35, min(canvas.shape[:2]) / 1200)
-    for index, (box, label) in enumerate(zip((boxes * scale).round().int().tolist(), classes.tolist())):
-        colour = PALETTE[label % len(PALETTE)]
+    shorter = min(canvas.shape[:2])
+    text_size = min(max(0.4, shorter / 1000), 1.0)
+    thickness = 1 if shorter < 256 else max(2, round(shorter / 400))
+    corners, labels = (boxes * scale).round().int().tolist(), classes.tolist()
+    for box, label in zip(corners, labels):
+        cv2.rectangle(canvas, box[:2], box[2:], PALETTE[label % len(PALETTE)], thickness)
+    for index, (box, label) in enumerate(zip(corners, labels)):  # no line crosses a text
         name = class_names[label] if label < len(class_names) else str(label)
         text = name if scores is None else f"{name} {float(scores[index]):.2f}"
-        cv2.rectangle(canvas, box[:2], box[2:], colour, max(1, round(size * 2)))
-        above = box[1] - 3 if box[1] > 12 else box[3] + 11
-        cv2.putText(canvas, text, (box[0], above), cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(canvas, text, (box[0], above), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)
+        _draw_tag(canvas, text, box, PALETTE[label % len(PALETTE)], text_size)
     return canvas
+
+
+def _draw_tag(
+    canvas: np.ndarray, text: str, box: List[int], colour: Tuple[int, int, int], size: float
+) -> None:
+    """A text on its box's colour, above the box where there is room, else inside it; never beyond the image's edges."""
+    font, stroke = cv2.FONT_HERSHEY_SIMPLEX, 1 if size < 0.7 else 2
+    (width, height), below = cv2.getTextSize(text, font, size, stroke)
+    height += below + 1
+    left = max(0, min(box[0], canvas.shape[1] - width - 3))
+    top = box[1] - height if box[1] >= height else max(0, box[1])
+    cv2.rectangle(canvas, (left, top), (left + width + 2, top + height), colour, cv2.FILLED)
+    red, green, blue = colour
+    dark = 0.299 * red + 0.587 * green + 0.114 * blue < 140
+    ink = (255, 255, 255) if dark else (0, 0, 0)
+    at = (left + 1, top + height - below)
+    cv2.putText(canvas, text, at, font, size, ink, stroke, cv2.LINE_AA)

@@ -1,0 +1,5 @@
+"""Pseudo-labels as data: how good they are, measured against truth that training never sees."""
+
+from ssod import compat
+
+compat.apply()

@@ -1,0 +1,161 @@
+"""How good pseudo-labels are, against the truth of the same images.
+
+Shapes: M pseudo-labels and T true boxes of one image, K classes. Boxes are XYXY in pixels of the same image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, Dict, Iterable, List, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+
+def match_labels(
+    boxes: Tensor,
+    classes: Tensor,
+    scores: Tensor,
+    truth_boxes: Tensor,
+    truth_classes: Tensor,
+    iou_threshold: float = 0.5,
+) -> Tensor:
+    """Matches pseudo-labels to true boxes of their class, one to one, greedily by descending score.
+
+    Each label takes the free true box that it overlaps most, if their IoU is at least the threshold. Equal scores keep
+    their order.
+
+    Args:
+        boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
+
+    Returns:
+        (M,) float IoU with the matched true box; 0 where there is none.
+    """
+    matched = torch.zeros(len(boxes))
+    if not len(boxes) or not len(truth_boxes):
+        return matched
+    iou = box_iou(boxes.detach().float().cpu(), truth_boxes.detach().float().cpu())
+    iou[classes.cpu()[:, None] != truth_classes.cpu()[None, :]] = -1.0
+    for row in torch.argsort(scores.detach().cpu(), descending=True, stable=True).tolist():
+        best, column = iou[row].max(dim=0)
+        if best >= iou_threshold:
+            matched[row] = best
+            iou[:, column] = -1.0
+    return matched
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Sums over images, per class; sums of two sets of images add.
+
+    Attributes:
+        labels: (K,) pseudo-labels. truth: (K,) true boxes. matched: (K,) pairs of them. iou: (K,) sum of the pairs' IoU.
+    """
+
+    labels: Tensor
+    truth: Tensor
+    matched: Tensor
+    iou: Tensor
+
+    def __add__(self, other: "LabelCounts") -> "LabelCounts":
+        return LabelCounts(
+            self.labels + other.labels,
+            self.truth + other.truth,
+            self.matched + other.matched,
+            self.iou + other.iou,
+        )
+
+    @property
+    def precision(self) -> Tensor:
+        """(K,) share of the pseudo-labels that are right; NaN for a class without any."""
+        return self.matched / self.labels
+
+    @property
+    def recall(self) -> Tensor:
+        """(K,) share of the true boxes that have a pseudo-label; NaN for a class without any."""
+        return self.matched / self.truth
+
+    @property
+    def mean_iou(self) -> Tensor:
+        """(K,) of the right pseudo-labels; NaN for a class without any."""
+        return self.iou / self.matched
+
+    def total(self) -> "LabelCounts":
+        """All classes as one: K = 1."""
+        return LabelCounts(*(v.sum(dim=0, keepdim=True) for v in vars(self).values()))
+
+
+def count_labels(
+    boxes: Tensor,
+    classes: Tensor,
+    scores: Tensor,
+    truth_boxes: Tensor,
+    truth_classes: Tensor,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> LabelCounts:
+    """The counts of one image; arguments as in `match_labels`. Class indices lie in 0..num_classes-1."""
+    iou = match_labels(boxes, classes, scores, truth_boxes, truth_classes, iou_threshold)
+    iou, classes = iou.double(), classes.cpu()
+    zeros = torch.zeros(num_classes, dtype=torch.float64)
+    return LabelCounts(
+        labels=zeros.index_add(0, classes, torch.ones_like(iou)),
+        truth=torch.bincount(truth_classes.cpu(), minlength=num_classes).double(),
+        matched=zeros.index_add(0, classes, (iou > 0).double()),
+        iou=zeros.index_add(0, classes, iou),
+    )
+
+
+def sum_counts(counts: Iterable[LabelCounts], num_classes: int) -> LabelCounts:
+    """The sum over images; zeros for no image."""
+    zeros = torch.zeros(num_classes, dtype=torch.float64)
+    return reduce(LabelCounts.__add__, counts, LabelCounts(zeros, zeros, zeros, zeros))
+
+
+def class_divergence(labels: Tensor, truth: Tensor, smoothing: float = 1.0) -> float:
+    """KL(truth || pseudo-labels) of the two class distributions, in nats: 0 where they agree.
+
+    In this direction, what costs is a class that exists and gets too few pseudo-labels, which is the imbalance that
+    ACRST plots (Fig. 5b). `smoothing` is added to every count of both, so that a class without pseudo-labels
+    costs much but not infinitely much.
+
+    Args:
+        labels, truth: (K,) counts.
+
+    Returns:
+        NaN where there are no pseudo-labels or no truth at all: there is nothing to compare.
+    """
+    labels, truth = labels.double(), truth.double()
+    if labels.sum() == 0 or truth.sum() == 0:
+        return float("nan")
+    q, p = labels + smoothing, truth + smoothing
+    q, p = q / q.sum(), p / p.sum()
+    return float((p * (p / q).log()).sum())
+
+
+def summarise(counts: LabelCounts, class_names: Sequence[str]) -> Dict[str, Any]:
+    """Plain numbers for a file.
+
+    Returns:
+        "precision", "recall", "mean_iou" over all boxes, "kl" (`class_divergence`), and "per_class":
+        {name: {"precision", "recall", "mean_iou", "count", "truth"}}. NaN where a ratio has no denominator.
+    """
+
+    def numbers(values: LabelCounts) -> List[Dict[str, float]]:
+        columns = {
+            "precision": values.precision,
+            "recall": values.recall,
+            "mean_iou": values.mean_iou,
+            "count": values.labels,
+            "truth": values.truth,
+        }
+        rows = zip(*(column.tolist() for column in columns.values()))
+        return [dict(zip(columns, row)) for row in rows]
+
+    return {
+        **numbers(counts.total())[0],
+        "kl": class_divergence(counts.labels, counts.truth),
+        "per_class": dict(zip(class_names, numbers(counts))),
+    }

@@ -1,0 +1,91 @@
+"""The labels of unlabelled images, for analysis alone: only evaluation hooks and reports may import this."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import torch
+from detectron2.data import MetadataCatalog
+from torch import Tensor
+
+from ssod.data.coco import category_map, read_coco
+from ssod.errors import UserError
+
+
+class ImageTruth(NamedTuple):
+    """`boxes`: (T, 4) XYXY in pixels of the image file. `classes`: (T,) indices into the training classes."""
+
+    boxes: Tensor
+    classes: Tensor
+
+
+def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
+    """The boxes of a COCO file by the image's file name as written there; classes are matched by name.
+
+    Crowds, boxes without area and boxes of classes that training does not have are left out.
+
+    Raises:
+        UserError: the file is missing or no COCO file, or has none of the classes.
+    """
+    content = read_coco(path, ("images", "annotations", "categories"))
+    known = {name: index for index, name in enumerate(class_names)}
+    categories = {
+        category: known[name]
+        for category, (_, name) in category_map(path, content["categories"]).items()
+        if name in known
+    }
+    if not categories:
+        raise UserError(
+            f"{path} has none of the training classes ({', '.join(list(known)[:5])}, ...): correct TRUTH or remove it."
+        )
+    rows: Dict[Any, List[List[float]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        label = categories.get(annotation.get("category_id"))
+        box = annotation.get("bbox") or []
+        if label is None or annotation.get("iscrowd") or annotation.get("image_id") not in rows:
+            continue
+        if len(box) == 4 and box[2] > 0 and box[3] > 0:
+            x, y, width, height = box
+            rows[annotation["image_id"]].append([x, y, x + width, y + height, label])
+    truth = {}
+    for image in content["images"]:
+        table = torch.tensor(rows[image["id"]], dtype=torch.float32).reshape(-1, 5)
+        name = os.path.normpath(image["file_name"])
+        truth[name] = ImageTruth(table[:, :4], table[:, 4].long())
+    return truth
+
+
+class HiddenTruth:
+    """Finds the truth of dataset records.
+
+    Args:
+        datasets: the names of unlabelled sets; those that declare no TRUTH have none. class_names: of the training set.
+    """
+
+    def __init__(self, datasets: Sequence[str], class_names: Sequence[str]) -> None:
+        self._truth: Dict[str, Dict[str, ImageTruth]] = {}
+        self._roots: Dict[str, str] = {}
+        for name in datasets:
+            metadata = MetadataCatalog.get(name)
+            if metadata.get("truth_file"):
+                self._truth[name] = read_truth(metadata.truth_file, class_names)
+                self._roots[name] = metadata.image_root
+
+    def check(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Raises `UserError` if a truth file names none of its set's images."""
+        for name in self._truth:
+            own = [record for record in records if record["dataset_name"] == name]
+            if own and not any(self(record) for record in own):
+                example = os.path.relpath(own[0]["file_name"], self._roots[name])
+                raise UserError(
+                    f"TRUTH of {name} ({MetadataCatalog.get(name).truth_file}) names none of its images, such as "
+                    f"{example}: file names must be relative to {self._roots[name]}."
+                )
+
+    def __call__(self, record: Mapping[str, Any]) -> Optional[ImageTruth]:
+        """The truth of a record (`dataset_name`, `file_name`); None where there is none."""
+        name = record["dataset_name"]
+        if name not in self._truth:
+            return None
+        return self._truth[name].get(os.path.relpath(record["file_name"], self._roots[name]))

@@ -1,0 +1,154 @@
+"""Pictures of labels beside the truth, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import detection_utils
+from detectron2.structures import BoxMode
+
+from ssod.data.catalog import register_datasets
+from ssod.errors import UserError
+from ssod.report.draw import draw_boxes
+from ssod.report.run_data import RunData
+
+# Longest side of a picture in pixels; small images are enlarged by whole factors up to it.
+_SIZE = 480
+_ENLARGED = 400
+
+
+@dataclass
+class Boxes:
+    """Boxes of one image: XYXY in pixels of the file, class indices, and scores unless they are the truth."""
+
+    boxes: List[List[float]]
+    classes: List[int]
+    scores: Optional[List[float]] = None
+
+
+@dataclass
+class GalleryImage:
+    """One image with the labels of several sources, by the source's name; `truth` where it is known."""
+
+    file_name: str
+    class_names: List[str]
+    labels: Dict[str, Boxes] = field(default_factory=dict)
+    truth: Optional[Boxes] = None
+
+
+def pseudo_label_images(runs: Sequence[RunData]) -> List[GalleryImage]:
+    """The images of each run's latest quality file, in the first run's order."""
+    found: Dict[str, GalleryImage] = {}
+    for run in runs:
+        if not run.quality:
+            continue
+        record = list(run.quality.values())[-1]
+        for row in record.get("images", []):
+            name = row["file_name"]
+            image = found.setdefault(name, GalleryImage(name, record.get("classes", [])))
+            image.labels[run.name] = Boxes(row["boxes"], row["classes"], row["scores"])
+            if "truth_boxes" in row:
+                image.truth = Boxes(row["truth_boxes"], row["truth_classes"])
+    return list(found.values())
+
+
+def detection_images(
+    runs: Sequence[RunData], count: int = 8, min_score: float = 0.5
+) -> Tuple[List[GalleryImage], List[str]]:
+    """The teachers' detections on the test images (validation images until there are any).
+
+    Args:
+        count: images, evenly spaced over a dataset. min_score: of detections.
+
+    Returns:
+        The images, and a remark for each run that has none.
+    """
+    found: Dict[str, GalleryImage] = {}
+    remarks = []
+    for run in runs:
+        dataset, rows = _detections(run)
+        if not dataset:
+            remarks.append(f"{run.name}: no detections written yet.")
+            continue
+        try:
+            records, metadata = _dataset(run, dataset)
+        except (UserError, OSError, KeyError) as error:
+            remarks.append(f"{run.name}: {dataset} is not at hand ({error}).")
+            continue
+        to_index = metadata.get("thing_dataset_id_to_contiguous_id", {})
+        by_image: Dict[Any, List[Dict[str, Any]]] = {}
+        for row in rows:
+            if row["score"] >= min_score:
+                by_image.setdefault(row["image_id"], []).append(row)
+        for index in np.linspace(0, len(records) - 1, min(count, len(records))).round().astype(int):
+            record = records[index]
+            name = os.path.abspath(record["file_name"])
+            names = list(metadata.get("thing_classes", []))
+            image = found.setdefault(name, GalleryImage(name, names, truth=_truth(record)))
+            own = by_image.get(record["image_id"], [])
+            image.labels[run.name] = Boxes(
+                [_corners(row["bbox"]) for row in own],
+                [to_index.get(row["category_id"], row["category_id"]) for row in own],
+                [row["score"] for row in own],
+            )
+    return list(found.values()), remarks
+
+
+def _detections(run: RunData) -> Tuple[str, List[Dict[str, Any]]]:
+    for name in [*run.get("DATASETS.TEST", []), *run.get("DATASETS.VAL", [])]:
+        path = os.path.join(
+            run.folder, "inference", "teacher", name, "coco_instances_results.json"
+        )
+        try:
+            with open(path, encoding="utf-8") as file:
+                return name, json.load(file)
+        except (OSError, ValueError):  # not written yet, or being written now
+            continue
+    return "", []
+
+
+def _dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
+    # Only the declarations: a config that this version cannot load whole may still show its pictures.
+    register_datasets(CfgNode({"SSOD": {"DATASETS": run.get("SSOD.DATASETS", {})}}))
+    return DatasetCatalog.get(name), MetadataCatalog.get(name)
+
+
+def _truth(record: Dict[str, Any]) -> Boxes:
+    rows = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in rows]
+    return Boxes([list(box) for box in boxes], [a["category_id"] for a in rows])
+
+
+def _corners(box: Sequence[float]) -> List[float]:
+    return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Optional[str]:
+    """A JPEG with boxes as a data URI; None where the file cannot be read."""
+    try:
+        image = detection_utils.read_image(file_name, format="BGR")
+    except Exception:  # whatever Pillow's decoders raise on a damaged file
+        return None
+    longest = max(image.shape[:2])
+    factor = min(1.0, _SIZE / longest)
+    if factor < 1.0:
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+    drawn = draw_boxes(
+        torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+        torch.tensor(labels.boxes, dtype=torch.float32).reshape(-1, 4) * factor,
+        torch.tensor(labels.classes, dtype=torch.int64),
+        list(class_names),
+        None if labels.scores is None else torch.tensor(labels.scores),
+        scale=max(1, _ENLARGED // longest),
+    )
+    encoded = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

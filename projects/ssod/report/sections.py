@@ -1,0 +1,299 @@
+"""The sections of the report. Each takes the runs and returns None where they have nothing to show."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+from ssod.errors import UserError
+from ssod.report.charts import Bars, Line, bar_chart, line_chart
+from ssod.report.run_data import RunData
+from ssod.report.section import (
+    TRUTH_COLOUR,
+    Section,
+    fold,
+    grid,
+    legend,
+    listing,
+    note,
+    number,
+    run_colour,
+    table,
+    text,
+    unique,
+)
+
+# A bar chart of more classes shows the most frequent and the rarest half of so many.
+_MOST_CLASSES = 80
+
+
+def warning_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """What the log warned about, repeated warnings once with their number."""
+    items = []
+    for run in runs:
+        seen: Dict[str, List[str]] = {}
+        for when, message in run.warnings:
+            seen.setdefault(message, []).append(when)
+        for message, times in list(seen.items())[:50]:
+            who = f"<b>{text(run.name)}</b>, " if len(runs) > 1 else ""
+            often = f" ({len(times)} times)" if len(times) > 1 else ""
+            items.append(f"{who}{text(times[-1])}{often}: {text(message)}")
+    return Section("Warnings", f"<div class=warn>{listing(items)}</div>") if items else None
+
+
+def ap_section(runs: Sequence[RunData]) -> Section:
+    """AP of teacher and student over training, a chart for each evaluated dataset."""
+    pattern = re.compile(r"(?:(.+)/)?(teacher|student)/bbox/(AP|AP50)")
+    found: Dict[Tuple[str, str], List[Line]] = {}
+    for index, run in enumerate(runs):
+        names = run.get("DATASETS.VAL") or run.get("DATASETS.TEST") or [""]
+        for key in sorted(run.keys(), key=lambda k: "student" in k):
+            match = pattern.fullmatch(key)
+            if match:
+                dataset, role, metric = match.group(1) or names[0], match.group(2), match.group(3)
+                label = role if len(runs) == 1 else f"{run.name}, {role}"
+                line = Line(label, run.series(key), run_colour(index), role == "student")
+                found.setdefault((dataset, metric), []).append(line)
+    charts = [
+        line_chart(f"{metric} on {dataset}" if dataset else metric, lines, low=0.0, marks=_burn_in(runs))
+        for (dataset, metric), lines in sorted(found.items())
+    ]
+    if not any(charts):
+        return Section("Average precision", note("No evaluation yet."))
+    remark = "<p class=soft>The dotted line is the end of burn-in.</p>" if _burn_in(runs) else ""
+    return Section("Average precision", grid(charts) + remark)
+
+
+def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """A table of all metrics of the best teacher, a column for each run and dataset; the best of a row in bold."""
+    columns = [
+        (run, dataset, how, metrics)
+        for run in runs
+        for (dataset, how), metrics in run.measured_ap().items()
+    ]
+    if not columns:
+        return None
+    names = unique([name for _, _, _, metrics in columns for name in metrics])
+    names = [n for n in names if not n.startswith("AP-")] + [n for n in names if n.startswith("AP-")]
+    headers = ["AP in %"] + [
+        (f"{text(run.name)}<br>" if len(runs) > 1 else "")
+        + f"{text(dataset)}<br><span class=soft>{text(how)}</span>"
+        for run, dataset, how, _ in columns
+    ]
+    rows = []
+    for name in names:
+        values = [metrics.get(name, math.nan) for _, _, _, metrics in columns]
+        best = max((v for v in values if math.isfinite(v)), default=None)
+        label = f"class {name[3:]}" if name.startswith("AP-") else name
+        cells = [
+            f"<b>{number(v)}</b>" if len(columns) > 1 and v == best else number(v) for v in values
+        ]
+        rows.append([text(label), *cells])
+    return Section("AP per class", table(headers, rows, tall=len(rows) > 30))
+
+
+def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """How many pseudo-labels there are and how good they are, over training and per class."""
+    several = len(runs) > 1
+    counts: List[Line] = []
+    for index, run in enumerate(runs):
+        for key, what in (("boxes_per_image", "selected"), ("candidates_per_image", "candidates")):
+            label = f"{run.name}, {what}" if several else what
+            points = run.series(f"pseudo/{key}")
+            counts.append(Line(label, points, run_colour(index), what == "candidates"))
+    measures = (
+        ("precision", "Precision of pseudo-labels", 1.0),
+        ("recall", "Recall of pseudo-labels", 1.0),
+        ("mean_iou", "Mean IoU of the right pseudo-labels", 1.0),
+        ("kl", "KL(truth ‖ pseudo-labels) of the classes, nats", None),
+    )
+    charts = [line_chart("Pseudo-boxes per image", counts, low=0.0)]
+    for key, title, high in measures:
+        lines = []
+        for index, run in enumerate(runs):
+            for labels in ("selected", "candidates"):
+                label = f"{run.name}, {labels}" if several else labels
+                points = run.quality_series(key, labels)
+                lines.append(Line(label, points, run_colour(index), labels == "candidates"))
+        charts.append(line_chart(title, lines, low=0.0, high=high, with_legend=False))
+    charts = [chart for chart in charts if chart]
+    if not charts:
+        return None
+    body = (
+        "<p class=soft>Selected: what the main branch trains on. Candidates (dashed): all that the teacher "
+        "detects. A pseudo-label is right if it overlaps a true box of its class with IoU ≥ 0.5, one to one.</p>"
+    )
+    measured = [(i, run, _latest_quality(run)) for i, run in enumerate(runs)]
+    measured = [(i, run, record) for i, run, record in measured if record]
+    body += grid(charts)
+    body += _class_quality(measured) if measured else note("No truth is declared, or nothing was measured yet.")
+    return Section("Pseudo-labels", body)
+
+
+def _latest_quality(run: RunData) -> Dict[str, Any]:
+    found = [record for record in run.quality.values() if "selected" in record]
+    return found[-1] if found else {}
+
+
+def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> str:
+    first = measured[0][2]
+    truth = {name: row["truth"] for name, row in first["selected"]["per_class"].items()}
+    names, remark = _shown_classes(truth)
+
+    def per_class(record: Dict[str, Any], key: str) -> List[Optional[float]]:
+        rows = record["selected"]["per_class"]
+        return [rows.get(name, {}).get(key) for name in names]
+
+    def share(record: Dict[str, Any], key: str) -> List[Optional[float]]:
+        total = sum(row[key] for row in record["selected"]["per_class"].values())
+        return [100 * (v or 0.0) / total if total else None for v in per_class(record, key)]
+
+    charts = []
+    for key, title in (("precision", "Precision per class"), ("recall", "Recall per class")):
+        bars = [Bars(run.name, per_class(record, key), run_colour(i)) for i, run, record in measured]
+        charts.append(bar_chart(title, names, bars, maximum=1.0))
+    bars = [Bars("truth", share(first, "truth"), TRUTH_COLOUR)]
+    for i, run, record in measured:
+        label = f"{run.name} (KL {number(record['selected']['kl'], 3)})"
+        bars.append(Bars(label, share(record, "count"), run_colour(i)))
+    charts.append(bar_chart("Share of each class, %", names, bars, digits=1))
+    headers = ["", "step", "images", "precision", "recall", "mean IoU", "KL", "labels", "true boxes"]
+    rows = []
+    for i, run, record in measured:
+        for labels in ("selected", "candidates"):
+            row = record[labels]
+            classes = row["per_class"].values()
+            rows.append(
+                [
+                    text(f"{run.name}, {labels}"),
+                    str(record["step"]),
+                    str(record["sampled_images"]),
+                    *(number(row[key], 3) for key in ("precision", "recall", "mean_iou", "kl")),
+                    number(sum(c["count"] for c in classes), 0),
+                    number(sum(c["truth"] for c in classes), 0),
+                ]
+            )
+    return f"<h3>At the last measurement{text(remark)}</h3>{table(headers, rows)}<br>{grid(charts)}"
+
+
+def _shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
+    if len(truth) <= _MOST_CLASSES:
+        return list(truth), ""
+    ordered = sorted(truth, key=lambda name: -truth[name])
+    half = _MOST_CLASSES // 2
+    chosen = ordered[:half] + ordered[-half:]
+    return chosen, f" (of {len(truth)} classes the {half} most frequent and the {half} rarest)"
+
+
+def pseudo_label_gallery(runs: Sequence[RunData]) -> Optional[Section]:
+    """Unlabelled images with each run's pseudo-labels beside the truth."""
+    from ssod.report.gallery import pseudo_label_images
+
+    images = pseudo_label_images(runs)
+    if not images:
+        return None
+    steps = [f"{run.name}: step {list(run.quality)[-1]}" for run in runs if run.quality]
+    remark = f"<p class=soft>The labels that the main branch trains on, of {text('; '.join(steps))}.</p>"
+    return Section("What the teacher teaches", remark + _pictures(images))
+
+
+def detection_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """The teachers' detections on test or validation images."""
+    from ssod.report.gallery import detection_images
+
+    images, remarks = detection_images(runs)
+    if not images:
+        return None
+    remark = "<p class=soft>Of the teacher that was evaluated last, score ≥ 0.5.</p>"
+    return Section("Detections", remark + _pictures(images) + "".join(map(note, remarks)))
+
+
+def _pictures(images: Sequence[Any]) -> str:
+    from ssod.report.gallery import picture
+
+    cards, missing = [], []
+    for image in images:
+        sources = list(image.labels.items())
+        sources += [("truth", image.truth)] if image.truth is not None else []
+        shots = []
+        for name, labels in sources:
+            uri = picture(image.file_name, labels, image.class_names)
+            if uri:
+                caption = f"{text(name)}: {len(labels.boxes)}"
+                shots.append(
+                    f"<figure><figcaption>{caption}</figcaption><img loading=lazy alt='{caption} boxes' src='{uri}'></figure>"
+                )
+        if shots:
+            name = f"<div class=name>{text(os.path.basename(image.file_name))}</div>"
+            cards.append(f"<div class=shot>{''.join(shots)}{name}</div>")
+        else:
+            missing.append(image.file_name)
+    remark = f"{len(missing)} images cannot be read here, such as {missing[0]}." if missing else ""
+    return f"<div class=pictures>{''.join(cards)}</div>" + (note(remark) if remark else "")
+
+
+def loss_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """Every loss over training, then learning rate and speed."""
+
+    def lines(key: str) -> List[Line]:
+        return [Line(run.name, run.series(key), run_colour(i)) for i, run in enumerate(runs)]
+
+    keys = unique([key for run in runs for key in run.keys()])
+    losses = [key for key in keys if key.startswith("loss_") and key != "loss_scale"]
+    charts = [line_chart("total_loss", lines("total_loss"), low=0.0, with_legend=False)]
+    charts += [line_chart(key, lines(key), with_legend=False) for key in sorted(losses)]
+    if not any(charts):
+        return None
+    others = [
+        line_chart(title, lines(key), low=0.0, with_legend=False)
+        for key, title in (
+            ("lr", "Learning rate"),
+            ("time", "Seconds per step"),
+            ("data_time", "Seconds of waiting for data, per step"),
+        )
+    ]
+    keys_line = [(run.name, run_colour(i), False) for i, run in enumerate(runs)]
+    head = legend(keys_line) if len(runs) > 1 else ""
+    return Section("Losses", head + grid(charts) + fold("Learning rate and speed", grid(others)))
+
+
+def method_sections(runs: Sequence[RunData]) -> List[Section]:
+    """What each method has to say about each run that used it (`Method.report_section`)."""
+    if not any(run.get("SSOD.METHODS") for run in runs):
+        return []
+    from ssod.methods import get_method
+
+    found = []
+    for name in unique([name for run in runs for name in run.get("SSOD.METHODS") or []]):
+        for run in runs:
+            if name not in (run.get("SSOD.METHODS") or []):
+                continue
+            try:
+                method = get_method(name)
+            except UserError:  # of a user's own package, which this process has not imported
+                break
+            section = method.report_section(run)
+            if section is not None:
+                title = f"{section.title} ({run.name})" if len(runs) > 1 else section.title
+                found.append(Section(title, section.html))
+    return found
+
+
+def skipped_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """Image files that training could not read."""
+    parts = []
+    for run in runs:
+        files = run.skipped_files
+        if files:
+            title = f"<h3>{text(run.name)}: {len(files)} files</h3>"
+            parts.append(title + listing([f"{text(f)}: {text(why)}" for f, why in files.items()]))
+    return Section("Skipped image files", f"<div class=warn>{''.join(parts)}</div>") if parts else None
+
+
+def _burn_in(runs: Sequence[RunData]) -> List[Tuple[int, str]]:
+    ends = unique([str(run.burn_in_end) for run in runs if run.burn_in_end])
+    return [(int(end), f"end of burn-in, step {end}") for end in ends]
+
+

@@ -1,0 +1,387 @@
+"""Draws labels, training views, pseudo-labels or detections on any declared dataset, to one sheet or to single files.
+
+python -m ssod.tools.visualise --config-file X.yaml --dataset NAME --what labels|views|pseudo|detections
+    [--weights FILE] [--num 16] [--output sheet.png | DIR] [--score S] [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from ssod import compat
+
+compat.apply()
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
+from detectron2.data import transforms as T  # noqa: E402
+from detectron2.modeling import build_model  # noqa: E402
+from detectron2.structures import BoxMode  # noqa: E402
+from detectron2.utils.events import EventStorage  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+from ssod.data.catalog import check_classes, dataset_classes, register_datasets  # noqa: E402
+from ssod.data.coco import CocoSet  # noqa: E402
+from ssod.data.declarations import suggestion  # noqa: E402
+from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image  # noqa: E402
+from ssod.engine.atomic import write_atomically  # noqa: E402
+from ssod.engine.checkpoint import SSODCheckpointer, detector_state  # noqa: E402
+from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
+from ssod.engine.teacher_student import TeacherStudent  # noqa: E402
+from ssod.errors import UserError  # noqa: E402
+from ssod.methods import StepContext, build_methods  # noqa: E402
+from ssod.report.contact_sheet import (  # noqa: E402
+    Panel,
+    beside,
+    contact_sheet,
+    draw_panel,
+    single_size,
+)
+from ssod.structures import Sample, SampleRef, SSODBatch  # noqa: E402
+
+# (records, class names of the labels) of a dataset
+Loaded = Tuple[List[Dict[str, Any]], List[str]]
+
+
+def load_dataset(cfg: CfgNode, name: str) -> Loaded:
+    """A dataset's records with "annotations" where it has labels or names its TRUTH, and the class names.
+
+    Raises:
+        UserError: there is no such dataset, or it cannot be read.
+    """
+    register_datasets(cfg)
+    if name not in DatasetCatalog:
+        raise UserError(f"--dataset {name} is not declared: {suggestion(name, cfg.SSOD.DATASETS)}")
+    metadata = MetadataCatalog.get(name)
+    truth = metadata.get("truth_file")
+    if truth:
+        known = CocoSet(name, truth, metadata.get("image_root", ""))
+        return list(known.labeled_records()), known.classes()
+    try:
+        records = DatasetCatalog.get(name)
+    except FileNotFoundError as error:  # Detectron2's own sets
+        raise UserError(f"{error.filename}, needed by {name}, does not exist: put it there.") from None
+    return records, list(dataset_classes(name) or ())
+
+
+def spread(total: int, number: int) -> List[int]:
+    """At most `number` of the indices 0..total-1, evenly spread."""
+    return sorted({index * total // number for index in range(number)}) if total else []
+
+
+def _label_panel(image: Tensor, record: Dict[str, Any], names: List[str], caption: str) -> Panel:
+    annotations = record.get("annotations", ())
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return Panel(
+        image,
+        caption,
+        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64),
+        names=names,
+    )
+
+
+def _counted(title: str, boxes: int) -> str:
+    return f"{title}: {boxes} box{'' if boxes == 1 else 'es'}"
+
+
+def _base(record: Dict[str, Any]) -> str:
+    return os.path.basename(record["file_name"])
+
+
+class Views:
+    """Samples as the training loader makes them, by the same mapper; truth where there is one."""
+
+    def __init__(self, cfg: CfgNode, methods: nn.ModuleDict, names: List[str]) -> None:
+        found = {name: method.view_transform() for name, method in methods.items()}
+        transforms = {name: t for name, t in found.items() if t is not None}
+        self._mapper = TwoViewMapper.from_config(cfg, transforms, seed=max(0, cfg.SEED))
+        self.swap = cfg.INPUT.FORMAT == "RGB"
+        self._names = names
+
+    def sample(self, record: Dict[str, Any], index: int) -> Sample:
+        """Deterministic: it depends on the seed and the index alone."""
+        stream = "labeled" if "annotations" in record else "unlabeled"
+        return self._mapper(record, SampleRef(stream, index, index))
+
+    def panel(self, sample: Sample, view: str, title: str) -> Panel:
+        """One view ("weak" or "strong") with the true boxes, if there are any."""
+        image: Tensor = getattr(sample, view)
+        panel = Panel(image.flip(0) if self.swap else image, title, names=self._names)
+        if sample.instances is not None:
+            panel.boxes, panel.classes = sample.instances.gt_boxes.tensor, sample.instances.gt_classes
+            panel.caption = _counted(title, len(panel.boxes))
+        return panel
+
+
+def label_cells(cfg: CfgNode, loaded: Loaded) -> Callable[[Dict[str, Any], int], List[Panel]]:
+    """Images as they are in their files, with their labels."""
+    names = loaded[1]
+
+    def cell(record: Dict[str, Any], index: int) -> List[Panel]:
+        image = torch.from_numpy(np.ascontiguousarray(read_image(record, "BGR").transpose(2, 0, 1)))
+        panel = _label_panel(image, record, names, _base(record))
+        if "annotations" in record:
+            panel.caption = _counted(_base(record), len(panel.boxes))
+        return [panel]
+
+    return cell
+
+
+def view_cells(cfg: CfgNode, loaded: Loaded) -> Callable[[Dict[str, Any], int], List[Panel]]:
+    """The weak and the strong view that training would see."""
+    views = Views(cfg, build_methods(cfg), loaded[1])
+
+    def cell(record: Dict[str, Any], index: int) -> List[Panel]:
+        sample = views.sample(record, index)
+        return [
+            views.panel(sample, "weak", f"{_base(record)}, weak view"),
+            views.panel(sample, "strong", "strong view"),
+        ]
+
+    return cell
+
+
+def pseudo_cells(
+    cfg: CfgNode, loaded: Loaded, weights: str, score: Optional[float]
+) -> Callable[[Dict[str, Any], int], List[Panel]]:
+    """What the teacher labels on the weak view, beside the truth where there is one.
+
+    Args:
+        weights: a full checkpoint, or the teacher's weights. score: None for the labels that `SSOD.METHODS` select; else
+            every candidate with at least this score, whatever the methods say.
+    """
+    if score is None and not cfg.SSOD.METHODS:
+        raise UserError("SSOD.METHODS is empty, so nothing selects pseudo-labels: add --score, such as --score 0.7.")
+    core = load_teacher(cfg, weights)
+    views = Views(cfg, core.methods, loaded[1])
+    names = model_classes(cfg, loaded[1])
+
+    def cell(record: Dict[str, Any], index: int) -> List[Panel]:
+        sample = views.sample(record, index)
+        hidden = replace(sample, instances=None)
+        context = StepContext(core.step, SSODBatch([], [hidden]), core.student, core.teacher)
+        with EventStorage():
+            context.teacher_outputs = core.label([hidden])
+            row = core.refine(context).instances[0]
+        row = row[row.selected if score is None else row.scores >= score]
+        title = _counted(f"{_base(record)}, pseudo", len(row))
+        panel = replace(views.panel(hidden, "weak", title), names=names)
+        panel.boxes, panel.classes, panel.scores = row.gt_boxes.tensor, row.gt_classes, row.scores
+        truth = sample.instances is not None
+        return [panel] + ([views.panel(sample, "weak", "truth")] if truth else [])
+
+    return cell
+
+
+def detection_cells(
+    cfg: CfgNode, loaded: Loaded, weights: str, score: float, role: Optional[str]
+) -> Callable[[Dict[str, Any], int], List[Panel]]:
+    """A model's detections on the images as at test time, beside the labels where there are any."""
+    cfg = cfg.clone()
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = score
+    model = load_detector(cfg, weights, role)
+    names = model_classes(cfg, loaded[1])
+    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+
+    def cell(record: Dict[str, Any], index: int) -> List[Panel]:
+        image = read_image(record, cfg.INPUT.FORMAT)
+        moved = T.AugInput(image)
+        resize(moved)
+        tensor = torch.from_numpy(moved.image.astype("float32").transpose(2, 0, 1))
+        size = {"height": image.shape[0], "width": image.shape[1]}
+        with torch.no_grad():
+            found = model([{"image": tensor, **size}])[0]["instances"].to("cpu")
+        bgr = image[:, :, ::-1] if cfg.INPUT.FORMAT == "RGB" else image
+        shown = torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1)))
+        panel = Panel(
+            shown,
+            _counted(f"{_base(record)}, detected", len(found)),
+            found.pred_boxes.tensor,
+            found.pred_classes,
+            found.scores,
+            names,
+        )
+        if "annotations" not in record:
+            return [panel]
+        title = _counted("truth", len(record["annotations"]))
+        return [panel, _label_panel(shown, record, loaded[1], title)]
+
+    return cell
+
+
+def model_classes(cfg: CfgNode, fallback: List[str]) -> List[str]:
+    """Class names of the training set; those of the drawn one where that is not at hand."""
+    try:
+        return check_classes(cfg) or fallback
+    except (UserError, OSError):
+        return fallback
+
+
+def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
+    """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
+    model = build_model(cfg)
+    checkpointer = SSODCheckpointer(model)
+    data = checkpointer.load_file(weights)
+    if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
+        checkpointer.load(weights, checkpointables=[])
+    else:
+        _fill(model, detector_state(data, weights, role), weights)
+    return model.eval()
+
+
+def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
+    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone."""
+    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core.to(cfg.MODEL.DEVICE)
+    data = SSODCheckpointer(nn.Identity()).load_file(weights)
+    detector_state(data, weights, None)  # refuses what is no detector
+    _fill(core.teacher, data.get("teacher", data["model"]), weights)
+    _fill(core.student, data["model"], weights)
+    if "methods" in data:
+        core.methods.load_state_dict(data["methods"], strict=False)
+        core.step = data["trainer"]["iteration"] + 1
+    elif core.methods.state_dict():
+        print(
+            f"note: {weights} holds no state of the methods, which start fresh: name a full checkpoint (model_*.pth).",
+            file=sys.stderr,
+        )
+    return core
+
+
+def _fill(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not fit the config ({detail}): give the config it was trained with.") from None
+    heads = [key for key in missing if key.startswith("ssod_heads.")]
+    if heads and heads == missing:
+        raise UserError(
+            f"{path} lacks the heads of {heads[0].split('.')[1]}: name a full checkpoint (model_*.pth), or see the teacher's "
+            "candidates without methods: --score 0.5 SSOD.METHODS '()'."
+        )
+    if missing:
+        raise UserError(f"{path} does not fit the config: it lacks {missing[0]}; give the config it was trained with.")
+
+
+def draw_cells(
+    records: List[Dict[str, Any]],
+    number: int,
+    make: Callable[[Dict[str, Any], int], List[Panel]],
+) -> Iterator[Tuple[Dict[str, Any], List[Panel]]]:
+    """(record, panels) of each readable image chosen; the others are listed on stderr."""
+    for index in spread(len(records), number):
+        try:
+            yield records[index], make(records[index], index)
+        except UnreadableImage as error:
+            print(f"skipped: {error.file_name} ({error.reason})", file=sys.stderr)
+
+
+def save(path: str, image: np.ndarray) -> None:
+    """Writes a uint8 RGB (H, W, 3) image; the suffix says how."""
+    _, encoded = cv2.imencode(os.path.splitext(path)[1], image[:, :, ::-1])
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        write_atomically(path, lambda file: file.write(encoded.tobytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --output.") from None
+
+
+def write(output: str, cells: Iterator[Tuple[Dict[str, Any], List[Panel]]], what: str) -> List[str]:
+    """One sheet where `output` ends with .png or .jpg, else a file for each image in that folder.
+
+    Returns:
+        The paths written.
+    """
+    suffix = os.path.splitext(output)[1].lower()
+    if suffix in (".png", ".jpg", ".jpeg"):
+        found = [panels for _, panels in cells]
+        if found:
+            save(output, contact_sheet(found))
+        return [output] if found else []
+    paths = []
+    for number, (record, panels) in enumerate(cells):
+        stem = os.path.splitext(_base(record))[0]
+        path = os.path.join(output, f"{number:03d}_{stem}_{what}.png")
+        save(path, beside([draw_panel(panel, single_size(panel)) for panel in panels]))
+        paths.append(path)
+    return paths
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    suffix = os.path.splitext(args.output)[1].lower()
+    if suffix not in ("", ".png", ".jpg", ".jpeg") and not os.path.isdir(args.output):
+        raise UserError(f"--output {args.output}: name a .png or .jpg file, or a folder.")
+    needs_model = args.what in ("pseudo", "detections")
+    if needs_model and not args.weights:
+        raise UserError(f"--what {args.what} needs --weights: name a checkpoint or weights file.")
+    if args.weights and not needs_model:
+        raise UserError(f"--what {args.what} draws without a model: leave --weights out.")
+    if args.num < 1:
+        raise UserError(f"--num {args.num}: draw at least 1 image.")
+    if args.score is not None and not 0.0 <= args.score <= 1.0:
+        raise UserError(f"--score {args.score}: use a score between 0 and 1.")
+    if args.model and args.what != "detections":
+        raise UserError("--model is for --what detections: leave it out.")
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssod.tools.visualise",
+        description="Draw what a dataset, the training views, a teacher or a trained model look like.",
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--dataset", required=True, metavar="NAME", help="from SSOD.DATASETS, or built in")
+    parser.add_argument(
+        "--what",
+        choices=("labels", "views", "pseudo", "detections"),
+        default="labels",
+        help="labels (or hidden TRUTH); weak and strong view; a teacher's pseudo-labels; a model's detections",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="for pseudo and detections")
+    parser.add_argument(
+        "--model",
+        choices=("teacher", "student"),
+        help="which one of a full checkpoint detects (default: teacher)",
+    )
+    parser.add_argument("--num", type=int, default=16, help="images, spread evenly over the dataset")
+    parser.add_argument(
+        "--output", default="visualise.png", metavar="FILE.png|DIR", help="one sheet, or a folder of files"
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        help="lowest score drawn: of detections (default 0.5); of pseudo-labels (default: what the methods select)",
+    )
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs, at the end")
+    args = parser.parse_args(argv)
+    _check_arguments(args)
+    cfg = load_config(args.config_file, split_opts(args.opts))
+    loaded = load_dataset(cfg, args.dataset)
+    if args.what == "labels":
+        make = label_cells(cfg, loaded)
+    elif args.what == "views":
+        make = view_cells(cfg, loaded)
+    elif args.what == "pseudo":
+        make = pseudo_cells(cfg, loaded, args.weights, args.score)
+    else:
+        score = 0.5 if args.score is None else args.score
+        make = detection_cells(cfg, loaded, args.weights, score, args.model)
+    paths = write(args.output, draw_cells(loaded[0], args.num, make), args.what)
+    if not paths:
+        raise UserError(f"No image of {args.dataset} could be read: check its folder.")
+    print(paths[0] if len(paths) == 1 else f"{len(paths)} files in {args.output}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,39 @@
+"""Two gloo ranks on the CPU stay identical, resume, and equal one rank where they can."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+
+import two_ranks
+from ssod.engine.launch import launch
+from tiny import tiny_cfg, with_squares
+
+
+@pytest.fixture(scope="module")
+def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
+    output = tmp_path_factory.mktemp("two_ranks")
+    launch(two_ranks.main, 2, args=(str(squares), str(output)), device="cpu")
+    return {"output": output, **json.loads((output / "found.json").read_text())}
+
+
+@pytest.mark.parametrize("case", ["toy", "live_bn", "threshold", "toy_resumed", "equal"])
+def test_ranks_agree_to_the_bit(found: Dict[str, Any], case: str) -> None:
+    first, second = found[case]["digests"]
+    assert first == second
+
+
+def test_two_ranks_resume_to_the_bit(found: Dict[str, Any]) -> None:
+    assert found["toy"]["digests"] == found["toy_resumed"]["digests"]
+
+
+def test_two_ranks_equal_one(found: Dict[str, Any], squares: Path, tmp_path: Path) -> None:
+    cfg = two_ranks.quota_free(with_squares(tiny_cfg(), squares, tmp_path / "one"))
+    one = two_ranks.state_of(two_ranks.train(cfg))
+    two = torch.load(found["output"] / "equal.pth", weights_only=True)
+    for name, value in one.items():
+        assert torch.allclose(value, two[name], atol=1e-6), name

@@ -1,0 +1,98 @@
+"""What the two-rank tests run in each process; one group serves all cases, since importing Detectron2 takes seconds."""
+
+from ssod import compat
+
+compat.apply()
+
+import hashlib  # noqa: E402
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, Dict  # noqa: E402
+
+import torch  # noqa: E402
+from detectron2.config import CfgNode  # noqa: E402
+from detectron2.utils import comm  # noqa: E402
+
+import toy_method  # noqa: E402,F401  (registers Toy)
+from ssod.engine.trainer import SSODTrainer  # noqa: E402
+from tiny import tiny_cfg, with_squares  # noqa: E402
+
+
+def state_of(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
+    """Student, teacher and methods."""
+    core = trainer.core
+    parts = {"student": core.student, "teacher": core.teacher, "methods": core.methods}
+    return {
+        f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()
+    }
+
+
+def digest(state: Dict[str, torch.Tensor]) -> str:
+    """Equal only for bit-identical states."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        sha.update(name.encode() + state[name].numpy().tobytes())
+    return sha.hexdigest()
+
+
+def quota_free(cfg: CfgNode) -> CfgNode:
+    """Every anchor and RoI takes part, equally many in each image, so that ranks or micro-batches add up exactly."""
+    cfg.merge_from_list(
+        [
+            *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100_000, "MODEL.RPN.POSITIVE_FRACTION", 1.0),
+            *(
+                "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+                100_000,
+                "MODEL.ROI_HEADS.POSITIVE_FRACTION",
+                1.0,
+            ),
+            *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 20),
+            *("MODEL.RPN.NMS_THRESH", 1.0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1),
+        ]
+    )
+    return cfg
+
+
+def train(cfg: CfgNode, resume: bool = False) -> SSODTrainer:
+    """A whole run."""
+    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+    trainer = SSODTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+def main(root: str, output: str) -> None:
+    """Runs every case and has rank 0 write what the ranks found."""
+    torch.set_num_threads(1)
+    folder, found = Path(output), {}
+
+    def report(name: str, trainer: SSODTrainer, **more: Any) -> None:
+        digests = comm.all_gather(digest(state_of(trainer)))
+        found[name] = {"digests": digests, **more}
+
+    for name, norm, methods in (
+        ("toy", "GN", ("Toy",)),
+        ("live_bn", "BN", ("Toy",)),
+        ("threshold", "FrozenBN", ("ScoreThreshold", "PseudoBoxRegression")),
+    ):
+        cfg = with_squares(tiny_cfg(norm), Path(root), folder / name, methods)
+        cfg.merge_from_list(
+            ["SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4, "SSOD.SNAPSHOT_DELAY", 3]
+        )
+        cfg.merge_from_list(
+            ["SOLVER.CHECKPOINT_PERIOD", 4, "SOLVER.MAX_ITER", 7, "SSOD.SCORE_THRESHOLD", 0.1]
+        )
+        report(name, train(cfg))
+        if name == "toy":
+            comm.synchronize()
+            if comm.is_main_process():
+                (folder / name / "last_checkpoint").write_text("model_0000003.pth")
+            comm.synchronize()
+            report("toy_resumed", train(cfg, resume=True))
+    equal = quota_free(with_squares(tiny_cfg(), Path(root), folder / "equal"))
+    trainer = train(equal)
+    report("equal", trainer)
+    if comm.is_main_process():
+        torch.save(state_of(trainer), folder / "equal.pth")
+        (folder / "found.json").write_text(json.dumps(found))
