@@ -50,8 +50,12 @@ def lines(output: Path) -> list[Dict[str, Any]]:
 def test_training_does_not_notice_it(squares: Path, tmp_path: Path) -> None:
     seeing = train(config(squares, tmp_path / "seeing"))
     blind = train(config(squares, tmp_path / "blind", truth=False))
-    a, b = state(seeing), state(blind)
-    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PseudoLabelQuality, "after_step", lambda self: None)
+        without = train(config(squares, tmp_path / "without"))
+    a = state(seeing)
+    for other in (state(blind), state(without)):
+        assert a.keys() == other.keys() and all(torch.equal(a[name], other[name]) for name in a)
     keep = ("loss", "pseudo/", "lr", "iteration")
 
     def kept(output: Path) -> list[Dict[str, Any]]:
@@ -61,6 +65,7 @@ def test_training_does_not_notice_it(squares: Path, tmp_path: Path) -> None:
         return any(word in key for word in keep)
 
     assert kept(tmp_path / "seeing")[-1] == kept(tmp_path / "blind")[-1]
+    assert kept(tmp_path / "seeing")[-1] == kept(tmp_path / "without")[-1]
     # Without truth there is still something to look at, but nothing that claims to be measured.
     record = json.loads((tmp_path / "blind" / "pseudo_quality" / "step_6.json").read_text())
     assert len(record["images"]) == 12 and "selected" not in record

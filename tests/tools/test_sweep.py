@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -327,8 +328,10 @@ def test_records(tmp_path: Path) -> None:
     assert failure_reason(folder, -9) == "ended by signal 9: was the memory exhausted?"
 
 
-def test_real_run_survives_a_kill(tmp_path: Path, squares: Path) -> None:
-    """The command itself, from another folder: killed outright in training; its run dies with it, and the next one finishes."""
+def test_real_run_survives_a_kill(
+    tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command itself, killed outright in training: its run dies with it, and the next sweep finishes it."""
     coco = "{{FORMAT: coco, ANNOTATIONS: {root}/{name}.json, IMAGES: {root}/{name}}}"
     base = Path(__file__).parents[2] / "configs/digit_scenes/base.yaml"
     declared = (f"squares_{n}: " + coco.format(root=squares, name=n) for n in ("labeled", "test"))
@@ -337,30 +340,29 @@ def test_real_run_survives_a_kill(tmp_path: Path, squares: Path) -> None:
         "MODEL: {ROI_HEADS: {NUM_CLASSES: 3}}\n"
         "INPUT: {MIN_SIZE_TRAIN: [64], MAX_SIZE_TRAIN: 64, MIN_SIZE_TEST: 64}\n"
         "DATASETS: {TRAIN: [squares_labeled], VAL: [squares_test], TEST: [squares_test]}\n"
-        "SOLVER: {MAX_ITER: 6, CHECKPOINT_PERIOD: 2, IMS_PER_BATCH: 2}\n"
+        "SOLVER: {MAX_ITER: 12, CHECKPOINT_PERIOD: 2, IMS_PER_BATCH: 2}\n"
         "TEST: {EVAL_PERIOD: 0}\n"
         f"SSOD: {{DATASETS: {{{', '.join(declared)}}}}}\n"
     )
-    command = [sys.executable, "-m", "ssod.tools.sweep", "--configs", "tiny.yaml", "--seeds", "1"]
-    command += ["--output", "out"]
-    package = str(Path(ssod.__file__).parents[1])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": package}
-    pipes: Dict[str, Any] = {"cwd": tmp_path, "env": env, "text": True}
-    pipes.update(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    arguments = ["--configs", "tiny.yaml", "--seeds", "1", "--output", "out"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(ssod.__file__).parents[1]))
     folder = tmp_path / "out/tiny/seed_1"
-    first = subprocess.Popen(command, **pipes)
+    first = subprocess.Popen([sys.executable, "-m", "ssod.tools.sweep", *arguments])
     end = time.monotonic() + 120
     while not (folder / "last_checkpoint").exists() and first.poll() is None:
         assert time.monotonic() < end
         time.sleep(0.02)
     first.kill()
-    output = first.communicate()[0]
-    assert first.returncode == -9, output
-    second = subprocess.run(command, timeout=120, **pipes)
-    assert second.returncode == 0, second.stdout
-    assert "| tiny | 1 of 1 |" in second.stdout
-    result = json.loads((folder / "results.json").read_text())
-    assert result["steps"] == 6
-    log = (folder / "log.txt").read_text()
-    assert log.count("output in") == 2  # started twice
-    assert read_run(str(folder), 1).state == "done"
+    assert first.wait() == -9
+    with locked("out"):  # the run holds it as long as it lives
+        assert read_run(str(folder), 1).state == "unfinished"
+    assert sweep.main(arguments) == 0
+    done = read_run(str(folder), 1)
+    assert (done.state, done.steps, done.chosen_on) == ("done", 12, ("squares_test",))
+    page = Path("out/table.md").read_text()
+    assert "| tiny | 1 of 1 |" in page and "chosen on squares_test itself" in page
+    steps = [json.loads(line)["iteration"] for line in (folder / "metrics.json").open()]
+    assert len(steps) == len(set(steps))
+    assert re.search(r"[Ll]oading.*model_\d+\.pth", (folder / "log.txt").read_text())

@@ -173,7 +173,9 @@ class SSODTrainer(DefaultTrainer):
                 )
             )
         if comm.is_main_process():
-            self._writer_hook = hooks.PeriodicWriter([], period=20)
+            # A value that is replaced before it is written is lost, so evaluations set the pace where they are frequent.
+            period = min(20, cfg.TEST.EVAL_PERIOD or 20)
+            self._writer_hook = hooks.PeriodicWriter([], period=period)
             built.append(self._writer_hook)
             built.append(
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)

@@ -85,7 +85,10 @@ class Method(nn.Module):
         return None
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
-        """Selects, weights or annotates the teacher's labels by columns; rows stay."""
+        """Selects, weights or annotates the teacher's labels by columns; rows stay.
+
+        Changes no state and talks to no other rank: hooks that measure pseudo-labels call it too, on rank 0 alone.
+        """
         return pseudo
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:

@@ -45,8 +45,9 @@ def line_chart(
         return ""
     steps = [step for line in lines for step, _ in line.points]
     values = [value for line in lines for _, value in line.points]
-    # A short run's axis still has some width.
-    first, last = min(0, min(steps)), max(steps)
+    last = max(steps)
+    # A run that branched off another one has nothing at the left.
+    first = min(steps) if min(steps) > last / 2 and len(set(steps)) > 1 else 0
     bottom, top = _value_range(values, low, high)
 
     def x(step: float) -> float:
@@ -66,7 +67,9 @@ def line_chart(
         if tick == int(tick):
             anchor = "end" if x(tick) > _WIDTH - 30 else "middle"
             label = f"{tick / 1000:g}k" if tick >= 10_000 else f"{tick:g}"
-            parts.append(f"<text x={x(tick):.1f} y={_HEIGHT - 8} text-anchor={anchor}>{label}</text>")
+            parts.append(
+                f"<text x={x(tick):.1f} y={_HEIGHT - 8} text-anchor={anchor}>{label}</text>"
+            )
     for step, label in marks:
         if first <= step <= last:
             parts.append(
@@ -81,7 +84,7 @@ def line_chart(
         )
         if len(line.points) <= _MOST_MARKERS:
             parts += [
-                f"<circle cx={x(step):.1f} cy={y(value):.1f} r=3 fill='{line.colour}'>"
+                f"<circle cx={x(step):.1f} cy={y(value):.1f} r=3 fill='{'#fff' if line.dashed else line.colour}' stroke='{line.colour}'>"
                 f"<title>{text(line.label)}, step {step}: {value:.4g}</title></circle>"
                 for step, value in line.points
             ]
@@ -109,7 +112,7 @@ def ticks(low: float, high: float, count: int = 4) -> List[float]:
         return [low]
     raw = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.999)
+    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.799)
     start = math.ceil(low / step - 1e-9)
     return [i * step for i in range(start, math.floor(high / step + 1e-9) + 1)]
 
@@ -163,8 +166,8 @@ def bar_chart(
             shown = value if value is not None and math.isfinite(value) else 0.0
             width = 100 * min(1.0, shown / full) if full > 0 else 0.0
             cells.append(
-                f"<div class=bar title='{text(bars.label)}'><i style='width:{width:.1f}%;background:{bars.colour}'></i>"
-                f"<span>{number(value, digits)}</span></div>"
+                f"<div class=bar title='{text(bars.label)}'><u><i style='width:{width:.1f}%;background:{bars.colour}'>"
+                f"</i></u><span>{number(value, digits)}</span></div>"
             )
         body.append(f"<div class=row><b>{text(label)}</b><div>{''.join(cells)}</div></div>")
     keys = [(bars.label, bars.colour, False) for bars in series]

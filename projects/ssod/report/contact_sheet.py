@@ -45,7 +45,9 @@ def draw_panel(panel: Panel, longest: int) -> np.ndarray:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     # Enlarged pixels stay sharp: one sees what the detector sees.
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    image = cv2.resize(np.ascontiguousarray(panel.image.permute(1, 2, 0).cpu().numpy()), size, interpolation=how)
+    image = cv2.resize(
+        np.ascontiguousarray(panel.image.permute(1, 2, 0).cpu().numpy()), size, interpolation=how
+    )
     drawn = draw_boxes(
         torch.from_numpy(image).permute(2, 0, 1),
         panel.boxes.detach().cpu() * scale,
@@ -100,7 +102,9 @@ def grid(images: Sequence[np.ndarray], columns: int, margin: int = _GAP) -> np.n
     return sheet
 
 
-def contact_sheet(cells: Sequence[List[Panel]], longest: int = 360, width: int = 1800) -> np.ndarray:
+def contact_sheet(
+    cells: Sequence[List[Panel]], longest: int = 360, width: int = 1800
+) -> np.ndarray:
     """A grid of cells, each with its panels side by side.
 
     Args:

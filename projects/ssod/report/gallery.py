@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.structures import BoxMode
 
 from ssod.data.catalog import register_datasets
@@ -70,15 +69,11 @@ def detection_images(
         count: images, evenly spaced over a dataset. min_score: of detections.
 
     Returns:
-        The images, and a remark for each run that has none.
+        The images, and a remark for each run whose dataset cannot be read here.
     """
     found: Dict[str, GalleryImage] = {}
     remarks = []
-    for run in runs:
-        dataset, rows = _detections(run)
-        if not dataset:
-            remarks.append(f"{run.name}: no detections written yet.")
-            continue
+    for run, dataset, rows in _detections(runs):
         try:
             records, metadata = _dataset(run, dataset)
         except (UserError, OSError, KeyError) as error:
@@ -103,17 +98,28 @@ def detection_images(
     return list(found.values()), remarks
 
 
-def _detections(run: RunData) -> Tuple[str, List[Dict[str, Any]]]:
-    for name in [*run.get("DATASETS.TEST", []), *run.get("DATASETS.VAL", [])]:
-        path = os.path.join(
-            run.folder, "inference", "teacher", name, "coco_instances_results.json"
-        )
-        try:
-            with open(path, encoding="utf-8") as file:
-                return name, json.load(file)
-        except (OSError, ValueError):  # not written yet, or being written now
-            continue
-    return "", []
+def _detections(runs: Sequence[RunData]) -> List[Tuple[RunData, str, List[Dict[str, Any]]]]:
+    """(run, dataset, rows) of the runs that have detections: on a dataset that all of them have, if there is one."""
+    found: List[Tuple[RunData, Dict[str, List[Dict[str, Any]]]]] = []
+    for run in runs:
+        rows = {}
+        for name in [*run.get("DATASETS.TEST", []), *run.get("DATASETS.VAL", [])]:
+            path = os.path.join(
+                run.folder, "inference", "teacher", name, "coco_instances_results.json"
+            )
+            try:
+                with open(path, encoding="utf-8") as file:
+                    rows[name] = json.load(file)
+            except (OSError, ValueError):  # not written yet, or being written now
+                continue
+        if rows:
+            found.append((run, rows))
+    chosen = []
+    for run, rows in found:
+        common = [name for name in rows if all(name in other for _, other in found)]
+        name = (common or list(rows))[0]
+        chosen.append((run, name, rows[name]))
+    return chosen
 
 
 def _dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:

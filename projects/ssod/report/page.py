@@ -47,7 +47,9 @@ def build_page(runs: Sequence[RunData]) -> str:
             anchor += "-2"
         used.add(anchor)
         links.append(f"<a href='#{anchor}'>{text(section.title)}</a>")
-        bodies.append(f"<section id='{anchor}'><h2>{text(section.title)}</h2>{section.html}</section>")
+        bodies.append(
+            f"<section id='{anchor}'><h2>{text(section.title)}</h2>{section.html}</section>"
+        )
     written = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
     return (
         "<!DOCTYPE html><html lang=en><head><meta charset=utf-8>"
@@ -75,7 +77,6 @@ def _overview(runs: Sequence[RunData]) -> Section:
 def _facts(run: RunData) -> List[Tuple[str, str]]:
     methods = run.get("SSOD.METHODS")
     trained = ", ".join(run.get("DATASETS.TRAIN", [])) or "–"
-    starts = run.starts
     facts = [
         ("State", run.state),
         ("Steps", f"{run.steps_done} of {run.steps_total or '?'}"),
@@ -85,21 +86,37 @@ def _facts(run: RunData) -> List[Tuple[str, str]]:
         ("Labelled", trained),
         ("Unlabelled", (", ".join(run.get("DATASETS.UNLABELED", [])) or "–") if methods else "–"),
         ("Seed", str(run.get("SEED", "–"))),
-        ("Started", f"{starts[0]}" + (f", {len(starts)} starts" if len(starts) > 1 else "") if starts else "–"),
+        ("Started", _started(run)),
         ("Last written", format_time(run.last_written)),
         ("Teacher's best AP in training", _best(run)),
         ("Folder", run.folder),
     ]
     for (dataset, how), metrics in run.measured_ap().items():
         if run.results:
-            facts.insert(-1, ("AP on the test set", f"{number(metrics.get('AP'))} ({dataset}, {how})"))
+            facts.insert(
+                -1, ("AP on the test set", f"{number(metrics.get('AP'))} on {dataset} ({how})")
+            )
             break
     else:
         facts.insert(-1, ("AP on the test set", "–"))
     return facts
 
 
+def _started(run: RunData) -> str:
+    """When training began, and how often; the log has no year, the files do."""
+    if not run.starts or run.last_written is None:
+        return "–"
+    last = datetime.datetime.fromtimestamp(run.last_written)
+    first = run.starts[0]
+    year = last.year - (first[:5] > last.strftime("%m/%d"))
+    often = f" (resumed or started again {len(run.starts) - 1}×)" if len(run.starts) > 1 else ""
+    return f"{year}-{first.replace('/', '-')}{often}"
+
+
 def _best(run: RunData) -> str:
+    best = (run.results or {}).get("teacher_best", {})
+    if best.get("AP", -1) >= 0:
+        return f"{best['AP']:.1f} at step {best['step']}"
     keys = [key for key in run.keys() if key.endswith("teacher/bbox/AP")]
     points = [(value, -step) for key in keys[:1] for step, value in run.series(key)]
     if not points:

@@ -21,7 +21,7 @@ from ssod.errors import UserError
 
 Points = List[Tuple[int, float]]
 _LOG_LINE = re.compile(r"\[(\d\d/\d\d \d\d:\d\d:\d\d)\] (\S+) (\w+): (.*)")
-_SKIPPED = re.compile(r"Cannot use (.+) \((.*)\); another image takes its place\.")
+_SKIPPED = re.compile(r"Cannot use (.+\.\w+) \((.*)\); another image takes its place\.")
 # A run whose files are older than so many seconds and so many steps has stopped.
 _SILENT_SECONDS, _SILENT_STEPS = 300.0, 200.0
 
@@ -117,8 +117,10 @@ class RunData:
 
     @property
     def starts(self) -> List[str]:
-        """Log times at which training was started or resumed."""
-        return [when for when, logger, _, text in self.log if re.match(r"ssod \S+, Detectron2", text)]
+        """Log times ("MM/DD hh:mm:ss") at which training was started or resumed."""
+        return [
+            when for when, logger, _, text in self.log if re.match(r"ssod \S+, Detectron2", text)
+        ]
 
     @property
     def config_name(self) -> str:
@@ -150,7 +152,7 @@ class RunData:
         """The teacher's metrics by (dataset, how measured): of the best teacher at the end, or the last evaluation."""
         best = (self.results or {}).get("teacher_best", {})
         tests = {
-            (name, f"best teacher (step {best.get('step')})"): tasks["bbox"]
+            (name, f"best teacher, step {best.get('step')}"): tasks["bbox"]
             for name, tasks in best.get("test", {}).items()
             if tasks.get("bbox")
         }
@@ -165,7 +167,9 @@ class RunData:
             if steps:
                 values = self.metrics[steps[-1]]
                 found[(name, f"teacher at step {steps[-1] + 1}")] = {
-                    key[len(prefix) :]: value for key, value in values.items() if key.startswith(prefix)
+                    key[len(prefix) :]: value
+                    for key, value in values.items()
+                    if key.startswith(prefix)
                 }
         return found
 
@@ -176,9 +180,10 @@ def load_runs(folders: Sequence[str], now: Optional[float] = None) -> List[RunDa
     Raises:
         UserError: a folder does not exist or is no run's.
     """
-    paths = [os.path.abspath(folder) for folder in dict.fromkeys(folders)]
-    for folder, path in zip(folders, paths):
+    given = {os.path.abspath(folder): folder for folder in folders}
+    for path, folder in given.items():
         _check_folder(folder, path)
+    paths = list(given)
     return [_load(path, name, now) for path, name in zip(paths, _short_names(paths))]
 
 

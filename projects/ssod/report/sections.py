@@ -57,17 +57,24 @@ def ap_section(runs: Sequence[RunData]) -> Section:
                 line = Line(label, run.series(key), run_colour(index), role == "student")
                 found.setdefault((dataset, metric), []).append(line)
     charts = [
-        line_chart(f"{metric} on {dataset}" if dataset else metric, lines, low=0.0, marks=_burn_in(runs))
+        line_chart(
+            f"{metric} on {dataset}" if dataset else metric, lines, low=0.0, marks=_burn_in(runs)
+        )
         for (dataset, metric), lines in sorted(found.items())
     ]
     if not any(charts):
         return Section("Average precision", note("No evaluation yet."))
-    remark = "<p class=soft>The dotted line is the end of burn-in.</p>" if _burn_in(runs) else ""
-    return Section("Average precision", grid(charts) + remark)
+    body = grid(charts)
+    if "class=mark" in body:
+        body += "<p class=soft>The dotted line is the end of burn-in.</p>"
+    return Section("Average precision", body)
 
 
 def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """A table of all metrics of the best teacher, a column for each run and dataset; the best of a row in bold."""
+    """A table of all metrics of the best teacher, a column for each run and dataset.
+
+    The best of a row is bold where all were measured on the same dataset.
+    """
     columns = [
         (run, dataset, how, metrics)
         for run in runs
@@ -75,8 +82,11 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
     ]
     if not columns:
         return None
+    comparable = len(columns) > 1 and len({dataset for _, dataset, _, _ in columns}) == 1
     names = unique([name for _, _, _, metrics in columns for name in metrics])
-    names = [n for n in names if not n.startswith("AP-")] + [n for n in names if n.startswith("AP-")]
+    names = [n for n in names if not n.startswith("AP-")] + [
+        n for n in names if n.startswith("AP-")
+    ]
     headers = ["AP in %"] + [
         (f"{text(run.name)}<br>" if len(runs) > 1 else "")
         + f"{text(dataset)}<br><span class=soft>{text(how)}</span>"
@@ -85,13 +95,19 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
     rows = []
     for name in names:
         values = [metrics.get(name, math.nan) for _, _, _, metrics in columns]
-        best = max((v for v in values if math.isfinite(v)), default=None)
+        best = max((v for v in values if math.isfinite(v)), default=None) if comparable else None
         label = f"class {name[3:]}" if name.startswith("AP-") else name
-        cells = [
-            f"<b>{number(v)}</b>" if len(columns) > 1 and v == best else number(v) for v in values
-        ]
+        cells = [f"<b>{number(v)}</b>" if v == best else number(v) for v in values]
         rows.append([text(label), *cells])
-    return Section("AP per class", table(headers, rows, tall=len(rows) > 30))
+    classes = [name for name in names if name.startswith("AP-")][:_MOST_CLASSES]
+    bars = [
+        Bars(f"{run.name}, {dataset}", [m.get(c) for c in classes], run_colour(runs.index(run)))
+        for run, dataset, _, m in columns
+    ]
+    chart = bar_chart("AP of each class", [name[3:] for name in classes], bars, digits=1)
+    kind = "halves" if len(columns) < 3 else "stacked"
+    body = f"<div class={kind}>{table(headers, rows, tall=len(rows) > 30)}{chart}</div>"
+    return Section("AP per class", body)
 
 
 def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
@@ -128,7 +144,11 @@ def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
     measured = [(i, run, _latest_quality(run)) for i, run in enumerate(runs)]
     measured = [(i, run, record) for i, run, record in measured if record]
     body += grid(charts)
-    body += _class_quality(measured) if measured else note("No truth is declared, or nothing was measured yet.")
+    body += (
+        _class_quality(measured)
+        if measured
+        else note("No truth is declared, or nothing was measured yet.")
+    )
     return Section("Pseudo-labels", body)
 
 
@@ -152,14 +172,26 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
 
     charts = []
     for key, title in (("precision", "Precision per class"), ("recall", "Recall per class")):
-        bars = [Bars(run.name, per_class(record, key), run_colour(i)) for i, run, record in measured]
+        bars = [
+            Bars(run.name, per_class(record, key), run_colour(i)) for i, run, record in measured
+        ]
         charts.append(bar_chart(title, names, bars, maximum=1.0))
     bars = [Bars("truth", share(first, "truth"), TRUTH_COLOUR)]
     for i, run, record in measured:
         label = f"{run.name} (KL {number(record['selected']['kl'], 3)})"
         bars.append(Bars(label, share(record, "count"), run_colour(i)))
     charts.append(bar_chart("Share of each class, %", names, bars, digits=1))
-    headers = ["", "step", "images", "precision", "recall", "mean IoU", "KL", "labels", "true boxes"]
+    headers = [
+        "",
+        "step",
+        "images",
+        "precision",
+        "recall",
+        "mean IoU",
+        "KL",
+        "labels",
+        "true boxes",
+    ]
     rows = []
     for i, run, record in measured:
         for labels in ("selected", "candidates"):
@@ -167,7 +199,7 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
             classes = row["per_class"].values()
             rows.append(
                 [
-                    text(f"{run.name}, {labels}"),
+                    text(f"{run.name}, {labels}" if len(measured) > 1 else labels),
                     str(record["step"]),
                     str(record["sampled_images"]),
                     *(number(row[key], 3) for key in ("precision", "recall", "mean_iou", "kl")),
@@ -195,7 +227,9 @@ def pseudo_label_gallery(runs: Sequence[RunData]) -> Optional[Section]:
     if not images:
         return None
     steps = [f"{run.name}: step {list(run.quality)[-1]}" for run in runs if run.quality]
-    remark = f"<p class=soft>The labels that the main branch trains on, of {text('; '.join(steps))}.</p>"
+    remark = (
+        f"<p class=soft>The labels that the main branch trains on, of {text('; '.join(steps))}.</p>"
+    )
     return Section("What the teacher teaches", remark + _pictures(images))
 
 
@@ -204,7 +238,7 @@ def detection_section(runs: Sequence[RunData]) -> Optional[Section]:
     from ssod.report.gallery import detection_images
 
     images, remarks = detection_images(runs)
-    if not images:
+    if not images and not remarks:
         return None
     remark = "<p class=soft>Of the teacher that was evaluated last, score ≥ 0.5.</p>"
     return Section("Detections", remark + _pictures(images) + "".join(map(note, remarks)))
@@ -227,7 +261,7 @@ def _pictures(images: Sequence[Any]) -> str:
                 )
         if shots:
             name = f"<div class=name>{text(os.path.basename(image.file_name))}</div>"
-            cards.append(f"<div class=shot>{''.join(shots)}{name}</div>")
+            cards.append(f"<div><div class=shot>{''.join(shots)}</div>{name}</div>")
         else:
             missing.append(image.file_name)
     remark = f"{len(missing)} images cannot be read here, such as {missing[0]}." if missing else ""
@@ -243,7 +277,7 @@ def loss_section(runs: Sequence[RunData]) -> Optional[Section]:
     keys = unique([key for run in runs for key in run.keys()])
     losses = [key for key in keys if key.startswith("loss_") and key != "loss_scale"]
     charts = [line_chart("total_loss", lines("total_loss"), low=0.0, with_legend=False)]
-    charts += [line_chart(key, lines(key), with_legend=False) for key in sorted(losses)]
+    charts += [line_chart(key, lines(key), low=0.0, with_legend=False) for key in sorted(losses)]
     if not any(charts):
         return None
     others = [
@@ -289,11 +323,11 @@ def skipped_section(runs: Sequence[RunData]) -> Optional[Section]:
         if files:
             title = f"<h3>{text(run.name)}: {len(files)} files</h3>"
             parts.append(title + listing([f"{text(f)}: {text(why)}" for f, why in files.items()]))
-    return Section("Skipped image files", f"<div class=warn>{''.join(parts)}</div>") if parts else None
+    return (
+        Section("Skipped image files", f"<div class=warn>{''.join(parts)}</div>") if parts else None
+    )
 
 
 def _burn_in(runs: Sequence[RunData]) -> List[Tuple[int, str]]:
     ends = unique([str(run.burn_in_end) for run in runs if run.burn_in_end])
     return [(int(end), f"end of burn-in, step {end}") for end in ends]
-
-

@@ -15,6 +15,9 @@ section { background: #fff; border: 1px solid var(--rule); border-radius: 8px; p
 .note, .soft { color: var(--soft); font-size: 14px; margin: 4px 0 8px; }
 .warn li { margin-bottom: 4px; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 350px), 1fr)); gap: 18px; }
+.stacked > figure { margin-top: 18px; }
+.halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px; }
+.halves > * { min-width: 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 4px; overflow-wrap: anywhere; }
 svg { width: 100%; height: auto; display: block; }
@@ -32,15 +35,15 @@ td.best { font-weight: 700; }
 .bars { display: grid; gap: 5px; }
 .row { display: grid; grid-template-columns: 88px 1fr; gap: 8px; align-items: center; font-size: 13px; }
 .row b { font-weight: 500; overflow-wrap: anywhere; text-align: right; line-height: 1.2; }
-.bar { position: relative; height: 15px; background: #eef0f3; margin: 1px 0; border-radius: 2px; }
-.bar i { position: absolute; left: 0; top: 0; bottom: 0; border-radius: 2px; }
-.bar span { position: absolute; right: 4px; top: 0; font-size: 11px; line-height: 15px; color: var(--ink);
-  text-shadow: 0 0 2px #fff, 0 0 2px #fff, 0 0 3px #fff; }
+.bar { display: grid; grid-template-columns: 1fr 34px; gap: 6px; height: 15px; margin: 1px 0; }
+.bar u { background: #eef0f3; border-radius: 2px; overflow: hidden; }
+.bar i { display: block; height: 100%; }
+.bar span { font-size: 12px; line-height: 15px; text-align: right; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 16px 22px; }
 .shot { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 6px; min-width: 0; }
 .shot img { width: 100%; display: block; border-radius: 3px; }
 .shot figcaption { font-weight: 400; font-size: 12.5px; color: var(--soft); margin: 0 0 2px; }
-.name { grid-column: 1 / -1; font-size: 12px; color: var(--soft); overflow-wrap: anywhere; }
+.name { font-size: 12px; color: var(--soft); overflow-wrap: anywhere; }
 details { margin-top: 14px; } summary { cursor: pointer; font-weight: 600; margin-bottom: 10px; }
 ul { margin: 4px 0; padding-left: 20px; }
 @media (max-width: 600px) {

@@ -42,7 +42,8 @@ def _draw_panel(axes: Any, dataset: str, lines: Sequence[Line], layout: Layout) 
         axes.scatter(finite, [place + s for s in shifts], s=20, color=colour, edgecolors="black",
                      linewidths=0.6, zorder=3)  # fmt: skip
         axes.annotate(f"{mean:.1f}", (max(mean, *finite), place), xytext=(8, 0),
-                      textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+                      textcoords="offset points", va="center", fontsize=9,
+                      bbox={"color": "white", "pad": 0.8})  # fmt: skip
         if line.entry.name in colours:
             axes.axvline(mean, color=colour, linestyle="--", linewidth=0.9, zorder=0)
     axes.set_yticks(range(len(lines)), [line.entry.name for line in lines])

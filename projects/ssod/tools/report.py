@@ -21,7 +21,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="folder of a training run")
     parser.add_argument(
-        "--output", help="file to write (default: report.html in the run's folder, or here for several)"
+        "--output",
+        help="file to write (default: report.html in the run's folder, or here for several)",
     )
     args = parser.parse_args(argv)
     runs = load_runs(args.runs)
@@ -29,7 +30,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     try:
         write_page(runs, output)
     except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}): choose another --output.") from None
+        raise UserError(
+            f"{output} cannot be written ({error.strerror}): choose another --output."
+        ) from None
     print(f"Wrote {output}")
 
 

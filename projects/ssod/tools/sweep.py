@@ -202,7 +202,13 @@ def run_sweep(plan: Plan, slots: int) -> int:
         save_plan(plan)
         failed: List[str] = []
         total = len(plan.rows) * len(plan.seeds)
-        bar = tqdm(total=total, initial=total - len(jobs), unit="run", disable=None)
+        bar = tqdm(
+            total=total,
+            initial=total - len(jobs),
+            disable=None,  # not into log files
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} runs [{elapsed}<{remaining}{postfix}]",
+        )
 
         def started(job: Job) -> None:
             tqdm.write(f"{job.label}: started, log in {os.path.join(job.folder, 'log.txt')}")

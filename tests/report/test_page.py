@@ -1,0 +1,181 @@
+"""The page: which sections it has, and that it needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from ssod.methods import get_method
+from ssod.report.gallery import _detections
+from ssod.report.page import build_page
+from ssod.report.run_data import RunData, load_runs
+from ssod.report.section import Section
+
+SUMMARY: Dict[str, Any] = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.8, "kl": 0.125}
+
+
+def write_run(root: Path, squares: Path, name: str, methods: list[str]) -> str:
+    """A run folder with everything in it."""
+    folder = root / name
+    (folder / "pseudo_quality").mkdir(parents=True)
+    declared = {
+        "FORMAT": "coco",
+        "ANNOTATIONS": str(squares / "test.json"),
+        "IMAGES": str(squares / "test"),
+    }
+    config = {
+        "SOLVER": {"MAX_ITER": 40},
+        "DATASETS": {"TRAIN": ["few"], "VAL": [], "TEST": ["page_test"], "UNLABELED": ["many"]},
+        "SSOD": {"METHODS": methods, "BURN_IN_STEPS": 10, "DATASETS": {"page_test": declared}},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    lines = [
+        {
+            "iteration": step,
+            "total_loss": 2.0,
+            "loss_cls": 1.0,
+            "loss_cls_unlabeled": 0.5,
+            "pseudo/boxes_per_image": 1.5,
+            "pseudo/candidates_per_image": 4.0,
+            "teacher/bbox/AP": 10.0 + step,
+            "student/bbox/AP": 9.0,
+            "teacher/bbox/AP-red": 3.0,
+        }
+        for step in (19, 39)
+    ]
+    (folder / "metrics.json").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    row = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.8, "count": 4, "truth": 8}
+    measured = {**SUMMARY, "per_class": {"red": row, "green": {**row, "precision": float("nan")}}}
+    picture = folder / "image.png"
+    cv2.imwrite(str(picture), np.full((40, 60, 3), 200, np.uint8))
+    image = {
+        "file_name": str(picture),
+        "boxes": [[5, 5, 20, 20]],
+        "classes": [0],
+        "scores": [0.9],
+        "truth_boxes": [[5, 5, 21, 21], [30, 5, 50, 30]],
+        "truth_classes": [0, 1],
+    }
+    record = {
+        "step": 40,
+        "classes": ["red", "green"],
+        "sampled_images": 2,
+        "selected": measured,
+        "candidates": measured,
+        "images": [image],
+    }
+    if methods:
+        (folder / "pseudo_quality" / "step_40.json").write_text(json.dumps(record))
+    found = folder / "inference" / "teacher" / "page_test"
+    found.mkdir(parents=True)
+    rows = [
+        {"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "score": score}
+        for score in (0.9, 0.4)
+    ]
+    (found / "coco_instances_results.json").write_text(json.dumps(rows))
+    (folder / "log.txt").write_text(
+        "[11/21 07:30:34] ssod.engine.hooks WARNING: the teacher sees <almost> nothing\n"
+        "[11/21 07:30:35] ssod.engine.loop WARNING: Cannot use bad.png (broken); another image takes its place. 1 such\n"
+    )
+    return str(folder)
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_everything_in_one_file(squares: Path, tmp_path: Path) -> None:
+    page = build_page(load_runs([write_run(tmp_path, squares, "one", ["ScoreThreshold"])]))
+    assert titles(page) == [
+        "Runs",
+        "Warnings",
+        "Average precision",
+        "AP per class",
+        "Pseudo-labels",
+        "What the teacher teaches",
+        "Detections",
+        "Losses",
+        "Skipped image files",
+    ]
+    assert not re.search(r"(src|href)='?(https?:|//)|<script|@import|url\(", page)
+    # One unlabelled image and six test images, each beside its truth.
+    assert page.count("src='data:image/jpeg;base64,") == 2 * (1 + 6)
+    assert "one: 1" in page and "truth: 2" in page  # the low-score detection is not counted
+    assert "the teacher sees &lt;almost&gt; nothing" in page and "bad.png: broken" in page
+    assert "KL 0.125" in page
+    anchors = re.findall(r"<section id='([^']*)'", page)
+    assert len(set(anchors)) == len(anchors)
+    assert re.findall(r"href='#([^']*)'", page) == anchors
+
+
+def test_several_runs_share_their_charts(squares: Path, tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path, squares, "a", []),
+        write_run(tmp_path, squares, "b", ["ScoreThreshold"]),
+    ]
+    page = build_page(load_runs(folders))
+    assert page.count("<figcaption>AP on page_test</figcaption>") == 1
+    assert "a, teacher" in page and "b, student" in page
+    # Six test images: two runs and the truth; one unlabelled image: one run and the truth.
+    assert page.count("src='data:image/jpeg;base64,") == 6 * 3 + 2
+
+
+def test_run_without_any_evaluation(tmp_path: Path) -> None:
+    folder = tmp_path / "young"
+    folder.mkdir()
+    (folder / "metrics.json").write_text('{"iteration": 19, "total_loss": 1.0}\n{"iter')
+    page = build_page(load_runs([str(folder)]))
+    assert titles(page) == ["Runs", "Average precision", "Losses"]
+    assert "No evaluation yet." in page
+
+
+def test_run_that_has_just_started(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("SOLVER: {MAX_ITER: 10}")
+    assert titles(build_page(load_runs([str(tmp_path)]))) == ["Runs", "Average precision"]
+
+
+def test_pictures_that_are_gone(squares: Path, tmp_path: Path) -> None:
+    folder = Path(write_run(tmp_path, squares, "one", ["ScoreThreshold"]))
+    (folder / "image.png").unlink()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["SSOD"]["DATASETS"]["page_test"]["ANNOTATIONS"] = "gone.json"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    page = build_page(load_runs([str(folder)]))
+    assert "cannot be read here" in page and "gone.json does not exist" in page
+
+
+def test_methods_add_sections(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def section(cls: Any, run: RunData) -> Section:
+        return Section("Thresholds", f"<p>{run.series('total_loss')}</p>")
+
+    monkeypatch.setattr(get_method("ScoreThreshold"), "report_section", classmethod(section))
+    folders = [write_run(tmp_path, squares, n, ["ScoreThreshold", "NotHere"]) for n in "ab"]
+    page = build_page(load_runs(folders))
+    assert titles(page)[-3:-1] == ["Thresholds (a)", "Thresholds (b)"]
+    assert "[(20, 2.0), (40, 2.0)]" in page
+
+
+def test_detections_are_compared_on_the_same_images(squares: Path, tmp_path: Path) -> None:
+    """A finished run has detections on its test set, one that goes on only on the validation set."""
+    folders = [Path(write_run(tmp_path, squares, name, [])) for name in "ab"]
+    for folder in folders:
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("VAL: []", "VAL: [page_val]"))
+        found = folder / "inference" / "teacher"
+        (found / "page_val").mkdir()
+        (found / "page_val" / "coco_instances_results.json").write_text("[]")
+    runs = load_runs([str(folder) for folder in folders])
+    assert [name for _, name, _ in _detections(runs)] == ["page_test", "page_test"]
+    half = folders[1] / "inference" / "teacher" / "page_test" / "coco_instances_results.json"
+    half.write_text('[{"image_id"')
+    assert [name for _, name, _ in _detections(runs)] == ["page_val", "page_val"]
+    assert [name for _, name, _ in _detections(runs[:1])] == ["page_test"]
