@@ -283,9 +283,6 @@ def test_parallel_jobs(fake: Dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(runner, "cores", lambda: 6)
     most = 0
 
-    def line(folder: str) -> str:
-        return ""
-
     real = runner.run_jobs
 
     def spied(jobs: Any, slots: int, lock: int, start: Any, end: Any, tick: Any) -> None:

@@ -185,7 +185,8 @@ class Bench:
         """Seconds, by section, of plain Detectron2 on the last step's images with the same weights.
 
         One training forward and backward of all of the student's images in one batch, and one inference of the weak
-        unlabelled views; synchronised inside as the last step was. Preprocessing is included; loading, loss weights, methods, optimiser and average are not.
+        unlabelled views; synchronised inside as the last step was. Preprocessing is included; loading, loss weights,
+        methods, optimiser and average are not.
         """
         assert self.views is not None
         inputs = plain_inputs(self.views, self.core.last_batch.unlabeled)
@@ -230,7 +231,9 @@ def _only_steps(cfg: CfgNode, folder: str) -> None:
             "batch; add SOLVER.GRADIENT_ACCUMULATION_STEPS 1 and scale the batches."
         )
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, and there is no GPU: add MODEL.DEVICE cpu.")
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, and there is no GPU: add MODEL.DEVICE cpu."
+        )
     cfg.SSOD.BURN_IN_STEPS = first
     cfg.SOLVER.MAX_ITER = _NEVER
     cfg.SOLVER.CHECKPOINT_PERIOD = _NEVER
@@ -388,7 +391,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         "--compare", metavar="FILE", help="a second config: alternate the two and print the ratio"
     )
     parser.add_argument("--steps", type=_positive, default=30, help=f"after {WARM_UP} to warm up")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object and nothing else"
+    )
     parser.add_argument(
         "--no-lower-bound",
         action="store_true",

@@ -36,7 +36,7 @@ from ssod.engine.checkpoint import SSODCheckpointer, detector_state  # noqa: E40
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
 from ssod.engine.teacher_student import TeacherStudent  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
-from ssod.methods import StepContext, build_methods  # noqa: E402
+from ssod.methods import Method, StepContext, build_methods  # noqa: E402
 from ssod.report.contact_sheet import (  # noqa: E402
     Panel,
     beside,
@@ -67,7 +67,9 @@ def load_dataset(cfg: CfgNode, name: str) -> Loaded:
     try:
         records = DatasetCatalog.get(name)
     except FileNotFoundError as error:  # Detectron2's own sets
-        raise UserError(f"{error.filename}, needed by {name}, does not exist: put it there.") from None
+        raise UserError(
+            f"{error.filename}, needed by {name}, does not exist: put it there."
+        ) from None
     return records, list(dataset_classes(name) or ())
 
 
@@ -100,7 +102,10 @@ class Views:
     """Samples as the training loader makes them, by the same mapper; truth where there is one."""
 
     def __init__(self, cfg: CfgNode, methods: nn.ModuleDict, names: List[str]) -> None:
-        found = {name: method.view_transform() for name, method in methods.items()}
+        found: Dict[str, Any] = {}
+        for name, method in methods.items():
+            assert isinstance(method, Method)
+            found[name] = method.view_transform()
         transforms = {name: t for name, t in found.items() if t is not None}
         self._mapper = TwoViewMapper.from_config(cfg, transforms, seed=max(0, cfg.SEED))
         self.swap = cfg.INPUT.FORMAT == "RGB"
@@ -116,7 +121,10 @@ class Views:
         image: Tensor = getattr(sample, view)
         panel = Panel(image.flip(0) if self.swap else image, title, names=self._names)
         if sample.instances is not None:
-            panel.boxes, panel.classes = sample.instances.gt_boxes.tensor, sample.instances.gt_classes
+            panel.boxes, panel.classes = (
+                sample.instances.gt_boxes.tensor,
+                sample.instances.gt_classes,
+            )
             panel.caption = _counted(title, len(panel.boxes))
         return panel
 
@@ -159,7 +167,9 @@ def pseudo_cells(
             every candidate with at least this score, whatever the methods say.
     """
     if score is None and not cfg.SSOD.METHODS:
-        raise UserError("SSOD.METHODS is empty, so nothing selects pseudo-labels: add --score, such as --score 0.7.")
+        raise UserError(
+            "SSOD.METHODS is empty, so nothing selects pseudo-labels: add --score, such as --score 0.7."
+        )
     core = load_teacher(cfg, weights)
     views = Views(cfg, core.methods, loaded[1])
     names = model_classes(cfg, loaded[1])
@@ -262,7 +272,9 @@ def _fill(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not fit the config ({detail}): give the config it was trained with.") from None
+        raise UserError(
+            f"{path} does not fit the config ({detail}): give the config it was trained with."
+        ) from None
     heads = [key for key in missing if key.startswith("ssod_heads.")]
     if heads and heads == missing:
         raise UserError(
@@ -270,7 +282,9 @@ def _fill(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
             "candidates without methods: --score 0.5 SSOD.METHODS '()'."
         )
     if missing:
-        raise UserError(f"{path} does not fit the config: it lacks {missing[0]}; give the config it was trained with.")
+        raise UserError(
+            f"{path} does not fit the config: it lacks {missing[0]}; give the config it was trained with."
+        )
 
 
 def draw_cells(
@@ -293,7 +307,9 @@ def save(path: str, image: np.ndarray) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
         write_atomically(path, lambda file: file.write(encoded.tobytes()))
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another --output.") from None
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): choose another --output."
+        ) from None
 
 
 def write(output: str, cells: Iterator[Tuple[Dict[str, Any], List[Panel]]], what: str) -> List[str]:
@@ -341,7 +357,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         description="Draw what a dataset, the training views, a teacher or a trained model look like.",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")
-    parser.add_argument("--dataset", required=True, metavar="NAME", help="from SSOD.DATASETS, or built in")
+    parser.add_argument(
+        "--dataset", required=True, metavar="NAME", help="from SSOD.DATASETS, or built in"
+    )
     parser.add_argument(
         "--what",
         choices=("labels", "views", "pseudo", "detections"),
@@ -354,9 +372,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         choices=("teacher", "student"),
         help="which one of a full checkpoint detects (default: teacher)",
     )
-    parser.add_argument("--num", type=int, default=16, help="images, spread evenly over the dataset")
     parser.add_argument(
-        "--output", default="visualise.png", metavar="FILE.png|DIR", help="one sheet, or a folder of files"
+        "--num", type=int, default=16, help="images, spread evenly over the dataset"
+    )
+    parser.add_argument(
+        "--output",
+        default="visualise.png",
+        metavar="FILE.png|DIR",
+        help="one sheet, or a folder of files",
     )
     parser.add_argument(
         "--score",
