@@ -168,4 +168,4 @@ def test_wrong_inputs(cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixtur
             main(["--config-file", path, "MODEL.DEVICE", "cuda"])
     with pytest.raises(SystemExit):
         main(["--config-file", path, "--steps", "0"])
-    assert "must be at least 1" in capsys.readouterr().err
+    assert "0 must be a whole number, at least 1" in capsys.readouterr().err

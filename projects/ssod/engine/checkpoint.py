@@ -63,26 +63,6 @@ def load_tensor_file(path: str) -> Dict[str, Any]:
     return data
 
 
-def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, torch.Tensor]:
-    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read from `path`.
-
-    Args:
-        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights file.
-
-    Raises:
-        UserError: a role is asked of a weights file, or the file is no trained detector.
-    """
-    full = "teacher" in data
-    if not full and role is not None:
-        raise UserError(f"{path} holds the weights of one model only: leave --model out.")
-    if data.get("matching_heuristics"):
-        raise UserError(
-            f"{path} is a published backbone, not a trained detector: name a file that training wrote."
-        )
-    state = data["teacher" if full and role != "student" else "model"]
-    return {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
-
-
 def _check_sums(path: str) -> None:
     """PyTorch does not look at the check sums that it has written, so that flipped bits would be loaded."""
     if os.path.isfile(path) and zipfile.is_zipfile(path):

@@ -28,7 +28,7 @@ from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
-from ssod.engine.checkpoint import SSODCheckpointer, detector_state
+from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
     CollapseWatch,
@@ -38,6 +38,7 @@ from ssod.engine.hooks import (
     TeacherUpdate,
 )
 from ssod.engine.launch import wrap_ddp
+from ssod.engine.loading import load_detector
 from ssod.engine.loop import TrainLoop
 from ssod.engine.solver import build_optimizer, scale_config
 from ssod.engine.teacher_student import TeacherStudent
@@ -331,19 +332,7 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
     if not cfg.DATASETS.TEST:
         raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
     register_datasets(cfg)
-    model = SSODTrainer.build_model(cfg)
-    checkpointer = SSODCheckpointer(model)
-    data = checkpointer.load_file(cfg.MODEL.WEIGHTS)
-    if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
-        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    else:
-        state = detector_state(data, cfg.MODEL.WEIGHTS, role)
-        found = model.load_state_dict(state, strict=False)
-        if found.missing_keys:
-            raise UserError(
-                f"{cfg.MODEL.WEIGHTS} does not fit the config: it lacks {found.missing_keys[0]}."
-            )
-    model.eval()
+    model = load_detector(cfg, cfg.MODEL.WEIGHTS, role)
     results = evaluate(
         cfg,
         model,

@@ -73,11 +73,21 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for all runs")
     args = parser.parse_args(argv)
     if not os.path.isdir(CONFIGS) or not os.path.exists(f"{DATA}/labeled.json"):
-        raise UserError(f"{CONFIGS} and {DATA} are needed: run `make demo` in the repository's root.")
+        raise UserError(
+            f"{CONFIGS} and {DATA} are needed: run `make demo` in the repository's root."
+        )
     start = time.time()
     opts = split_opts(args.opts)
     supervised, semi = f"{CONFIGS}/supervised.yaml", f"{CONFIGS}/unbiased_teacher.yaml"
-    common = ["SOLVER.MAX_ITER", str(STEPS), "SSOD.BURN_IN_STEPS", str(BURN_IN), "SSOD.VIS_PERIOD", "100", *opts]
+    common = [
+        "SOLVER.MAX_ITER",
+        str(STEPS),
+        "SSOD.BURN_IN_STEPS",
+        str(BURN_IN),
+        "SSOD.VIS_PERIOD",
+        "100",
+        *opts,
+    ]
     burn_in = os.path.join(args.output, "burn_in")
     print(f"1/3  burn-in on 100 labelled images, {BURN_IN} steps", flush=True)
     only = ["SOLVER.MAX_ITER", str(BURN_IN), "TEST.EVAL_PERIOD", "0"]
@@ -87,24 +97,45 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(f"2/3  the same 100 images for {STEPS - BURN_IN} steps more", flush=True)
     folder = os.path.join(args.output, "supervised")
     results["100 labels"] = train(supervised, folder, [*common, *branch])
-    print(f"3/3  Unbiased Teacher, 1,900 unlabelled images added, {STEPS - BURN_IN} steps", flush=True)
+    print(
+        f"3/3  Unbiased Teacher, 1,900 unlabelled images added, {STEPS - BURN_IN} steps", flush=True
+    )
     teacher = os.path.join(args.output, "unbiased_teacher")
     results["100 labels + 1,900 images"] = train(semi, teacher, [*common, *branch])
 
     weights = ["--weights", os.path.join(teacher, "teacher_best.pth")]
-    for what, dataset in (("detections", "digit_scenes_test"), ("pseudo", "digit_scenes_unlabeled")):
+    for what, dataset in (
+        ("detections", "digit_scenes_test"),
+        ("pseudo", "digit_scenes_unlabeled"),
+    ):
         picture = os.path.join(args.output, f"{what}.png")
         visualise.main(
-            ["--config-file", semi, "--dataset", dataset, "--what", what, "--output", picture, *weights]
+            [
+                "--config-file",
+                semi,
+                "--dataset",
+                dataset,
+                "--what",
+                what,
+                "--output",
+                picture,
+                *weights,
+            ]
         )
     page = os.path.join(args.output, "report.html")
     report.main([folder, teacher, "--output", page])
-    print("\nBest teacher (chosen on the validation set) on 200 class-balanced test scenes, one seed:\n")
+    print(
+        "\nBest teacher (chosen on the validation set) on 200 class-balanced test scenes, one seed:\n"
+    )
     print(table(results))
     upper = quoted("supervised_all")
     if upper:
-        print(f"\nQuoted, not run here: all 2,000 labels {upper['AP']} AP in twice the steps ({RESULTS}).")
-    print(f"\n{time.time() - start:.0f} s. Look at {page}, {args.output}/detections.png and pseudo.png.")
+        print(
+            f"\nQuoted, not run here: all 2,000 labels {upper['AP']} AP in twice the steps ({RESULTS})."
+        )
+    print(
+        f"\n{time.time() - start:.0f} s. Look at {page}, {args.output}/detections.png and pseudo.png."
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import torch  # noqa: E402
 from detectron2.config import CfgNode  # noqa: E402
 from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
 from detectron2.data import transforms as T  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
 from detectron2.structures import BoxMode  # noqa: E402
 from detectron2.utils.events import EventStorage  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
@@ -32,9 +31,8 @@ from ssod.data.coco import CocoSet  # noqa: E402
 from ssod.data.declarations import suggestion  # noqa: E402
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image  # noqa: E402
 from ssod.engine.atomic import write_atomically  # noqa: E402
-from ssod.engine.checkpoint import SSODCheckpointer, detector_state  # noqa: E402
+from ssod.engine.loading import load_detector, load_teacher  # noqa: E402
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
-from ssod.engine.teacher_student import TeacherStudent  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
 from ssod.methods import Method, StepContext, build_methods  # noqa: E402
 from ssod.report.contact_sheet import (  # noqa: E402
@@ -234,57 +232,6 @@ def model_classes(cfg: CfgNode, fallback: List[str]) -> List[str]:
         return check_classes(cfg) or fallback
     except (UserError, OSError):
         return fallback
-
-
-def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
-    """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
-    model = build_model(cfg)
-    checkpointer = SSODCheckpointer(model)
-    data = checkpointer.load_file(weights)
-    if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
-        checkpointer.load(weights, checkpointables=[])
-    else:
-        _fill(model, detector_state(data, weights, role), weights)
-    return model.eval()
-
-
-def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
-    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone."""
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    core.to(cfg.MODEL.DEVICE)
-    data = SSODCheckpointer(nn.Identity()).load_file(weights)
-    detector_state(data, weights, None)  # refuses what is no detector
-    _fill(core.teacher, data.get("teacher", data["model"]), weights)
-    _fill(core.student, data["model"], weights)
-    if "methods" in data:
-        core.methods.load_state_dict(data["methods"], strict=False)
-        core.step = data["trainer"]["iteration"] + 1
-    elif core.methods.state_dict():
-        print(
-            f"note: {weights} holds no state of the methods, which start fresh: name a full checkpoint (model_*.pth).",
-            file=sys.stderr,
-        )
-    return core
-
-
-def _fill(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
-    try:
-        missing = model.load_state_dict(state, strict=False).missing_keys
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"{path} does not fit the config ({detail}): give the config it was trained with."
-        ) from None
-    heads = [key for key in missing if key.startswith("ssod_heads.")]
-    if heads and heads == missing:
-        raise UserError(
-            f"{path} lacks the heads of {heads[0].split('.')[1]}: name a full checkpoint (model_*.pth), or see the teacher's "
-            "candidates without methods: --score 0.5 SSOD.METHODS '()'."
-        )
-    if missing:
-        raise UserError(
-            f"{path} does not fit the config: it lacks {missing[0]}; give the config it was trained with."
-        )
 
 
 def draw_cells(

@@ -1,0 +1,87 @@
+"""Detectors and teachers from the files that training writes, for evaluation and tools."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Dict, Optional
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.teacher_student import TeacherStudent
+from ssod.errors import UserError
+from ssod.methods import build_methods
+
+
+def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
+    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read from `path`.
+
+    Args:
+        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights file.
+
+    Raises:
+        UserError: a role is asked of a weights file, or the file is no trained detector.
+    """
+    full = "teacher" in data
+    if not full and role is not None:
+        raise UserError(f"{path} holds the weights of one model only: leave --model out.")
+    if data.get("matching_heuristics"):
+        raise UserError(
+            f"{path} is a published backbone, not a trained detector: name a file that training wrote."
+        )
+    state = data["teacher" if full and role != "student" else "model"]
+    return {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
+
+
+def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
+    """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
+    model = build_model(cfg)
+    checkpointer = SSODCheckpointer(model)
+    data = checkpointer.load_file(weights)
+    if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
+        checkpointer.load(weights, checkpointables=[])
+    else:
+        fill_detector(model, detector_state(data, weights, role), weights)
+    return model.eval()
+
+
+def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
+    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone."""
+    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core.to(cfg.MODEL.DEVICE)
+    data = SSODCheckpointer(nn.Identity()).load_file(weights)
+    detector_state(data, weights, None)  # refuses what is no detector
+    fill_detector(core.teacher, data.get("teacher", data["model"]), weights)
+    fill_detector(core.student, data["model"], weights)
+    if "methods" in data:
+        core.methods.load_state_dict(data["methods"], strict=False)
+        core.step = data["trainer"]["iteration"] + 1
+    elif core.methods.state_dict():
+        print(
+            f"note: {weights} holds no state of the methods, which start fresh: name a full checkpoint (model_*.pth).",
+            file=sys.stderr,
+        )
+    return core
+
+
+def fill_detector(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
+    """Puts weights into a model; `UserError` naming `path` where they do not fit or do not suffice."""
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{path} does not fit the config ({detail}): give the config it was trained with."
+        ) from None
+    heads = [key for key in missing if key.startswith("ssod_heads.")]
+    if heads and heads == missing:
+        raise UserError(
+            f"{path} lacks the heads of {heads[0].split('.')[1]}: name a full checkpoint (model_*.pth), or see the teacher's "
+            "candidates without methods: --score 0.5 SSOD.METHODS '()'."
+        )
+    if missing:
+        raise UserError(
+            f"{path} does not fit the config: it lacks {missing[0]}; give the config it was trained with."
+        )
