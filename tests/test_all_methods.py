@@ -10,12 +10,11 @@ from typing import Tuple
 import pytest
 import torch
 
-import toy_method  # noqa: F401  (registers Toy)
+from runs import digest, state_of, train
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, build_methods
 from tiny import tiny_cfg, with_squares
-from two_ranks import digest, state_of, train
 
 build_methods(tiny_cfg())  # registers all
 NAMES = sorted(name for name, _ in METHOD_REGISTRY)

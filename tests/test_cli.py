@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-import two_ranks
+from runs import train
 from tiny import tiny_cfg, with_squares
 
 ROOT = Path(__file__).parent.parent
@@ -122,5 +122,5 @@ def test_corrupt_image_is_replaced_and_listed(squares: Path, tmp_path: Path) -> 
     (root / "labeled" / "003.png").write_bytes(b"no image")
     cfg: CfgNode = with_squares(tiny_cfg(), root, tmp_path / "run")
     cfg.SOLVER.MAX_ITER = 5  # 10 draws from 8 images: the damaged one is among them
-    trainer = two_ranks.train(cfg)
+    trainer = train(cfg)
     assert [Path(name).name for name in trainer._trainer.skipped] == ["003.png"]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import two_ranks
+from runs import quota_free, state_of, train
 from ssod.engine.launch import launch
 from tiny import tiny_cfg, with_squares
 
@@ -32,8 +33,8 @@ def test_two_ranks_resume_to_the_bit(found: Dict[str, Any]) -> None:
 
 
 def test_two_ranks_equal_one(found: Dict[str, Any], squares: Path, tmp_path: Path) -> None:
-    cfg = two_ranks.quota_free(with_squares(tiny_cfg(), squares, tmp_path / "one"))
-    one = two_ranks.state_of(two_ranks.train(cfg))
+    cfg = quota_free(with_squares(tiny_cfg(), squares, tmp_path / "one"))
+    one = state_of(train(cfg))
     two = torch.load(found["output"] / "equal.pth", weights_only=True)
     for name, value in one.items():
         assert torch.allclose(value, two[name], atol=1e-6), name

@@ -4,62 +4,16 @@ from ssod import compat
 
 compat.apply()
 
-import hashlib  # noqa: E402
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any, Dict  # noqa: E402
+from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
-import toy_method  # noqa: E402,F401  (registers Toy)
+from runs import digest, quota_free, state_of, train  # noqa: E402
 from ssod.engine.trainer import SSODTrainer  # noqa: E402
 from tiny import tiny_cfg, with_squares  # noqa: E402
-
-
-def state_of(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
-    """Student, teacher and methods."""
-    core = trainer.core
-    parts = {"student": core.student, "teacher": core.teacher, "methods": core.methods}
-    return {
-        f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()
-    }
-
-
-def digest(state: Dict[str, torch.Tensor]) -> str:
-    """Equal only for bit-identical states."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        sha.update(name.encode() + state[name].numpy().tobytes())
-    return sha.hexdigest()
-
-
-def quota_free(cfg: CfgNode) -> CfgNode:
-    """Every anchor and RoI takes part, equally many in each image, so that ranks or micro-batches add up exactly."""
-    cfg.merge_from_list(
-        [
-            *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100_000, "MODEL.RPN.POSITIVE_FRACTION", 1.0),
-            *(
-                "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
-                100_000,
-                "MODEL.ROI_HEADS.POSITIVE_FRACTION",
-                1.0,
-            ),
-            *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 20),
-            *("MODEL.RPN.NMS_THRESH", 1.0, "SOLVER.IMS_PER_BATCH", 4, "SOLVER.MAX_ITER", 1),
-        ]
-    )
-    return cfg
-
-
-def train(cfg: CfgNode, resume: bool = False) -> SSODTrainer:
-    """A whole run."""
-    Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-    trainer = SSODTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
-    return trainer
 
 
 def main(root: str, output: str) -> None:

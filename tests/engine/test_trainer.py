@@ -15,7 +15,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
-import toy_method  # noqa: F401  (registers Toy)
+from runs import quota_free, state_of, train
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import TrainingDiverged, UserError
 from tiny import tiny_cfg, with_squares
@@ -31,23 +31,6 @@ def config(root: Path, output: Path, methods: tuple[str, ...] = ("Toy",), **keys
         cfg.merge_from_list([key.replace("__", "."), value])
     os.makedirs(output, exist_ok=True)
     return cfg
-
-
-def train(cfg: CfgNode, resume: bool = False, until: int | None = None) -> SSODTrainer:
-    trainer = SSODTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    if until is not None:
-        trainer.max_iter = until
-    trainer.train()
-    return trainer
-
-
-def weights(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
-    core = trainer.core
-    parts = {"student": core.student, "teacher": core.teacher, "methods": core.methods}
-    return {
-        f"{p}.{k}": v.clone() for p, module in parts.items() for k, v in module.state_dict().items()
-    }
 
 
 def assert_same(a: Dict[str, torch.Tensor], b: Dict[str, torch.Tensor]) -> None:
@@ -66,7 +49,7 @@ def test_resume_is_bit_identical(squares: Path, tmp_path: Path, optimizer: str, 
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000002.pth")
     parts = train(config(squares, tmp_path / "parts", **keys), resume=True)
     assert parts.start_iter == 3
-    assert_same(weights(whole), weights(parts))
+    assert_same(state_of(whole), state_of(parts))
     assert whole.core.methods["Toy"].seen.sum() > 0
 
 
@@ -76,7 +59,7 @@ def test_workers_do_not_change_the_result(squares: Path, tmp_path: Path) -> None
         train(config(squares, tmp_path / str(n), SOLVER__MAX_ITER=10, DATALOADER__NUM_WORKERS=n))
         for n in (0, 2)
     ]
-    assert_same(weights(runs[0]), weights(runs[1]))
+    assert_same(state_of(runs[0]), state_of(runs[1]))
 
 
 def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
@@ -113,7 +96,7 @@ def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
         SOLVER__CHECKPOINT_PERIOD=2,
     )
     whole.SSOD.SCORE_THRESHOLD = 0.1
-    assert_same(weights(resumed), weights(train(whole)))
+    assert_same(state_of(resumed), state_of(train(whole)))
     steps = [json.loads(line)["iteration"] for line in open(tmp_path / "killed" / "metrics.json")]
     assert steps == sorted(set(steps))
 
@@ -125,7 +108,7 @@ def test_branch_from_a_shared_burn_in(squares: Path, tmp_path: Path) -> None:
     train(config(squares, tmp_path / "burn_in", (), SOLVER__MAX_ITER=3))
     branch = config(squares, tmp_path / "branch", methods, SSOD__BURN_IN_STEPS=3)
     branch.SSOD.BURN_IN_CHECKPOINT = str(tmp_path / "burn_in" / "model_final.pth")
-    assert_same(weights(whole), weights(train(branch)))
+    assert_same(state_of(whole), state_of(train(branch)))
 
 
 def test_branch_with_new_heads(squares: Path, tmp_path: Path) -> None:
@@ -147,7 +130,7 @@ def test_truth_of_unlabelled_images_changes_nothing(squares: Path, tmp_path: Pat
     blind = config(squares, tmp_path / "blind")
     seeing = config(squares, tmp_path / "seeing")
     seeing.SSOD.DATASETS.squares_unlabeled.ANNOTATIONS = str(squares / "unlabeled.json")
-    assert_same(weights(train(blind)), weights(train(seeing)))
+    assert_same(state_of(train(blind)), state_of(train(seeing)))
 
 
 def test_teacher_is_copied_when_burn_in_ends(squares: Path, tmp_path: Path) -> None:
@@ -183,7 +166,7 @@ def test_mixed_precision_on_cpu(squares: Path, tmp_path: Path, dtype: str) -> No
     trainer = train(
         config(squares, tmp_path / dtype, SOLVER__AMP__ENABLED=True, SOLVER__AMP__DTYPE=dtype)
     )
-    assert all(torch.isfinite(v).all() for v in weights(trainer).values())
+    assert all(torch.isfinite(v).all() for v in state_of(trainer).values())
     assert next(trainer.core.student.parameters()).dtype == torch.float32
 
 
@@ -195,18 +178,9 @@ def test_accumulation_equals_one_large_batch(squares: Path, tmp_path: Path) -> N
     """
     results = []
     for micro in (1, 2):
-        cfg = config(
-            squares, tmp_path / str(micro), (), SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=4
-        )
+        cfg = quota_free(config(squares, tmp_path / str(micro), ()))
         cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = micro
-        cfg.MODEL.RPN.BATCH_SIZE_PER_IMAGE = 100_000
-        cfg.MODEL.RPN.POSITIVE_FRACTION = 1.0
-        cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 100_000
-        cfg.MODEL.ROI_HEADS.POSITIVE_FRACTION = 1.0
-        cfg.MODEL.ROI_HEADS.PROPOSAL_APPEND_GT = False
-        cfg.MODEL.RPN.PRE_NMS_TOPK_TRAIN = 20
-        cfg.MODEL.RPN.NMS_THRESH = 1.0
-        results.append(weights(train(cfg)))
+        results.append(state_of(train(cfg)))
     for name, value in results[0].items():
         assert torch.allclose(value, results[1][name], atol=1e-6), name
 
