@@ -13,7 +13,7 @@ from detectron2.engine import HookBase
 from torch import Tensor, nn
 
 from ssod.engine.comm import all_reduce_sum
-from ssod.methods import METHOD_REGISTRY, Method, StepContext
+from ssod.methods import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels, Sample, Views
 
@@ -49,6 +49,7 @@ class Toy(Method):
         self.embedding = nn.Linear(32, 4)  # student only
         self.register_buffer("seen", torch.zeros(3))
         self.hook_calls = 0
+        self.data: Optional[TrainingData] = None
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -62,10 +63,11 @@ class Toy(Method):
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         cfg.SSOD.TOY.PERIOD = max(1, round(cfg.SSOD.TOY.PERIOD / factor))
 
+    def setup(self, data: TrainingData) -> None:
+        self.data = data
+
     def attach(self, student: nn.Module) -> None:
-        if not hasattr(student, "ssod_heads"):
-            student.ssod_heads = nn.ModuleDict()
-        student.ssod_heads["Toy"] = nn.Linear(32, 1)
+        self.add_head(student, nn.Linear(32, 1))
 
     def view_transform(self) -> Optional[Callable]:
         return Brighten()
@@ -103,7 +105,10 @@ class Toy(Method):
             predicted.append(head(group.bottom_up["res5"].mean(dim=(2, 3))).flatten())
             wanted += [len(outputs.labeled.view.targets[i]) for i in group.indices]
         losses = {
-            "loss_toy_count": 0.1 * F.mse_loss(torch.cat(predicted), torch.tensor(wanted).float())
+            "loss_toy_count": 0.1
+            * F.mse_loss(
+                torch.cat(predicted), torch.tensor(wanted, device=head.weight.device).float()
+            )
         }
         if outputs.unlabeled is not None:
             embedded = self.embedding(outputs.unlabeled.predictions.features.detach())
@@ -125,4 +130,6 @@ class Toy(Method):
         return {"amount": np.array([step], dtype=np.int64)}
 
     def build_hooks(self) -> List[HookBase]:
+        assert self.data is not None and len(self.data.class_names) == 3
+        assert not any("annotations" in record for record in self.data.unlabeled)
         return [CountSteps(self)]

@@ -75,9 +75,10 @@ class Sample:
     Attributes:
         ref: the request it answers.
         file_name, image_id: of the image that was read in the end.
-        weak, strong: the two views, uint8 BGR (3, H, W), same geometry.
+        weak, strong: the two views, uint8 (3, H, W) in the model's channel order, same geometry.
         geometry: from the image file to both views.
         instances: `gt_boxes` and `gt_classes` in view coordinates; None for unlabelled images.
+        strong_instances: those of the strong view, where a method changed it; None: the same.
         extras: what methods' view transforms add, one entry a method.
         skipped: files that could not be read and were replaced by this image, with the reason.
     """
@@ -89,6 +90,7 @@ class Sample:
     strong: Tensor
     geometry: Geometry
     instances: Optional[Instances] = None
+    strong_instances: Optional[Instances] = None
     extras: Dict[str, Any] = field(default_factory=dict)
     skipped: List[Tuple[str, str]] = field(default_factory=list)
 
@@ -197,12 +199,15 @@ class View:
     """Images that go through the student in one pass, with their training targets.
 
     Attributes:
-        images: uint8 BGR tensors (3, H, W) on the model's device.
-        targets: from `make_targets`, one an image.
+        images: uint8 tensors (3, H, W) in the model's channel order, on its device.
+        targets: from `make_targets`, one an image. Of unlabelled images they follow from `pseudo` after the `views` phase.
+        pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects replaces it by one with
+            more (and fewer) rows; the teacher's own labels are what the phases get as `pseudo`.
     """
 
     images: List[Tensor]
     targets: List[Instances]
+    pseudo: Optional[PseudoLabels] = None
 
 
 @dataclass

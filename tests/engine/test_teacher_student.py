@@ -13,6 +13,7 @@ import toy_method  # noqa: F401  (registers Toy)
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
+from ssod.modeling.roi_heads import BoxPredictions, detect
 from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
 
@@ -94,6 +95,34 @@ def test_pseudo_box_regression_switches_both_on(storage) -> None:
     fake_labels(core, [0.9])
     losses = core(batch())
     assert losses["loss_rpn_loc_unlabeled"] > 0 and losses["loss_box_reg_unlabeled"] > 0
+
+
+def test_labels_without_area_do_not_reach_training(storage) -> None:
+    """Clipped to nothing by the border, such a box would match every anchor and divide by its width."""
+    core = build(("ScoreThreshold", "PseudoBoxRegression"))
+    proposals = [Instances((64, 64))]
+    proposals[0].proposal_boxes = Boxes(
+        torch.tensor([[80.0, 8.0, 90.0, 40.0], [8.0, 8.0, 40.0, 40.0]])
+    )
+    logits = torch.tensor([[5.0, 0.0, 0.0, 0.0], [0.0, 5.0, 0.0, 0.0]])
+    predictions = BoxPredictions(torch.zeros(2, 32), logits, torch.zeros(2, 12))
+    (found,) = detect(core.teacher.roi_heads, proposals, predictions, 0.5)
+    assert found.pred_classes.tolist() == [1]
+
+
+def test_rows_without_weight_cannot_spoil_the_loss(storage) -> None:
+    core = build()
+    fake_labels(core, [0.9])
+    context_label = core.label
+
+    def flat(samples):
+        outputs = context_label(samples)
+        for row in outputs.detections:
+            row.pred_boxes = Boxes(torch.tensor([[8.0, 8.0, 8.0, 40.0]]))  # no width: log 0
+        return outputs
+
+    core.label = flat  # type: ignore[method-assign]
+    assert all(torch.isfinite(loss) for loss in core(batch()).values())
 
 
 def test_lambda_scales_the_unlabelled_losses(storage) -> None:

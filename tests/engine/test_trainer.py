@@ -19,6 +19,7 @@ from runs import quota_free, state_of, train
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import TrainingDiverged, UserError
 from tiny import tiny_cfg, with_squares
+from toy_method import Toy
 
 HERE = Path(__file__).parent
 
@@ -39,9 +40,26 @@ def assert_same(a: Dict[str, torch.Tensor], b: Dict[str, torch.Tensor]) -> None:
     assert not different
 
 
-@pytest.mark.parametrize("optimizer, norm", [("SGD", "BN"), ("AdamW", "GN")])
-def test_resume_is_bit_identical(squares: Path, tmp_path: Path, optimizer: str, norm: str) -> None:
-    keys = {"SOLVER__OPTIMIZER": optimizer, "SOLVER__MAX_ITER": 9, "norm": norm}
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"SOLVER__OPTIMIZER": "SGD", "norm": "BN"},
+        {
+            "SOLVER__OPTIMIZER": "AdamW",
+            "SOLVER__LR_SCHEDULER_NAME": "WarmupCosineLR",
+            "SOLVER__WARMUP_ITERS": 4,
+        },
+        {
+            "SOLVER__AMP__ENABLED": True,
+            "SOLVER__GRADIENT_ACCUMULATION_STEPS": 2,
+            "SOLVER__IMS_PER_BATCH": 4,
+            "SSOD__IMS_PER_BATCH_UNLABELED": 4,
+        },
+    ],
+    ids=["sgd-live-bn", "adamw-cosine", "amp-accumulation"],
+)
+def test_resume_is_bit_identical(squares: Path, tmp_path: Path, keys: Dict[str, Any]) -> None:
+    keys = {"SOLVER__MAX_ITER": 9, **keys}
     whole = train(config(squares, tmp_path / "whole", **keys))
     cfg = config(squares, tmp_path / "parts", **keys)
     train(cfg, until=4)
@@ -153,7 +171,7 @@ def test_teacher_is_copied_when_burn_in_ends(squares: Path, tmp_path: Path) -> N
 
 def test_supervised_run_never_loads_unlabelled_images(squares: Path, tmp_path: Path) -> None:
     trainer = train(config(squares, tmp_path / "run", ()))
-    assert trainer._unlabeled == [] and trainer.core.last_pseudo is None
+    assert trainer.data.unlabeled == [] and trainer.core.last_pseudo is None
     difference = [
         (a - b).abs().max().item()
         for a, b in zip(trainer.core.teacher.parameters(), trainer.core.student.parameters())
@@ -183,6 +201,23 @@ def test_accumulation_equals_one_large_batch(squares: Path, tmp_path: Path) -> N
         results.append(state_of(train(cfg)))
     for name, value in results[0].items():
         assert torch.allclose(value, results[1][name], atol=1e-6), name
+
+
+def test_fresh_start_in_a_used_folder_forgets_the_former_run(squares: Path, tmp_path: Path) -> None:
+    train(config(squares, tmp_path / "run", ()))
+    trainer = SSODTrainer(config(squares, tmp_path / "run", ()))
+    trainer.resume_or_load(resume=False)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"last_checkpoint", "results.json", "teacher_best.pth"}
+    assert not trainer.checkpointer.has_checkpoint() and trainer.start_iter == 0
+
+
+def test_method_for_labelled_images_alone(squares: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(Toy, "needs_unlabeled", False)
+    monkeypatch.setattr(Toy, "selects_pseudo_labels", False)
+    trainer = train(config(squares, tmp_path / "run"))
+    assert trainer.data.unlabeled == [] and trainer.core.last_pseudo is None
+    assert trainer.core.methods["Toy"].seen.sum() > 0
 
 
 def test_unlabelled_set_is_needed(squares: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Datasets, views, samplers and the training loader."""
 
 from ssod import compat
 

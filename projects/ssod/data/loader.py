@@ -195,9 +195,14 @@ class TrainLoader:
     """
 
     def __init__(
-        self, dataset: TwoStreamDataset, sampler: TwoStreamBatchSampler, workers: int
+        self,
+        dataset: TwoStreamDataset,
+        sampler: TwoStreamBatchSampler,
+        workers: int,
+        pin_memory: bool = False,
     ) -> None:
         self.dataset, self.sampler, self.workers = dataset, sampler, workers
+        self.pin_memory = pin_memory
 
     def __iter__(self) -> Iterator[SSODBatch]:
         if self.workers == 0:
@@ -213,6 +218,7 @@ class TrainLoader:
             worker_init_fn=_start_worker,
             # Given, because a DataLoader otherwise draws from torch's global generator when it starts.
             generator=torch.Generator().manual_seed(0),
+            pin_memory=self.pin_memory,
         )
         for item in loader:
             if isinstance(item, UserError):
@@ -289,4 +295,5 @@ def build_train_loader(
     mapper = TwoViewMapper.from_config(
         cfg, view_transforms, seed=seed, snapshots=board.reader if board is not None else None
     )
-    return TrainLoader(TwoStreamDataset(datasets, mapper), sampler, workers)
+    pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    return TrainLoader(TwoStreamDataset(datasets, mapper), sampler, workers, pin_memory)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""The trainer: the step, the loop around it, checkpoints and processes."""
 
 from ssod import compat
 

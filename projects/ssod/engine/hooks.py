@@ -62,8 +62,10 @@ class Evaluation(HookBase):
     """Evaluates teacher and student and hands the results to the trainer, which keeps the best teacher.
 
     Args:
-        evaluate: (role, step) -> results by dataset, as Detectron2's evaluators give them.
+        period: in steps; 0 evaluates at the end only.
+        evaluate: "teacher" or "student" -> results by dataset, as Detectron2's evaluators give them.
         remember_best: called with (AP of the teacher on the first dataset, step).
+        mutual_from: first step of mutual learning; a teacher may lag before.
     """
 
     # Points of AP by which the teacher may lie below its student before we call it trouble.
@@ -150,10 +152,13 @@ class CollapseWatch(HookBase):
 class DrawPseudoLabels(HookBase):
     """Puts the first unlabelled image into the event storage: weak view with pseudo-labels, strong view."""
 
-    def __init__(self, core: TeacherStudent, period: int, class_names: List[str]) -> None:
+    def __init__(
+        self, core: TeacherStudent, period: int, class_names: List[str], image_format: str
+    ) -> None:
         self.core = core
         self.period = period
         self.class_names = class_names
+        self.channels = [2, 1, 0] if image_format == "RGB" else [0, 1, 2]  # to BGR, for drawing
 
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self.period or self.core.last_pseudo is None:
@@ -162,9 +167,14 @@ class DrawPseudoLabels(HookBase):
         sample = self.core.last_batch.unlabeled[0]
         kept = row[row.selected]
         weak = draw_boxes(
-            sample.weak, kept.gt_boxes.tensor, kept.gt_classes, self.class_names, scores=kept.scores
+            sample.weak[self.channels],
+            kept.gt_boxes.tensor,
+            kept.gt_classes,
+            self.class_names,
+            scores=kept.scores,
         )
-        picture = torch.cat([torch.from_numpy(weak), sample.strong.flip(0).permute(1, 2, 0)], dim=1)
+        strong = sample.strong[self.channels].flip(0).permute(1, 2, 0)
+        picture = torch.cat([torch.from_numpy(weak), strong], dim=1)
         get_event_storage().put_image(
             "pseudo_labels: weak, strong", picture.permute(2, 0, 1).numpy()
         )

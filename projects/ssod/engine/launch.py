@@ -51,6 +51,10 @@ def launch(
         RuntimeError: a process failed; the message is the first failing rank's traceback. The others are ended.
     """
     cuda = device.startswith("cuda")
+    if ":" in device and (num_gpus_per_machine * num_machines > 1 or "RANK" in os.environ):
+        raise UserError(
+            f"MODEL.DEVICE {device} would put all processes on one GPU: use MODEL.DEVICE cuda."
+        )
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         _run_under_torchrun(main_func, args, cuda)
         return

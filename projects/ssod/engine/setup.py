@@ -70,7 +70,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     except OSError as error:
         raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}.") from None
+    setup_logger.cache_clear()  # of several runs in one process each has its own log.txt
     for name in ("fvcore", "detectron2", "ssod"):
+        logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name, abbrev_name=name)
     logger.info(
         f"ssod {ssod.__version__}, Detectron2 {detectron2.__version__}, PyTorch {torch.__version__}, "

@@ -7,12 +7,15 @@ drive it and DDP sees one forward a step.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.proposal_generator.rpn import RPN
+from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers, StandardROIHeads
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
@@ -25,14 +28,19 @@ from ssod.modeling.rpn import rpn_losses, run_rpn
 from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
 
 
-def check_supported(model: nn.Module) -> None:
+def check_supported(model: Any) -> None:
     """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard parts."""
     heads = getattr(model, "roi_heads", None)
+    rpn: Any = getattr(model, "proposal_generator", None)
     problem = None
     if not isinstance(model, GeneralizedRCNN):
         problem = f"MODEL.META_ARCHITECTURE {type(model).__name__}"
     elif not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
         problem = f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
+    elif type(rpn).forward is not RPN.forward or type(rpn).losses is not RPN.losses:
+        problem = f"MODEL.PROPOSAL_GENERATOR.NAME {type(rpn).__name__}"
+    elif type(heads.box_predictor).losses is not FastRCNNOutputLayers.losses:
+        problem = f"The box predictor {type(heads.box_predictor).__name__}, whose losses the step would not call,"
     elif heads.mask_on or heads.keypoint_on:
         problem = "MODEL.MASK_ON / KEYPOINT_ON"
     elif getattr(heads.box_predictor, "use_sigmoid_ce", False):
@@ -118,7 +126,8 @@ class TeacherStudent(nn.Module):
         if not self.training:
             return self.teacher(batch)
         assert isinstance(batch, SSODBatch)
-        context = StepContext(self.step, batch, self.student, self.teacher)
+        methods = {method.name: method for method in self.method_list}
+        context = StepContext(self.step, batch, self.student, self.teacher, methods=methods)
         pseudo = None
         if batch.unlabeled:
             context.teacher_outputs = self.label(batch.unlabeled)
@@ -128,7 +137,7 @@ class TeacherStudent(nn.Module):
         for method in self.method_list:
             outputs = method.weigh(outputs, pseudo, context)
         losses = self.losses(outputs, pseudo, context)
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
         self.last_batch, self.last_pseudo = batch, pseudo
@@ -170,24 +179,20 @@ class TeacherStudent(nn.Module):
         """Phase 4: images and targets of the student."""
         targets = []
         for sample in batch.labeled:
-            assert sample.instances is not None
-            targets.append(
-                make_targets(
-                    sample.instances.image_size,
-                    sample.instances.gt_boxes.tensor.to(self.student.device),
-                    sample.instances.gt_classes.to(self.student.device),
-                )
-            )
+            targets.append(self._targets(sample.strong_instances or sample.instances))
         images = [self._to_device(sample.strong) for sample in batch.labeled]
         if self.labeled_weak_view:
             images = images + [self._to_device(sample.weak) for sample in batch.labeled]
-            targets = targets + targets
+            targets = targets + [self._targets(sample.instances) for sample in batch.labeled]
         views = Views(View(images, targets))
         if pseudo is not None:
             strong = [self._to_device(sample.strong) for sample in batch.unlabeled]
-            views.unlabeled = View(strong, pseudo.to_targets())
+            views.unlabeled = View(strong, [], pseudo)
         for method in self.method_list:
             views = method.views(views, pseudo, context)
+        if views.unlabeled is not None and views.unlabeled.pseudo is not None:
+            targets = views.unlabeled.pseudo.to_targets()
+            views = replace(views, unlabeled=replace(views.unlabeled, targets=targets))
         return views
 
     def run_student(self, views: Views) -> Outputs:
@@ -265,6 +270,12 @@ class TeacherStudent(nn.Module):
             )
         )
         return losses
+
+    def _targets(self, instances: Optional[Instances]) -> Instances:
+        assert instances is not None
+        boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
+        device = self.student.device
+        return make_targets(instances.image_size, boxes.to(device), classes.to(device))
 
     def _to_device(self, image: Tensor) -> Tensor:
         return image.to(self.student.device, non_blocking=True)

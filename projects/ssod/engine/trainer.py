@@ -1,6 +1,7 @@
 """SSODTrainer: Detectron2's `DefaultTrainer` with a teacher, two streams and methods.
 
-`SSODTrainer(cfg)`, `resume_or_load(resume)`, `train()` and the `build_*` methods to override are Detectron2's.
+`SSODTrainer(cfg)`, `resume_or_load(resume)` and `train()` are Detectron2's, and so are the methods to override:
+`build_model`, `build_optimizer`, `build_lr_scheduler`, `build_evaluator`, `build_test_loader`, `build_hooks`, `build_writers`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import weakref
 from collections import OrderedDict
 from functools import partial
@@ -28,7 +30,9 @@ from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
+from ssod.engine.atomic import write_atomically
 from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.comm import broadcast_from_main
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
     CollapseWatch,
@@ -45,7 +49,7 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
-from ssod.methods import build_methods
+from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
 from ssod.pseudo_labels.hook import PseudoLabelQuality
 
 logger = logging.getLogger(__name__)
@@ -65,21 +69,24 @@ class SSODTrainer(DefaultTrainer):
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
         register_datasets(cfg)
         check_split_hashes(cfg)
-        self._labeled = load_labeled(cfg)
-        self._unlabeled = load_unlabeled(cfg) if cfg.SSOD.METHODS else []
-        if cfg.SSOD.METHODS and not self._unlabeled:
-            raise UserError(
-                "SSOD.METHODS needs unlabelled images: name a dataset in DATASETS.UNLABELED."
-            )
-        # Mutual learning starts here; a supervised run never gets there.
-        self.mutual_from = cfg.SSOD.BURN_IN_STEPS if cfg.SSOD.METHODS else cfg.SOLVER.MAX_ITER
-
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
-        student = self.build_model(cfg)
-        self.core = TeacherStudent.from_config(cfg, student, build_methods(cfg)).to(
-            cfg.MODEL.DEVICE
+        methods = build_methods(cfg)
+        self.mutual = learns_from_unlabeled(cfg)
+        labeled = load_labeled(cfg)
+        self.data = TrainingData(
+            labeled=labeled,
+            unlabeled=load_unlabeled(cfg) if self.mutual else [],
+            class_names=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
         )
+        # Mutual learning starts here; a supervised run never gets there.
+        self.mutual_from = cfg.SSOD.BURN_IN_STEPS if self.mutual else cfg.SOLVER.MAX_ITER
+
+        student = self.build_model(cfg)
+        for method in methods.values():
+            assert isinstance(method, Method)
+            method.setup(self.data)
+        self.core = TeacherStudent.from_config(cfg, student, methods).to(cfg.MODEL.DEVICE)
         if cfg.SSOD.METHODS:
             logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
         optimizer = self.build_optimizer(cfg, self.core)
@@ -129,12 +136,13 @@ class SSODTrainer(DefaultTrainer):
 
     def _loader_from(self, state: Optional[Dict[str, Any]], step: int) -> Any:
         transforms = {m.name: m.view_transform() for m in self.core.method_list}
+        publishing = any(type(m).snapshot is not Method.snapshot for m in self.core.method_list)
         return build_train_loader(
             self.cfg,
-            self._labeled,
-            self._unlabeled,
+            list(self.data.labeled),
+            list(self.data.unlabeled),
             view_transforms={name: t for name, t in transforms.items() if t is not None},
-            board=self.board,
+            board=self.board if publishing else None,
             seed=self._trainer.seed,
             state=state,
             start_step=step,
@@ -146,7 +154,7 @@ class SSODTrainer(DefaultTrainer):
         The checkpoint comes last, so that a resumed run finds everything of its last step evaluated and written.
         """
         cfg = self.cfg
-        mutual = bool(cfg.SSOD.METHODS)
+        mutual = self.mutual
         copy_at = self.mutual_from if mutual and cfg.SSOD.EMA.COPY_AFTER_BURN_IN else None
         built: List[Optional[HookBase]] = [
             hooks.IterationTimer(),
@@ -157,16 +165,17 @@ class SSODTrainer(DefaultTrainer):
         for method in self.core.method_list:
             built.extend(method.build_hooks())
         if mutual:
-            boxes = sum(len(record.get("annotations", ())) for record in self._labeled)
-            built.append(CollapseWatch(boxes / len(self._labeled)))
+            boxes = sum(len(record.get("annotations", ())) for record in self.data.labeled)
+            built.append(CollapseWatch(boxes / len(self.data.labeled)))
         if mutual and comm.is_main_process():
-            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+            names = list(self.data.class_names)
             built.append(
-                PseudoLabelQuality(cfg, self.core, self._unlabeled, names, self.mutual_from)
+                PseudoLabelQuality(cfg, self.core, self.data.unlabeled, names, self.mutual_from)
             )
-        if mutual and cfg.SSOD.VIS_PERIOD > 0 and comm.is_main_process():
-            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
-            built.append(DrawPseudoLabels(self.core, cfg.SSOD.VIS_PERIOD, names))
+            if cfg.SSOD.VIS_PERIOD > 0:
+                built.append(
+                    DrawPseudoLabels(self.core, cfg.SSOD.VIS_PERIOD, names, cfg.INPUT.FORMAT)
+                )
         if cfg.DATASETS.VAL or cfg.DATASETS.TEST:
             built.append(
                 Evaluation(
@@ -194,11 +203,32 @@ class SSODTrainer(DefaultTrainer):
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
-        elif self.cfg.SSOD.BURN_IN_CHECKPOINT:
+            return
+        self._clear_former_run()
+        if self.cfg.SSOD.BURN_IN_CHECKPOINT:
             self._branch_from(self.cfg.SSOD.BURN_IN_CHECKPOINT)
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
             self.average.copy()
+
+    def _clear_former_run(self) -> None:
+        """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor resumed into it."""
+        folder = self.cfg.OUTPUT_DIR
+        if comm.is_main_process():
+            stale = [
+                os.path.join(folder, name)
+                for name in ("last_checkpoint", "results.json", "teacher_best.pth")
+            ]
+            found = [path for path in stale if os.path.exists(path)]
+            if found:
+                names = ", ".join(os.path.basename(path) for path in found)
+                logger.warning(
+                    f"{folder} held another run, whose {names} are removed (--resume would have continued it)."
+                )
+            for path in found:
+                os.remove(path)
+            shutil.rmtree(os.path.join(folder, "snapshots"), ignore_errors=True)
+        comm.synchronize()
 
     def _branch_from(self, path: str) -> None:
         """Takes weights, teacher, optimiser, step and stream positions from another run's full checkpoint.
@@ -229,7 +259,7 @@ class SSODTrainer(DefaultTrainer):
         if self.cfg.SEED >= 0:
             self._trainer.seed = self.cfg.SEED
         self.start_iter = data["trainer"]["iteration"] + 1
-        if self.cfg.SSOD.METHODS and self.start_iter > self.mutual_from:
+        if self.mutual and self.start_iter > self.mutual_from:
             raise UserError(
                 f"SSOD.BURN_IN_CHECKPOINT {path} is {self.start_iter} steps old, past SSOD.BURN_IN_STEPS "
                 f"{self.mutual_from}: raise that key or name an earlier checkpoint."
@@ -268,7 +298,12 @@ class SSODTrainer(DefaultTrainer):
         folder = os.path.join(self.cfg.OUTPUT_DIR, "inference", role)
         try:
             return evaluate(
-                self.cfg, model, names, folder, build=partial(self.build_evaluator, self.cfg)
+                self.cfg,
+                model,
+                names,
+                folder,
+                build=partial(self.build_evaluator, self.cfg),
+                build_loader=partial(self.build_test_loader, self.cfg),
             )
         finally:
             model.train(training)
@@ -289,26 +324,38 @@ class SSODTrainer(DefaultTrainer):
 
     def _finish(self) -> "OrderedDict[str, Any]":
         self._save_teacher("teacher_final")
+        self._list_skipped()
         results: "OrderedDict[str, Any]" = OrderedDict()
-        if not self.cfg.DATASETS.TEST:
-            return results
-        best = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
-        comm.synchronize()
-        if os.path.exists(best):
-            self.core.teacher.load_state_dict(
-                self.checkpointer.load_file(best)["model"], strict=False
-            )
-        results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
+        # Only rank 0 knows the best one and surely sees its file.
+        use_best = comm.all_gather(self.best["step"] >= 0)[0]
+        if use_best:
+            teacher = self.core.teacher
+            if comm.is_main_process():
+                path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
+                teacher.load_state_dict(self.checkpointer.load_file(path)["model"], strict=False)
+            broadcast_from_main(list(teacher.state_dict().values()))
+        if self.cfg.DATASETS.TEST:
+            results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
         if comm.is_main_process():
-            record = {"teacher_best": {**self.best, "test": results}, "steps": self.max_iter}
+            best = {**self.best, "test": results} if use_best else {"test": results}
+            record = {"teacher_best": best, "steps": self.max_iter}
             path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
-            with open(path + ".tmp", "w") as out:
-                json.dump(record, out, indent=1)
-            os.replace(path + ".tmp", path)
+            write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
+            which = f"Best teacher (step {self.best['step']})" if use_best else "Final teacher"
             for dataset, tasks in results.items():
                 numbers = ", ".join(f"{k} {v:.2f}" for k, v in tasks.get("bbox", {}).items())
-                logger.info(f"Best teacher (step {self.best['step']}) on {dataset}: {numbers}")
+                logger.info(f"{which} on {dataset}: {numbers}")
         return results
+
+    def _list_skipped(self) -> None:
+        """Writes which images could not be read by any rank, with the reason."""
+        skipped: Dict[str, str] = {}
+        for found in comm.all_gather(self._trainer.skipped):
+            skipped.update(found)
+        if skipped and comm.is_main_process():
+            path = os.path.join(self.cfg.OUTPUT_DIR, "skipped_images.json")
+            write_atomically(path, lambda file: file.write(json.dumps(skipped, indent=1).encode()))
+            logger.warning(f"{len(skipped)} images could not be used; {path} lists them.")
 
     # ---------------------------------------------------------------- state
 
@@ -339,6 +386,7 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
         list(cfg.DATASETS.TEST),
         os.path.join(cfg.OUTPUT_DIR, "inference", "eval_only"),
         build=partial(SSODTrainer.build_evaluator, cfg),
+        build_loader=partial(SSODTrainer.build_test_loader, cfg),
     )
     if comm.is_main_process():
         for dataset, tasks in results.items():

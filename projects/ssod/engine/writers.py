@@ -12,6 +12,8 @@ from typing import List, Optional
 import torch
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
+from ssod.engine.atomic import write_atomically
+
 logger = logging.getLogger(__name__)
 
 
@@ -64,10 +66,7 @@ def drop_metrics_after(path: str, step: int) -> None:
                 continue
             if record.get("iteration", -1) <= step:
                 kept.append(line if line.endswith("\n") else line + "\n")
-    temporary = path + ".tmp"
-    with open(temporary, "w") as out:
-        out.writelines(kept)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
 
 def build_writers(output_dir: str, max_iter: int, start_iter: int) -> List[EventWriter]:

@@ -63,12 +63,14 @@ def evaluate(
     dataset_names: Sequence[str],
     output_folder: str,
     build: Optional[EvaluatorFactory] = None,
+    build_loader: Optional[Callable[[str], Any]] = None,
 ) -> "OrderedDict[str, Any]":
     """Runs `model` in eval mode on each dataset. Called on all ranks; the images are shared out among them.
 
     Args:
         output_folder: predictions go to a folder of the dataset's name in it.
         build: makes the evaluator of a dataset; `build_evaluator` by default.
+        build_loader: makes its loader; Detectron2's by default.
 
     Returns:
         {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent; {dataset: {}} on ranks other than 0.
@@ -79,7 +81,7 @@ def evaluate(
         folder = os.path.join(output_folder, name)
         with _quiet():
             evaluator = build(name, folder) if build else build_evaluator(cfg, name, folder)
-            loader = build_detection_test_loader(cfg, name)
+            loader = build_loader(name) if build_loader else build_detection_test_loader(cfg, name)
             results[name] = inference_on_dataset(model, loader, evaluator)
     return results
 

@@ -12,15 +12,17 @@ from detectron2.config import CfgNode  # noqa: E402
 from torch import nn  # noqa: E402
 
 from ssod.errors import UserError  # noqa: E402
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext  # noqa: E402
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData  # noqa: E402
 
 __all__ = [
     "METHOD_REGISTRY",
     "Method",
     "StepContext",
+    "TrainingData",
     "add_method_configs",
     "build_methods",
     "get_method",
+    "learns_from_unlabeled",
 ]
 
 
@@ -46,6 +48,11 @@ def get_method(name: str) -> Type[Method]:
     return METHOD_REGISTRY.get(name)
 
 
+def learns_from_unlabeled(cfg: CfgNode) -> bool:
+    """True if any of `SSOD.METHODS` needs unlabelled images; else training is supervised throughout."""
+    return any(get_method(name).needs_unlabeled for name in cfg.SSOD.METHODS)
+
+
 def build_methods(cfg: CfgNode) -> nn.ModuleDict:
     """The methods of `SSOD.METHODS` in order, checked against each other."""
     names = list(cfg.SSOD.METHODS)
@@ -61,7 +68,8 @@ def build_methods(cfg: CfgNode) -> nn.ModuleDict:
                 raise UserError(
                     f"{name} and {other} cannot be combined: remove one from SSOD.METHODS."
                 )
-    if names and not any(get_method(name).selects_pseudo_labels for name in names):
+    selecting = any(get_method(name).selects_pseudo_labels for name in names)
+    if learns_from_unlabeled(cfg) and not selecting:
         choices = [m.__name__ for m in _registered() if m.selects_pseudo_labels]
         raise UserError(
             f"No method in SSOD.METHODS chooses which pseudo-labels to train on: add one of {', '.join(choices)}."

@@ -2,7 +2,7 @@
 
 A step runs these phases in order, each for every method in the order of `SSOD.METHODS`:
 
-    attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update
+    setup, attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update
 
 A phase returns new values and never edits what it was given. During burn-in there are no pseudo-labels: `pseudo`,
 `context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not called, the rest is.
@@ -10,12 +10,13 @@ A phase returns new values and never edits what it was given. During burn-in the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from detectron2.modeling import GeneralizedRCNN
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -39,13 +40,31 @@ class StepContext:
         batch: the samples.
         student, teacher: the two detectors (`GeneralizedRCNN`).
         teacher_outputs: None during burn-in.
+        methods: all methods in use, by name.
+        shared: what a method computed in this step for others, under its own name.
     """
 
     step: int
     batch: SSODBatch
-    student: nn.Module
-    teacher: nn.Module
+    student: GeneralizedRCNN
+    teacher: GeneralizedRCNN
     teacher_outputs: Optional[TeacherOutputs] = None
+    methods: Mapping[str, "Method"] = field(default_factory=dict)
+    shared: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingData:
+    """What methods may know of the data.
+
+    Attributes:
+        labeled: Detectron2 dataset dicts. unlabeled: the same without annotations; `SampleRef.index` counts in them.
+        class_names: in the order of the class indices.
+    """
+
+    labeled: Sequence[Dict[str, Any]]
+    unlabeled: Sequence[Dict[str, Any]]
+    class_names: Sequence[str]
 
 
 class Method(nn.Module):
@@ -53,7 +72,7 @@ class Method(nn.Module):
 
     State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python scalars only). It is in
     the checkpoint and must be the same on every rank: all-reduce statistics before they are used (`ssod.engine.comm`).
-    Heads that the teacher needs too go into `student.ssod_heads[name]` in `attach`; parameters of the Method itself
+    Heads that the teacher needs too are added in `attach` by `add_head`; parameters of the Method itself
     are trained with the student but have no teacher's copy. Neither is exported.
     """
 
@@ -61,7 +80,9 @@ class Method(nn.Module):
     # Other methods that must, or must not, be listed as well.
     requires: Tuple[str, ...] = ()
     conflicts: Tuple[str, ...] = ()
-    # True if it decides which pseudo-labels the main branch trains on; one of these is needed.
+    # False if it also works on labelled images alone.
+    needs_unlabeled: bool = True
+    # True if it decides which pseudo-labels the main branch trains on; one of these is needed for mutual learning.
     selects_pseudo_labels: bool = False
 
     @classmethod
@@ -77,8 +98,17 @@ class Method(nn.Module):
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         """Rescales this method's step counts when the world size is `factor` times the reference, in place."""
 
-    def attach(self, student: nn.Module) -> None:
-        """Called once, before the optimiser, DDP and the teacher's copy."""
+    def setup(self, data: TrainingData) -> None:
+        """Called once by the trainer, first of all."""
+
+    def attach(self, student: GeneralizedRCNN) -> None:
+        """Called once, before the optimiser, DDP and the teacher's copy; `add_head` adds what the teacher needs too."""
+
+    def add_head(self, student: GeneralizedRCNN, head: nn.Module) -> None:
+        """Makes `head` `student.ssod_heads[self.name]`: trained, averaged into the teacher, not exported."""
+        if not hasattr(student, "ssod_heads"):
+            student.ssod_heads = nn.ModuleDict()
+        student.ssod_heads[self.name] = head
 
     def view_transform(self) -> Optional[Callable]:
         """A picklable `ssod.data.mapper.ViewTransform` that the loader's workers apply to every sample."""
@@ -104,13 +134,16 @@ class Method(nn.Module):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """Further losses, already multiplied by their weight; names are prefixed by nothing, so choose well."""
+        """Further losses, already multiplied by their weight; names must not exist yet.
+
+        In a step every rank must return the same names: where there is nothing to learn, return a zero.
+        """
         return {}
 
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        """Updates the method's state (no gradient). Runs once a micro-batch, after the losses, on every rank."""
+        """Updates the method's state: no gradient, no autocast, once a micro-batch, after the losses, on every rank."""
 
     def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
         """Arrays to publish to the loader after this step, or None; the same on every rank.

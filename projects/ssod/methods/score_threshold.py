@@ -1,4 +1,4 @@
-"""Unbiased Teacher's choice of pseudo-labels: a fixed score threshold (SPEC of the common base)."""
+"""Unbiased Teacher's choice of pseudo-labels: a fixed score threshold (Liu et al., ICLR 2021)."""
 
 from __future__ import annotations
 

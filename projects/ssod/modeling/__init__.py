@@ -1,4 +1,4 @@
-"""TODO"""
+"""Detectron2's detector, driven step by step."""
 
 from ssod import compat
 

@@ -70,7 +70,9 @@ class FeatureMaps:
         """
         parts: List[Tensor] = [torch.empty(0)] * self.num_images
         for group in self.groups:
-            levels = [group.features[name] for name in roi_heads.box_in_features]
+            # In single precision: Detectron2 casts the boxes to the features' type, and bfloat16 has no odd numbers
+            # above 256.
+            levels = [group.features[name].float() for name in roi_heads.box_in_features]
             chosen = [boxes[index] for index in group.indices]
             pooled = roi_heads.box_head(roi_heads.box_pooler(levels, chosen))
             if len(self.groups) == 1:
@@ -109,7 +111,7 @@ def extract_features(model: GeneralizedRCNN, images: Sequence[Tensor]) -> Featur
         model: a `GeneralizedRCNN`. images: uint8 (3, H, W) tensors.
     """
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    if model.training and batch_norms(model.backbone):
+    if model.training and batch_norms(model):
         batches = [list(range(len(images)))]
     else:
         cost = CALL_COST_PIXELS.get(model.device.type, CALL_COST_PIXELS["cuda"])

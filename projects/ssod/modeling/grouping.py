@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Dict, List, Sequence, Tuple
 
-# What one more forward and backward costs, in pixels of padding that take as long (measured; see docs).
+# What one more forward and backward costs, in pixels of padding that take as long. CPU: 20 ms beside 1.5 ms for 1,000 pixels
+# (ResNet-18, two cores). CUDA: an estimate, launching a ResNet-50's kernels against computing them.
 CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 512 * 512}
 
 Size = Tuple[int, int]

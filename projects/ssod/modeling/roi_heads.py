@@ -84,7 +84,8 @@ def roi_losses(
     labels = torch.cat([roi.gt_classes for roi in rois])
     count = max(len(labels), 1)
     cls = (roi_classification_loss(predictions.logits, labels, cls_loss, gamma) * cls_weights).sum()
-    foreground = (labels < roi_heads.num_classes).nonzero().flatten()
+    # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
+    foreground = ((labels < roi_heads.num_classes) & (reg_weights > 0)).nonzero().flatten()
     reg = box_regression_loss(
         torch.cat([roi.proposal_boxes.tensor for roi in rois])[foreground],
         foreground_deltas(predictions.deltas[foreground], labels[foreground]),
@@ -104,14 +105,18 @@ def detect(
     predictions: BoxPredictions,
     score_floor: float,
 ) -> List[Instances]:
-    """Detections in view coordinates: per-class NMS as at test time, every score above `score_floor`."""
+    """Detections in view coordinates: per-class NMS as at test time, every score above `score_floor`.
+
+    Boxes that clipping left without area are dropped: as labels, they would match every anchor equally badly.
+    """
     predictor = roi_heads.box_predictor
     raw = (predictions.logits, predictions.deltas)
-    return fast_rcnn_inference(
+    found, _ = fast_rcnn_inference(
         predictor.predict_boxes(raw, proposals),
         predictor.predict_probs(raw, proposals),
         [proposal.image_size for proposal in proposals],
         score_floor,
         predictor.test_nms_thresh,
         predictor.test_topk_per_image,
-    )[0]
+    )
+    return [row[row.pred_boxes.nonempty(threshold=1e-2)] for row in found]

@@ -126,14 +126,17 @@ def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]
         weight=torch.cat([a.cls_weights for a in anchors]),
         reduction="sum",
     )
+    # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
+    reg_weights = torch.cat([a.reg_weights for a in anchors])
+    rows = (reg_weights > 0).nonzero().flatten()
     loc = box_regression_loss(
-        torch.cat([a.boxes for a in anchors]),
-        torch.cat([a.deltas for a in anchors]),
-        torch.cat([a.gt_boxes for a in anchors]),
+        torch.cat([a.boxes for a in anchors])[rows],
+        torch.cat([a.deltas for a in anchors])[rows],
+        torch.cat([a.gt_boxes for a in anchors])[rows],
         rpn.box2box_transform,
         rpn.box_reg_loss_type,
         rpn.smooth_l1_beta,
     )
-    loc = (loc * torch.cat([a.reg_weights for a in anchors])).sum()
+    loc = (loc * reg_weights[rows]).sum()
     losses = {"loss_rpn_cls": cls / normalizer, "loss_rpn_loc": loc / normalizer}
     return {name: loss * rpn.loss_weight.get(name, 1.0) for name, loss in losses.items()}

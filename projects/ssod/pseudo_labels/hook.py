@@ -17,6 +17,7 @@ from detectron2.utils.events import EventStorage, get_event_storage
 
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.sampler import STREAMS
+from ssod.engine.atomic import write_atomically
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.methods import StepContext
 from ssod.pseudo_labels.quality import LabelCounts, count_labels, sum_counts, summarise
@@ -121,9 +122,7 @@ class PseudoLabelQuality(HookBase):
             self._put_scalars(record)
         os.makedirs(self.folder, exist_ok=True)
         path = os.path.join(self.folder, f"step_{step}.json")
-        with open(path + ".tmp", "w") as file:
-            json.dump(record, file)
-        os.replace(path + ".tmp", path)
+        write_atomically(path, lambda file: file.write(json.dumps(record).encode()))
 
     def _label(self, indices: Sequence[int], step: int) -> List[Tuple[int, Sample, Instances]]:
         samples: List[Tuple[int, Sample]] = []

@@ -131,7 +131,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     upper = quoted("supervised_all")
     if upper:
         print(
-            f"\nQuoted, not run here: all 2,000 labels {upper['AP']} AP in twice the steps ({RESULTS})."
+            f"\nQuoted, not run here: all 2,000 labels, {float(upper['AP_mean']):.1f} AP in {STEPS * 2} steps ({RESULTS})."
         )
     print(
         f"\n{time.time() - start:.0f} s. Look at {page}, {args.output}/detections.png and pseudo.png."

@@ -1,0 +1,74 @@
+"""The demo in miniature: the tiny detector on squares under the digit scenes' names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode
+
+from ssod.errors import UserError
+from ssod.tools import demo
+from tiny import tiny_cfg, with_squares
+
+
+@pytest.fixture
+def scene(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the files that the demo wants."""
+    configs, data = tmp_path / "configs" / "digit_scenes", tmp_path / "datasets"
+    configs.mkdir(parents=True)
+    data.mkdir()
+    (data / "digit_scenes").symlink_to(squares)
+    for name, methods in (("supervised", ()), ("unbiased_teacher", ("ScoreThreshold",))):
+        cfg = with_squares(tiny_cfg(), squares, tmp_path / "unused", methods)
+        cfg.DATASETS.TEST = ("digit_scenes_test",)
+        declared = cfg.SSOD.DATASETS
+        cfg.SSOD.DATASETS = CfgNode(
+            {key.replace("squares", "digit_scenes"): value for key, value in declared.items()}
+        )
+        cfg.DATASETS.TRAIN = ("digit_scenes_labeled",)
+        cfg.DATASETS.UNLABELED = ("digit_scenes_unlabeled",) if methods else ()
+        (configs / f"{name}.yaml").write_text(cfg.dump())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "STEPS", 5)
+    monkeypatch.setattr(demo, "BURN_IN", 3)
+    return tmp_path
+
+
+def test_demo_ends_with_table_pictures_and_report(scene: Path, capsys: Any) -> None:
+    demo.main([])
+    printed = capsys.readouterr().out
+    assert "100 labels + 1,900 images" in printed and "AP-red" in printed
+    output = scene / "output" / "demo"
+    for name in ("detections.png", "pseudo.png", "report.html"):
+        assert (output / name).stat().st_size > 1000 and name in printed
+    for run in ("supervised", "unbiased_teacher"):
+        results = json.loads((output / run / "results.json").read_text())
+        assert results["steps"] == 5
+        assert (
+            "step 4/5" in (output / run / "log.txt").read_text()
+            or "step 5/5" in (output / run / "log.txt").read_text()
+        )
+    assert "Branching" not in (output / "burn_in" / "log.txt").read_text()
+
+
+def test_second_call_trains_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    demo.main([])
+    monkeypatch.setattr(demo, "SSODTrainer", None)
+    demo.main([])
+
+
+def test_wrong_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="repository's root"):
+        demo.main([])
+
+
+def test_quoted_row_comes_from_the_committed_table(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("row,AP\nsupervised,1.0\nsupervised_all,2.0\n")
+    assert demo.quoted("supervised_all", str(path)) == {"row": "supervised_all", "AP": "2.0"}
+    assert demo.quoted("nothing", str(path)) is None
+    assert demo.quoted("supervised_all", str(tmp_path / "none.csv")) is None
