@@ -69,7 +69,7 @@ def _read_results(path: Path, seed: int) -> Run:
             for dataset, tasks in best["test"].items()
         }
         return Run(
-            seed, "done", "", metrics, record["steps"], best["step"], _chosen_on(path)
+            seed, "done", "", metrics, record["steps"], best.get("step"), _chosen_on(path)
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Run(seed, "failed", "results.json cannot be read")
