@@ -17,11 +17,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, ViewTransform, sample_rng
+from ssod.data.records import read_image_size
 from ssod.data.sampler import BatchRequest, StreamSpec, TwoStreamBatchSampler, micro_batch_size
 from ssod.data.snapshots import SnapshotBoard
 from ssod.errors import UserError
@@ -29,7 +29,6 @@ from ssod.structures import Sample, SampleRef, SSODBatch
 
 PREFETCH_FACTOR = 2
 MAX_ATTEMPTS = 100
-_EXIF_ORIENTATION = 274
 _ALIGNMENT = 64
 
 Packed = Tuple[bytes, Tensor]
@@ -57,14 +56,10 @@ class AspectGroups:
     @staticmethod
     def _from_header(file_name: str) -> int:
         try:
-            with Image.open(file_name) as image:
-                width, height = image.size
-                # 5 to 8 lie on their side; `read_image` turns them upright.
-                if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-                    width, height = height, width
+            height, width = read_image_size(file_name)
             return int(width <= height)
         # A damaged file will be replaced anyway, so any group will do.
-        except Exception:
+        except OSError:
             return 0
 
 
