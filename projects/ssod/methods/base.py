@@ -82,6 +82,8 @@ class Method(nn.Module):
     conflicts: Tuple[str, ...] = ()
     # False if it also works on labelled images alone.
     needs_unlabeled: bool = True
+    # True if it cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), where `teacher_outputs` is None.
+    needs_online_teacher: bool = False
     # True if it decides which pseudo-labels the main branch trains on; one of these is needed for mutual learning.
     selects_pseudo_labels: bool = False
 
