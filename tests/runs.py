@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode
 
 import toy_method  # noqa: F401  (registers Toy)
 from ssod.engine.trainer import SSODTrainer
+from ssod.methods import METHOD_REGISTRY, build_methods
+from tiny import tiny_cfg, with_squares
+
+build_methods(tiny_cfg())  # registers all
+METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
 
 
 def state_of(trainer: SSODTrainer) -> Dict[str, torch.Tensor]:
@@ -57,3 +62,22 @@ def train(cfg: CfgNode, resume: bool = False, until: Optional[int] = None) -> SS
         trainer.max_iter = until
     trainer.train()
     return trainer
+
+
+def with_selector(names: Tuple[str, ...]) -> Tuple[str, ...]:
+    """Adds the fixed threshold where nothing chooses pseudo-labels, and what a method requires."""
+    for name in names:
+        names += tuple(r for r in METHOD_REGISTRY.get(name).requires if r not in names)
+    if any(METHOD_REGISTRY.get(name).selects_pseudo_labels for name in names):
+        return names
+    return ("ScoreThreshold", *names)
+
+
+def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) -> CfgNode:
+    """A run of `names` and what they need, with thresholds that an untrained detector passes."""
+    cfg = with_squares(tiny_cfg(), squares, output, with_selector(names))
+    cfg.merge_from_list(
+        ["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1, "SSOD.SCORE_THRESHOLD", 0.05]
+    )
+    cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
+    return cfg

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import two_ranks
-from runs import quota_free, state_of, train
+from runs import METHOD_NAMES, quota_free, state_of, train
 from ssod.engine.launch import launch
 from tiny import tiny_cfg, with_squares
 
@@ -22,7 +22,9 @@ def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, 
     return {"output": output, **json.loads((output / "found.json").read_text())}
 
 
-@pytest.mark.parametrize("case", ["toy", "live_bn", "threshold", "toy_resumed", "equal"])
+@pytest.mark.parametrize(
+    "case", ["toy", "live_bn", "threshold", "toy_resumed", "equal", *METHOD_NAMES]
+)
 def test_ranks_agree_to_the_bit(found: Dict[str, Any], case: str) -> None:
     first, second = found[case]["digests"]
     assert first == second

@@ -11,7 +11,14 @@ from typing import Any  # noqa: E402
 import torch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
-from runs import digest, quota_free, state_of, train  # noqa: E402
+from runs import (  # noqa: E402
+    METHOD_NAMES,
+    digest,
+    method_cfg,
+    quota_free,
+    state_of,
+    train,
+)
 from ssod.engine.trainer import SSODTrainer  # noqa: E402
 from tiny import tiny_cfg, with_squares  # noqa: E402
 
@@ -44,6 +51,10 @@ def main(root: str, output: str) -> None:
                 (folder / name / "last_checkpoint").write_text("model_0000003.pth")
             comm.synchronize()
             report("toy_resumed", train(cfg, resume=True))
+    for name in METHOD_NAMES:
+        cfg = method_cfg(Path(root), folder / name, (name,), 4)
+        cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
+        report(name, train(cfg))
     equal = quota_free(with_squares(tiny_cfg(), Path(root), folder / "equal"))
     trainer = train(equal)
     report("equal", trainer)
