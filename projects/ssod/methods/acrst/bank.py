@@ -1,0 +1,208 @@
+"""The CropBank's contents: where objects are in image files; pixels stay in the files.
+
+Shapes: M instances, K classes, U unlabelled images. Boxes are XYXY in pixels of the image file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Dict, List, Mapping, Sequence
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from ssod.data.boxes import SkippedBoxes, box_problem
+
+# Columns of packed rows. A header row of each image is followed by its labels:
+# (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all of it exactly.
+_COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Annotations sorted by class, so that drawing one of a class takes a single look-up.
+
+    Attributes:
+        boxes: float32 (M, 4). scores: float32 (M,), 1 for people's labels.
+        images: int32 (M,), index in the bank's dataset. sizes: int32 (M, 2), (height, width) of the image file.
+        offsets: int64 (K + 1,); class k has rows offsets[k]:offsets[k + 1].
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    images: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def sort(
+        cls,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        images: np.ndarray,
+        sizes: np.ndarray,
+        classes: np.ndarray,
+        num_classes: int,
+    ) -> "Instances":
+        """From rows in any order; classes: (M,). Rows of a class keep their order."""
+        order = np.argsort(classes.astype(np.int16), kind="stable")  # 16 bits: a radix sort
+        counts = np.bincount(classes, minlength=num_classes)
+        return cls(
+            boxes[order].astype(np.float32),
+            scores[order].astype(np.float32),
+            images[order].astype(np.int32),
+            sizes[order].astype(np.int32),
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        )
+
+    @classmethod
+    def empty(cls, num_classes: int) -> "Instances":
+        none = np.zeros(0, dtype=np.int64)
+        return cls.sort(np.zeros((0, 4)), none, none, np.zeros((0, 2)), none, num_classes)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Instances":
+        """Inverse of `arrays`; what is mapped from a file stays so."""
+        # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes several times longer.
+        return cls(*(np.asarray(arrays[field.name]) for field in fields(cls)))
+
+    def arrays(self) -> Dict[str, np.ndarray]:
+        """By attribute name, for a snapshot."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 (K,)."""
+        return np.diff(self.offsets)
+
+
+def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) -> Instances:
+    """The labelled bank, from Detectron2 dataset dicts; crowds are left out, unusable boxes skipped and listed."""
+    skipped = SkippedBoxes("CropBank")
+    rows: List[List[float]] = []
+    for index, record in enumerate(records):
+        height, width = record["height"], record["width"]
+        for annotation in record.get("annotations", ()):
+            if annotation.get("iscrowd", 0):
+                continue
+            box = BoxMode.convert(
+                list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+            )
+            problem = box_problem([float(v) for v in box], height, width)
+            if problem:
+                skipped.add(record["file_name"], problem)
+                continue
+            rows.append([*map(float, box), index, height, width, annotation["category_id"]])
+    skipped.report()
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, 8)
+    classes = table[:, 7].astype(np.int64)
+    ones = np.ones(len(table))
+    return Instances.sort(table[:, :4], ones, table[:, 4], table[:, 5:7], classes, num_classes)
+
+
+def pack_labels(
+    image: int, size: Sequence[int], boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray
+) -> np.ndarray:
+    """One image's labels as float64 packed rows (1 + M, 7): what ranks exchange and checkpoints hold."""
+    packed = np.zeros((1 + len(boxes), _COLUMNS))
+    packed[:, 0] = image
+    packed[0, 1:4] = (-1, *size)
+    packed[1:, 1], packed[1:, 2], packed[1:, 3:] = classes, scores, boxes
+    return packed
+
+
+class PseudoBank:
+    """The latest pseudo-labels of each unlabelled image.
+
+    Rows are appended and an image's former ones die; dead rows are swept out when the arrays are full, so that an update
+    costs its own size on average, whatever the bank's. The order of living rows is that of their arrival.
+    """
+
+    def __init__(self, num_images: int, num_classes: int) -> None:
+        self.num_images, self.num_classes = num_images, num_classes
+        self._start = np.zeros(num_images, dtype=np.int64)
+        self._count = np.zeros(num_images, dtype=np.int64)
+        self._sizes = np.zeros((num_images, 2), dtype=np.int32)  # 0: not visited yet
+        self._visited = 0
+        self._set_rows(np.zeros((0, _COLUMNS)))
+
+    def _set_rows(self, rows: np.ndarray) -> None:
+        """`rows` (without headers), each image's next to each other, become all there is."""
+        self._used = len(rows)
+        capacity = max(1024, 2 * self._used)
+        self._images = np.full(capacity, -1, dtype=np.int32)  # -1: dead or free
+        self._classes = np.zeros(capacity, dtype=np.int32)
+        self._values = np.zeros((capacity, 5), dtype=np.float32)  # score and box
+        self._images[: self._used] = rows[:, 0]
+        self._classes[: self._used] = rows[:, 1]
+        self._values[: self._used] = rows[:, 2:]
+        images, first, counts = np.unique(
+            self._images[: self._used], return_index=True, return_counts=True
+        )
+        self._start[:], self._count[:] = 0, 0
+        self._start[images], self._count[images] = first, counts
+
+    def _rows(self) -> np.ndarray:
+        """Living rows, packed."""
+        alive = np.flatnonzero(self._images[: self._used] >= 0)
+        columns = (self._images[alive, None], self._classes[alive, None], self._values[alive])
+        return np.concatenate(columns, axis=1, dtype=np.float64)
+
+    @property
+    def visited(self) -> int:
+        """Images that were labelled at least once, whether or not anything was found."""
+        return self._visited
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """int64 (K,) labels in the bank."""
+        alive = self._images[: self._used] >= 0
+        return np.bincount(self._classes[: self._used][alive], minlength=self.num_classes)
+
+    def replace(self, packed: np.ndarray) -> None:
+        """Replaces the labels of the images in `packed` (see `pack_labels`); of one that comes twice the last counts."""
+        heads = np.flatnonzero(packed[:, 1] < 0)
+        for head, end in zip(heads, np.append(heads[1:], len(packed))):
+            image, rows = int(packed[head, 0]), packed[head + 1 : end]
+            if self._used + len(rows) > len(self._images):
+                self._set_rows(self._rows())
+            if self._used + len(rows) > len(self._images):
+                raise ValueError(f"{len(rows)} labels in one image")
+            start, count = self._start[image], self._count[image]
+            self._images[start : start + count] = -1
+            new = slice(self._used, self._used + len(rows))
+            self._images[new], self._classes[new] = image, rows[:, 1]
+            self._values[new] = rows[:, 2:]
+            self._start[image], self._count[image] = self._used, len(rows)
+            self._used = new.stop
+            self._visited += int(self._sizes[image, 0] == 0)
+            self._sizes[image] = packed[head, 2:4]
+
+    def instances(self) -> Instances:
+        """What a snapshot publishes; a copy."""
+        alive = np.flatnonzero(self._images[: self._used] >= 0)
+        images, values = self._images[alive], self._values[alive]
+        return Instances.sort(
+            values[:, 1:],
+            values[:, 0],
+            images,
+            self._sizes[images],
+            self._classes[alive],
+            self.num_classes,
+        )
+
+    def state(self) -> np.ndarray:
+        """Headers of all visited images, then all labels: packed, for `load`."""
+        seen = np.flatnonzero(self._sizes[:, 0])
+        heads = np.zeros((len(seen), _COLUMNS))
+        heads[:, 0], heads[:, 1], heads[:, 2:4] = seen, -1, self._sizes[seen]
+        return np.concatenate([heads, self._rows()])
+
+    def load(self, state: np.ndarray) -> None:
+        """Restores `state()` of a bank of the same images."""
+        head = state[:, 1] < 0
+        images = state[head, 0].astype(np.int64)
+        self._sizes[:] = 0
+        self._sizes[images] = state[head, 2:4]
+        self._visited = len(images)
+        self._set_rows(state[~head])

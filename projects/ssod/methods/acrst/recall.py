@@ -1,0 +1,67 @@
+"""Which classes the teacher neglects, and how often their crops are drawn (ACRST, Eq. 8 and 9).
+
+Shapes: K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+# A class that the teacher never finds still takes part in the ranking, with so much of the highest pseudo recall.
+_FLOOR = 1e-3
+
+
+def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: float) -> Tensor:
+    """Pseudo-labels found, of those expected if unlabelled images held what labelled ones do (Eq. 8).
+
+    Args:
+        num_pseudo, num_ground_truth: (K,) boxes of each class in the unlabelled and the labelled images.
+        image_ratio: unlabelled images per labelled image, positive.
+
+    Returns:
+        (K,) float64; NaN where a class has no ground truth: nothing is known of it.
+    """
+    if image_ratio <= 0:
+        raise ValueError(f"image_ratio is {image_ratio}: it must be positive")
+    truth = num_ground_truth.double()
+    recall = num_pseudo.double() / (image_ratio * truth)
+    return torch.where(truth > 0, recall, torch.nan)
+
+
+def class_sampling_probabilities(
+    pseudo_recall: Tensor, beta: float, available: Optional[Tensor] = None
+) -> Tensor:
+    """The most neglected class is drawn with the weight of the most over-focused one, and so on (Eq. 9).
+
+    Different from the paper: pseudo recall is floored at 1/1000 of its maximum and the result is normalised, since
+    Eq. 9 sums to 1 for beta 1 alone.
+
+    Args:
+        pseudo_recall: (K,); NaN: unknown. beta: 0 makes all classes alike, more sharpens.
+        available: bool (K,), classes of which there are crops; None: all.
+
+    Returns:
+        (K,) float64 that sums to 1. Classes that are unknown or not available get 0 and take no part in the ranking;
+        if none is left, all get 0; if all the others' pseudo recalls are 0, they get the same. Ties keep class order.
+    """
+    recall = pseudo_recall.double()
+    known = ~recall.isnan()
+    if available is not None:
+        known = known & available.to(recall.device, torch.bool)
+    result = torch.zeros_like(recall)
+    if not known.any():
+        return result
+    recall = recall[known]
+    if recall.max() <= 0:
+        result[known] = 1.0 / len(recall)
+        return result
+    recall = recall.clamp(min=_FLOOR * float(recall.max()))
+    order = recall.argsort(descending=True, stable=True)
+    # The sum that Eq. 9 divides by cancels in the normalisation; the maximum keeps powers in range.
+    weights = torch.empty_like(recall)
+    weights[order] = (recall[order].flip(0) / recall.max()) ** beta
+    result[known] = weights / weights.sum()
+    return result

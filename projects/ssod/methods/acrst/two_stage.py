@@ -1,0 +1,69 @@
+"""Two-stage filtering of pseudo-labels (ACRST, section "Two-stage Pseudo-label Filtering").
+
+Shapes: M predictions of one image, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ssod.errors import UserError
+
+MODES = ("filter", "mine")
+# Mining by the image-level activation alone would take every box of an active class, however unlikely.
+MINE_SCORE_FLOOR = 0.05
+
+
+def two_stage_mask(
+    scores: Tensor,
+    classes: Tensor,
+    image_scores: Tensor,
+    score_threshold: float,
+    image_threshold: float,
+    mode: str = "filter",
+) -> Tensor:
+    """Which predictions of an image become pseudo-labels.
+
+    Args:
+        scores: (M,) classification scores. classes: (M,) int64 in [0, K).
+        image_scores: (K,) image-level activations, in [0, 1].
+        score_threshold, image_threshold: tau_cls and tau_ml; a value equal to its threshold passes.
+        mode: "filter": both must pass. "mine" (Table 6): one is enough, of scores not below 0.05.
+
+    Returns:
+        (M,) bool.
+
+    Raises:
+        UserError: another mode.
+    """
+    if mode not in MODES:
+        raise UserError(f"SSOD.TWO_STAGE_FILTER.MODE is {mode!r}: use 'filter' or 'mine'.")
+    likely = scores >= score_threshold
+    active = (image_scores >= image_threshold)[classes]
+    if mode == "filter":
+        return likely & active
+    return (likely | active) & (scores >= MINE_SCORE_FLOOR)
+
+
+def two_stage_filter(
+    instances: Instances,
+    image_scores: Tensor,
+    score_threshold: float,
+    image_threshold: float,
+    mode: str = "filter",
+) -> Instances:
+    """The predictions that pass `two_stage_mask`, in their order.
+
+    Args:
+        instances: M predictions with `scores` and `pred_classes`, any further fields. image_scores: (K,).
+    """
+    keep = two_stage_mask(
+        instances.scores,
+        instances.pred_classes,
+        image_scores,
+        score_threshold,
+        image_threshold,
+        mode,
+    )
+    return instances[keep]
