@@ -1,0 +1,186 @@
+"""A second branch of the box head on half-size images: what PIM and MLC have in common (LSM, section 3.3).
+
+It takes the strong unlabelled images at half their size and the main branch's RPN proposals, matches and samples these anew with
+labels of its own, and pools them shift-aligned (half_size.py).
+
+Shapes: N images, R sampled RoIs over all of them, K foreground classes, D box-head channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import Method, StepContext
+from ssod.methods.lsm.half_size import (
+    half_size,
+    half_size_box_features,
+    pooling_levels,
+    shift_aligned_levels,
+)
+from ssod.modeling.outputs import Outputs
+from ssod.modeling.roi_heads import BoxPredictions, roi_losses, sample_rois
+from ssod.structures import PseudoLabels, Views, make_targets
+
+
+@dataclass
+class BranchOutputs:
+    """What the branch computed in one step.
+
+    Attributes:
+        rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size images.
+        predictions: of these R RoIs.
+    """
+
+    rois: List[Instances]
+    predictions: BoxPredictions
+
+    @property
+    def scores(self) -> Tensor:
+        """(R,) score of the pseudo-label that each RoI was matched with, 0 for background."""
+        return torch.cat([roi.gt_scores for roi in self.rois])
+
+
+def branch_targets(pseudo: PseudoLabels, masks: Sequence[Tensor]) -> List[Instances]:
+    """Training targets of the rows in `masks`, one bool (M,) an image.
+
+    They classify with their own weight. They all regress (Eq. 6 prints L_reg), also where the main branch, as in Unbiased
+    Teacher, does not.
+    """
+    targets = []
+    for row, mask in zip(pseudo.instances, masks):
+        kept = row[mask]
+        weights = {"roi_cls_weight": kept.roi_cls_weight}
+        targets.append(
+            make_targets(
+                kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights
+            )
+        )
+    return targets
+
+
+def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) -> List[Instances]:
+    """Leaves out the RoIs of disabled maps.
+
+    Args:
+        rois: N `Instances`, R rows. levels: (R,) int64. enabled: one entry a level.
+    """
+    if all(enabled):
+        return rois
+    keep = torch.tensor(enabled, device=levels.device)[levels]
+    return [roi[mask] for roi, mask in zip(rois, keep.split([len(roi) for roi in rois]))]
+
+
+class HalfSizeBranch(Method):
+    """Base class: the half-size view, its RoIs, and their detection losses times `loss_weight * unsup_loss_weight`.
+
+    Subclasses say which labels it learns (`masks`) and may replace the classifier (`logits`).
+
+    Args:
+        loss_weight: of the branch. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
+        in_features: names of the box head's levels whose half-size maps take part; None: all of them.
+        cls_loss, focal_gamma: the main branch's RoI classification loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_weight: float,
+        unsup_loss_weight: float,
+        in_features: Optional[Sequence[str]],
+        cls_loss: str,
+        focal_gamma: float,
+    ) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight * unsup_loss_weight
+        self.in_features = in_features
+        self.cls_loss = cls_loss
+        self.focal_gamma = focal_gamma
+        self.enabled: List[bool] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {
+            "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT,
+            "cls_loss": cfg.SSOD.ROI_CLS_LOSS,
+            "focal_gamma": cfg.SSOD.FOCAL_GAMMA,
+        }
+
+    def attach(self, student: GeneralizedRCNN) -> None:
+        names = list(student.roi_heads.box_in_features)
+        # The coarsest level's RoIs move one level down, so that its own half-size map is never used.
+        usable = names[:-1] or names
+        chosen = usable if self.in_features is None else list(self.in_features)
+        if not chosen or not set(chosen) <= set(usable):
+            raise UserError(
+                f"SSOD.{self.name}.IN_FEATURES is {chosen}: name some of {', '.join(usable)}, the levels of the box head "
+                "but the coarsest."
+            )
+        self.enabled = [name in chosen for name in names]
+
+    def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
+        """Which labels of the strong view the branch learns: one bool (M,) an image."""
+        raise NotImplementedError
+
+    def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
+        """(R, K+1) class logits of box-head features (R, D); the main branch's classifier unless overridden."""
+        return predictor.cls_score(features)
+
+    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
+        if views.unlabeled is None:
+            return views
+        images = [half_size(image) for image in views.unlabeled.images]
+        return replace(views, extra={**views.extra, self.name: images})
+
+    def run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
+        """The branch's RoIs and predictions, computed once a step by whoever needs them first."""
+        if self.name not in context.shared:
+            context.shared[self.name] = self._run(outputs, context)
+        return context.shared[self.name]
+
+    def _run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
+        view = outputs.unlabeled
+        assert view is not None and view.view.pseudo is not None
+        heads = context.student.roi_heads
+        # The labels of the view, which pasted objects belong to, not the teacher's own.
+        targets = branch_targets(view.view.pseudo, self.masks(view.view.pseudo, context))
+        # Sampling counts RoIs under names that belong to the main branch.
+        with EventStorage():
+            rois = sample_rois(heads, view.proposals, targets)
+        levels = pooling_levels(heads.box_pooler, [roi.proposal_boxes for roi in rois])
+        rois = drop_levels(rois, shift_aligned_levels(levels), self.enabled)
+        boxes = [roi.proposal_boxes for roi in rois]
+        features = half_size_box_features(heads, outputs.extra[self.name], boxes)
+        flat = features.flatten(1)
+        predictor = heads.box_predictor
+        logits, deltas = self.logits(predictor, flat), predictor.bbox_pred(flat)
+        return BranchOutputs(rois, BoxPredictions(features, logits.float(), deltas.float()))
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        if outputs.unlabeled is None:
+            return {}
+        branch = self.run(outputs, context)
+        losses = roi_losses(
+            context.student.roi_heads,
+            branch.rois,
+            branch.predictions,
+            torch.cat([roi.gt_roi_cls_weight for roi in branch.rois]),
+            torch.cat([roi.gt_roi_reg_weight for roi in branch.rois]),
+            self.cls_loss,
+            self.focal_gamma,
+        )
+        foreground = (branch.scores > 0).float().sum() / len(branch.rois)
+        name = self.name.lower()
+        get_event_storage().put_scalar(f"{name}/foreground_rois_per_image", float(foreground))
+        return {f"{key}_{name}": self.loss_weight * loss for key, loss in losses.items()}

@@ -1,0 +1,86 @@
+"""What LSM is compared with: multi-scale label consistency (Table 4) and mining by area (Table 5, row 2)."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List
+
+import numpy as np
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.lsm.branch import HalfSizeBranch
+from ssod.structures import PseudoLabels
+
+
+@METHOD_REGISTRY.register()
+class MLC(HalfSizeBranch):
+    """Multi-scale label consistency: the half-size branch with the main branch's labels and classifier."""
+
+    conflicts = ("SelfDistillation", "PIM")
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        # Not PIM's 0.5, which is there for its doubtful labels: these are the main branch's own.
+        cfg.SSOD.MLC = CfgNode({"LOSS_WEIGHT": 1.0})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {
+            **super().from_config(cfg),
+            "loss_weight": cfg.SSOD.MLC.LOSS_WEIGHT,
+            "in_features": None,
+        }
+
+    def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
+        return [row.selected for row in pseudo.instances]
+
+
+@METHOD_REGISTRY.register()
+class AreaMining(Method):
+    """ScoreThreshold that also keeps large boxes of a lower score.
+
+    Args:
+        threshold: `score >= threshold` is enough (t). low_threshold: `score > low_threshold` is, of a large box.
+        min_area: a box is large if its area, in square pixels of the image file, is greater.
+    """
+
+    selects_pseudo_labels = True
+    conflicts = ("ScoreThreshold",)
+
+    def __init__(self, *, threshold: float, low_threshold: float, min_area: float) -> None:
+        super().__init__()
+        if not 0.0 <= low_threshold < threshold <= 1.0:
+            raise UserError(
+                f"SSOD.AREA_MINING.LOW_THRESHOLD is {low_threshold:g} and SSOD.SCORE_THRESHOLD is {threshold:g}: the first "
+                "must be the lower one, both between 0 and 1."
+            )
+        self.threshold = threshold
+        self.low_threshold = low_threshold
+        self.min_area = min_area
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.AREA_MINING = CfgNode()
+        cfg.SSOD.AREA_MINING.LOW_THRESHOLD = 0.5
+        cfg.SSOD.AREA_MINING.MIN_AREA = 96.0**2  # square pixels of the image file
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {
+            "threshold": cfg.SSOD.SCORE_THRESHOLD,
+            "low_threshold": cfg.SSOD.AREA_MINING.LOW_THRESHOLD,
+            "min_area": cfg.SSOD.AREA_MINING.MIN_AREA,
+        }
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        masks = []
+        for row, sample in zip(pseudo.instances, context.batch.unlabeled):
+            # How many pixels of the view one of the file's covers: the view is resized at random.
+            scale = abs(float(np.linalg.det(sample.geometry.matrix[:, :2])))
+            large = row.gt_boxes.area() > self.min_area * scale
+            masks.append(
+                (row.scores >= self.threshold) | (large & (row.scores > self.low_threshold))
+            )
+        return pseudo.select(masks)

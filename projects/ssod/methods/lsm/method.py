@@ -1,0 +1,182 @@
+"""PIM and self-distillation: Low-Confidence Samples Mining (Liu et al., IJCAI 2023).
+
+L = L_m^s + lambda_u (L_m^u + L_p + L_distill)  (Eq. 3). PIM is L_p, SelfDistillation L_distill.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from ssod.engine.comm import all_reduce_sum
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.lsm.branch import HalfSizeBranch
+from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
+from ssod.methods.lsm.thresholds import main_threshold
+from ssod.modeling.outputs import Outputs
+from ssod.modeling.roi_heads import classify
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+
+@METHOD_REGISTRY.register()
+class PIM(HalfSizeBranch):
+    """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of their own (Eq. 6).
+
+    The box regressor, the box head and everything below are the main branch's.
+
+    Args:
+        alpha: labels with a higher score take part. main_threshold: t, which must be higher. main_key: t's config key.
+        num_classes: K. The rest as in `HalfSizeBranch`.
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float,
+        main_threshold: float,
+        main_key: str,
+        num_classes: int,
+        loss_weight: float,
+        unsup_loss_weight: float,
+        in_features: Sequence[str],
+        cls_loss: str,
+        focal_gamma: float,
+    ) -> None:
+        super().__init__(
+            loss_weight=loss_weight,
+            unsup_loss_weight=unsup_loss_weight,
+            in_features=in_features,
+            cls_loss=cls_loss,
+            focal_gamma=focal_gamma,
+        )
+        if not 0.0 <= alpha < main_threshold:
+            raise UserError(
+                f"SSOD.PIM.SCORE_THRESHOLD is {alpha:g} and the main branch's {main_key} is {main_threshold:g}: the first "
+                "must be the lower one, and not negative."
+            )
+        self.alpha, self.main_threshold = alpha, main_threshold
+        self.num_classes = num_classes
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.PIM = CfgNode()
+        # alpha: labels with a higher score take part. The main branch's threshold must be higher.
+        cfg.SSOD.PIM.SCORE_THRESHOLD = 0.5
+        cfg.SSOD.PIM.LOSS_WEIGHT = 0.5
+        # Which half-size maps take part (P2^d, P3^d, P4^d).
+        cfg.SSOD.PIM.IN_FEATURES = ("p2", "p3", "p4")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        key, threshold = main_threshold(cfg)
+        return {
+            **super().from_config(cfg),
+            "alpha": cfg.SSOD.PIM.SCORE_THRESHOLD,
+            "main_threshold": threshold,
+            "main_key": key,
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "loss_weight": cfg.SSOD.PIM.LOSS_WEIGHT,
+            "in_features": cfg.SSOD.PIM.IN_FEATURES,
+        }
+
+    def attach(self, student: GeneralizedRCNN) -> None:
+        super().attach(student)
+        # Of the Method, so that neither teacher nor exported model has it. Initialised as Detectron2's own.
+        self.classifier = nn.Linear(
+            student.roi_heads.box_predictor.cls_score.in_features, self.num_classes + 1
+        ).to(student.device)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
+        """Labels above alpha, selected by the main branch or not.
+
+        Where TwoStageFilter has found that a class is absent from an image, PIM does not learn it there either, however
+        high the score: a low score is doubtful evidence, an image without the class is evidence against it.
+        """
+        masks = [row.scores > self.alpha for row in pseudo.instances]
+        other: Any = context.methods.get("TwoStageFilter")
+        if other is not None and other.mode == "filter":
+            active = context.shared["TwoStageFilter"] >= other.image_threshold
+            masks = [
+                mask & (row.selected | active[index, row.gt_classes])  # selected: pasted ones too
+                for index, (mask, row) in enumerate(zip(masks, pseudo.instances))
+            ]
+        return masks
+
+    def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
+        return self.classifier(features)
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if pseudo is None:
+            return
+        scores = torch.cat([row.scores for row in pseudo.instances])
+        mined = in_interval(scores, self.alpha, self.main_threshold).sum().float()
+        all_reduce_sum([mined])
+        get_event_storage().put_scalar("pim/mined_boxes", float(mined))
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.lsm.report import pim_section
+
+        return pim_section(run)
+
+
+@METHOD_REGISTRY.register()
+class SelfDistillation(Method):
+    """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence (Eq. 7).
+
+    Args:
+        loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
+    """
+
+    requires = ("PIM",)
+    conflicts = ("EQLv2",)  # its sigmoid logits are no distribution over classes
+
+    def __init__(self, *, loss_weight: float, unsup_loss_weight: float) -> None:
+        super().__init__()
+        self.loss_weight = loss_weight * unsup_loss_weight
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.SELF_DISTILLATION = CfgNode({"LOSS_WEIGHT": 1.0})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {
+            "loss_weight": cfg.SSOD.SELF_DISTILLATION.LOSS_WEIGHT,
+            "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT,
+        }
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        if outputs.unlabeled is None:
+            return {}
+        pim = context.methods["PIM"]
+        assert isinstance(pim, PIM)
+        branch = pim.run(outputs, context)
+        low, high = pim.alpha, pim.main_threshold
+        # Of PIM's RoIs the main branch pools only those that count.
+        scores = branch.scores
+        rows = in_interval(scores, low, high).nonzero().flatten()
+        boxes = [roi.proposal_boxes[in_interval(roi.gt_scores, low, high)] for roi in branch.rois]
+        main = classify(context.student.roi_heads, outputs.unlabeled.maps, boxes)
+        loss = self_distillation_loss(
+            main.logits, branch.predictions.logits[rows], scores[rows], low, high
+        )
+        get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
+        return {"loss_self_distillation": self.loss_weight * loss}

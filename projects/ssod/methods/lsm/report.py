@@ -1,0 +1,56 @@
+"""LSM's part of the report: boxes mined, RoIs distilled, IoU by size and score (Fig. 1)."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from ssod.report.charts import Bars, Line, bar_chart, line_chart
+from ssod.report.run_data import RunData
+from ssod.report.section import Section, grid, note, number, run_colour, table, text
+
+
+def pim_section(run: RunData) -> Optional[Section]:
+    """None where mutual learning has not begun."""
+    charts = [
+        line_chart(title, [Line(key, run.series(f"pim/{key}"), run_colour(0))], low=0.0)
+        for key, title in (
+            ("mined_boxes", "Boxes mined between alpha and t, per step"),
+            ("foreground_rois_per_image", "PIM's foreground RoIs per image"),
+            ("distilled_rois_per_image", "Distilled RoIs per image"),
+        )
+    ]
+    charts = [chart for chart in charts if chart]
+    if not charts:
+        return None
+    return Section("LSM: low-confidence samples", grid(charts) + _iou_by_size(run))
+
+
+def _iou_by_size(run: RunData) -> str:
+    """Mean IoU of the teacher's boxes with the truth at the last measurement, a group of bars for each size."""
+    measured = [record for record in run.quality.values() if "iou_by_size" in record]
+    if not measured:
+        return note("No truth of the unlabelled images is declared: no IoU by size.")
+    record = measured[-1]
+    rows: List[Dict[str, Any]] = record["iou_by_size"]
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    intervals = list(dict.fromkeys((row["low"], row["high"]) for row in rows))
+    found = {(row["size"], row["low"]): row for row in rows}
+    bars = [
+        Bars(
+            f"score {low:g} to {high:g}",
+            [found[size, low]["mean_iou"] for size in sizes],
+            run_colour(index),
+        )
+        for index, (low, high) in enumerate(intervals)
+    ]
+    chart = bar_chart("Mean IoU with the truth, by size and score", sizes, bars, maximum=1.0)
+    headers = ["boxes"] + [text(f"{low:g} to {high:g}") for low, high in intervals]
+    cells = [
+        [text(size), *(number(found[size, low]["count"], 0) for low, _ in intervals)]
+        for size in sizes
+    ]
+    return (
+        f"<h3>Teacher's boxes at step {record['step']}</h3>"
+        "<p class=soft>IoU with the nearest true box of the same class, 0 where there is none. Small: under 32 x 32 pixels, "
+        "large: 96 x 96 and more.</p>" + grid([chart, table(headers, cells)])
+    )
