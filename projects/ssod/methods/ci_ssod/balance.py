@@ -1,0 +1,132 @@
+"""The running gradient matrix and the class weights that follow from it; GbR and GbT read the same one.
+
+Shapes: R RoIs, K foreground classes (class K is background).
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ssod.engine.comm import all_reduce_sum
+from ssod.errors import UserError
+from ssod.methods.ci_ssod.class_weights import (
+    alignment_step,
+    jacobi_target,
+    solve_class_weights,
+    weights_from_logits,
+)
+from ssod.methods.ci_ssod.gradient_matrix import gradient_matrix
+from ssod.modeling.outputs import Outputs
+
+# The labelled and the unlabelled stream's weights, (K+1,) each.
+StreamWeights = Tuple[Tensor, Tensor]
+
+
+class ClassBalance(nn.Module):
+    """A moving average of the gradient matrix and weights `w = (K+1) softmax(a)` that approach its balance.
+
+    Args:
+        num_classes: K. decay: of the moving average. lr: of plain gradient descent on `a`.
+        solver: "jacobi", or "direct": `a` is the logarithm of the direct solution, clamped.
+        bounds: of the weights before the logarithm. warmup: updates before `a` starts to move.
+        loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
+    """
+
+    gradients: Tensor
+    logits: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        decay: float,
+        lr: float,
+        solver: str,
+        bounds: Tuple[float, float],
+        warmup: int,
+        loss: str,
+        gamma: float,
+        unsup_loss_weight: float,
+    ) -> None:
+        super().__init__()
+        node = "SSOD.GRADIENT_REWEIGHTING"
+        if solver not in ("jacobi", "direct"):
+            raise UserError(f"{node}.SOLVER is {solver!r}: use 'jacobi' or 'direct'.")
+        if not 0 < bounds[0] <= 1 <= bounds[1]:
+            raise UserError(f"{node}.BOUNDS is {tuple(bounds)}: use 0 < low <= 1 <= high.")
+        if not 0 <= decay < 1:
+            raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
+        self.decay, self.lr, self.solver = decay, lr, solver
+        self.low, self.high = bounds
+        self.warmup = warmup
+        self.loss, self.gamma = loss, gamma
+        self.unsup_loss_weight = unsup_loss_weight
+        self.register_buffer("gradients", torch.zeros(num_classes + 1, num_classes + 1))
+        self.register_buffer("logits", torch.zeros(num_classes + 1))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "ClassBalance":
+        """From SSOD.GRADIENT_REWEIGHTING; keys count optimiser steps, updates come once a micro-batch."""
+        node, parts = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+        return cls(
+            num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            decay=node.EMA_DECAY ** (1 / parts),
+            lr=node.LR / parts,
+            solver=node.SOLVER,
+            bounds=tuple(node.BOUNDS),
+            warmup=node.WARMUP_STEPS * parts,
+            loss=cfg.SSOD.ROI_CLS_LOSS,
+            gamma=cfg.SSOD.FOCAL_GAMMA,
+            unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
+        )
+
+    @property
+    def weights(self) -> Tensor:
+        """(K+1,) positive, K+1 in sum; 1 during warm-up."""
+        return weights_from_logits(self.logits)
+
+    def measure(self, outputs: Outputs, applied: Optional[StreamWeights]) -> Tensor:
+        """This micro-batch's gradient matrix on this rank, with the same normalisers as the loss.
+
+        Args:
+            applied: the class weights that `cls_weights` contain already and that the matrix must not; None: none.
+
+        Returns:
+            (K+1, K+1).
+        """
+        total = torch.zeros_like(self.gradients)
+        streams = ((outputs.labeled, 1.0), (outputs.unlabeled, self.unsup_loss_weight))
+        for index, (view, factor) in enumerate(streams):
+            if view is None or len(view.cls_weights) == 0:
+                continue
+            labels = view.labels
+            weights = view.cls_weights * (factor / len(labels))
+            if applied is not None:
+                weights = weights / applied[index][labels]
+            kind = {"cross_entropy": "ce", "focal": "focal"}[self.loss]
+            logits = view.predictions.logits
+            total += gradient_matrix(logits, labels, kind, self.gamma, roi_weights=weights)
+        return total
+
+    @torch.no_grad()
+    def update(self, outputs: Outputs, applied: Optional[StreamWeights] = None) -> None:
+        """Takes a micro-batch in; every rank must call it. Arguments as in `measure`."""
+        batch = self.measure(outputs, applied)
+        all_reduce_sum([batch])
+        # The trainer reports a loss that diverged; this must not fail before.
+        self.gradients.lerp_(torch.nan_to_num(batch), 1 - self.decay)
+        self.updates += 1
+        if self.solver == "direct":
+            solution = solve_class_weights(self.gradients).clamp(self.low, self.high)
+            moved = solution.log()
+        else:
+            target = jacobi_target(self.gradients, self.weights, self.low, self.high)
+            moved = alignment_step(self.logits, target, self.lr)
+        # As tensors, so that a GPU need not be waited for.
+        self.logits.copy_(torch.where(self.updates > self.warmup, moved, self.logits))

@@ -1,0 +1,78 @@
+"""Class weights that balance positive and negative gradients (CI-SSOD, Eq. 3 to 7).
+
+Shapes: K foreground classes; matrices are (K+1, K+1) and weights (K+1,), background last. Row i of a gradient matrix G
+holds what reaches logit i, column k what comes from RoIs of class k (see `gradient_matrix`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
+    """Solves `w_i G_ii = -sum_{k != i} w_k G_ik` for every foreground class i, and `sum w = K + 1` (Eq. 3, 4).
+
+    Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1 and the others sum to their number.
+    Should background be among them, the last class that is left gives its equation for the sum. A
+    singular system is solved in the least-squares sense. Weights may be negative, as the paper says; they are not clamped.
+
+    Args:
+        gradient_matrix: (K+1, K+1).
+
+    Returns:
+        (K+1,) in the matrix's dtype.
+    """
+    weights = torch.ones_like(gradient_matrix[0])
+    seen = gradient_matrix.diagonal().nonzero().flatten()
+    count = len(seen)
+    if count == 0:
+        return weights
+    # A moving average leaves rows of very different size: each is divided by its diagonal. LAPACK's rank-revealing
+    # solver exists on the CPU only.
+    system = gradient_matrix[seen][:, seen].double().cpu()
+    system = system / system.diagonal().abs()[:, None]
+    system[-1] = 1.0
+    wanted = system.new_zeros(count, 1)
+    wanted[-1] = count
+    solution = torch.linalg.lstsq(system, wanted, driver="gelsd").solution.flatten()
+    weights[seen] = solution.to(weights)
+    return weights
+
+
+@torch.no_grad()
+def jacobi_target(gradient_matrix: Tensor, weights: Tensor, low: float, high: float) -> Tensor:
+    """One Jacobi iteration: `w_hat_i = -sum_{k != i} w_k G_ik / G_ii` (Eq. 6), clamped to [low, high].
+
+    Classes with `G_ii = 0` keep their weight. Background gets `K + 1` minus the sum of the foreground targets before
+    they are clamped.
+
+    Args:
+        gradient_matrix: (K+1, K+1). weights: (K+1,) of the last iteration.
+
+    Returns:
+        (K+1,).
+    """
+    diagonal = gradient_matrix.diagonal()
+    others = gradient_matrix @ weights - diagonal * weights
+    target = torch.where(diagonal == 0, weights, -others / diagonal)
+    target[-1] = len(weights) - target[:-1].sum()
+    return target.clamp(low, high)
+
+
+def weights_from_logits(logits: Tensor) -> Tensor:
+    """`w = (K + 1) softmax(a)` (Eq. 5): positive, and `K + 1` in sum. (K+1,) -> (K+1,)."""
+    return len(logits) * torch.softmax(logits, dim=0)
+
+
+def alignment_step(logits: Tensor, target: Tensor, lr: float) -> Tensor:
+    """One gradient step on `L_align = mean((log w_hat - a)^2)` (Eq. 7), its derivative written out.
+
+    Args:
+        logits: (K+1,) `a`. target: (K+1,) `w_hat`, positive. lr: of plain gradient descent.
+
+    Returns:
+        The new `a`, (K+1,).
+    """
+    return logits - lr * 2.0 / len(logits) * (logits - target.log())

@@ -1,0 +1,129 @@
+"""Class thresholds that give pseudo-labels the class distribution of the labels: a comparator of GbT (Table 5).
+
+Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022. Only its thresholds; its proposal
+self-assignment is another idea. Shapes: K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor
+
+from ssod.engine.comm import all_reduce_sum
+from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
+from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
+from ssod.methods.ci_ssod.recording import RecordArrays
+from ssod.methods.ci_ssod.thresholds import matching_thresholds
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+_BINS = 1000
+
+
+@METHOD_REGISTRY.register()
+class LabelMatchThresholds(ClassThresholds):
+    """Keeps as many pseudo-labels of each class per image as the labelled set has boxes.
+
+    The distribution of the teacher's scores is a moving average of histograms instead of lists of the last scores.
+
+    Args:
+        initial: threshold before the teacher has labelled anything. decay: of the histograms, per micro-batch.
+    """
+
+    conflicts = ("ScoreThreshold", "GradientThresholding")
+    histogram: Tensor
+    seen: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        initial: float,
+        decay: float,
+        output_dir: str,
+        record_period: int,
+    ) -> None:
+        super().__init__()
+        self.initial, self.decay = initial, decay
+        self.output_dir, self.record_period = output_dir, record_period
+        self.class_names: List[str] = []
+        self.wanted = torch.zeros(num_classes)
+        self.register_buffer("histogram", torch.zeros(num_classes, _BINS))
+        self.register_buffer("seen", torch.zeros(()))  # the moving average's sum of coefficients
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.LABEL_MATCH = CfgNode()
+        node.INITIAL_THRESHOLD = 0.9
+        node.EMA_DECAY = 0.9995
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node, parts = cfg.SSOD.LABEL_MATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "initial": node.INITIAL_THRESHOLD,
+            "decay": node.EMA_DECAY ** (1 / parts),
+            "output_dir": cfg.OUTPUT_DIR,
+            "record_period": cfg.TEST.EVAL_PERIOD,
+        }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        cfg.SSOD.LABEL_MATCH.EMA_DECAY **= factor
+
+    def setup(self, data: TrainingData) -> None:
+        self.class_names = list(data.class_names)
+        for record in data.labeled:
+            for annotation in record["annotations"]:
+                self.wanted[annotation["category_id"]] += 1 / len(data.labeled)
+
+    def thresholds(self, context: StepContext) -> Tensor:
+        """(K,); see `matching_thresholds`."""
+        return self._thresholds()
+
+    def _thresholds(self) -> Tensor:
+        matched = matching_thresholds(
+            self.histogram / self.seen.clamp(min=1e-12), self.wanted.to(self.histogram)
+        )
+        return torch.where(self.seen > 0, matched, self.initial)
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if pseudo is None or not pseudo.instances:
+            return
+        classes = torch.cat([row.gt_classes for row in pseudo.instances])
+        scores = torch.cat([row.scores for row in pseudo.instances]).float()
+        bins = (scores * _BINS).long().clamp(0, _BINS - 1)
+        batch = torch.zeros_like(self.histogram)
+        batch.view(-1).index_add_(0, classes * _BINS + bins, torch.ones_like(scores))
+        images = torch.full_like(self.seen, len(pseudo.instances))
+        all_reduce_sum([batch, images])
+        self.histogram.lerp_(batch / images, 1 - self.decay)
+        self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)
+
+    def build_hooks(self) -> List[HookBase]:
+        return [
+            RecordArrays(
+                self.name,
+                self.output_dir,
+                self.record_period,
+                self.class_names,
+                lambda step: {"threshold": self._thresholds().cpu().numpy()},
+            )
+        ]
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.ci_ssod.report import threshold_section
+
+        return threshold_section(run, cls.__name__)

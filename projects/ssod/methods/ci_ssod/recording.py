@@ -1,0 +1,84 @@
+"""Writes what the methods of this folder know to small files that the report draws."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import numpy as np
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+from ssod.engine.atomic import write_atomically
+
+FOLDER = "ci_ssod"
+
+
+class RecordArrays(HookBase):
+    """At every evaluation: `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz`, and per-class scalars. Rank 0 writes.
+
+    Args:
+        name: the method's. period: in steps; 0 records at the end only.
+        arrays: called with the steps done; arrays of K entries also become `<name>/<array>/<class>` scalars.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        output_dir: str,
+        period: int,
+        class_names: Sequence[str],
+        arrays: Callable[[int], Dict[str, np.ndarray]],
+    ) -> None:
+        self.name = name
+        self.folder = os.path.join(output_dir, FOLDER)
+        self.period = period
+        self.class_names = list(class_names)
+        self.arrays = arrays
+
+    def before_train(self) -> None:
+        # A run that starts again from an earlier step writes the later files anew.
+        if comm.is_main_process():
+            for step, path in recorded(self.folder, self.name):
+                if step > self.trainer.start_iter:
+                    os.remove(path)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        due = done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
+        if not due or not comm.is_main_process():
+            return
+        arrays = self.arrays(done)
+        path = os.path.join(self.folder, f"{self.name}_step_{done}.npz")
+        content: Dict[str, Any] = {"classes": np.array(self.class_names), **arrays}
+        write_atomically(path, lambda file: np.savez_compressed(file, **content))
+        storage = get_event_storage()
+        for key, values in arrays.items():
+            if values.shape == (len(self.class_names),):
+                for label, value in zip(self.class_names, values.tolist()):
+                    storage.put_scalar(f"{self.name}/{key}/{label}", value, smoothing_hint=False)
+
+
+def recorded(folder: str, name: str) -> List[Tuple[int, str]]:
+    """(step, path) of a method's files, ascending."""
+    found = []
+    for path in glob.glob(os.path.join(folder, f"{name}_step_*.npz")):
+        match = re.fullmatch(rf"{name}_step_(\d+)\.npz", os.path.basename(path))
+        if match:
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def read_recorded(output_dir: str, name: str) -> List[Tuple[int, Dict[str, np.ndarray]]]:
+    """(step, arrays) of the files that can be read, ascending; a run may be writing while we look."""
+    rows = []
+    for step, path in recorded(os.path.join(output_dir, FOLDER), name):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                rows.append((step, {key: file[key] for key in file.files}))
+        except (OSError, ValueError, EOFError):
+            continue
+    return rows

@@ -1,0 +1,169 @@
+"""The report's sections about the methods of this folder, from the files that `RecordArrays` has written.
+
+Shapes: K foreground classes (class K is background).
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Dict, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from ssod.methods.ci_ssod.recording import read_recorded
+from ssod.report.charts import Bars, Line, bar_chart, line_chart
+from ssod.report.run_data import RunData
+from ssod.report.section import Section, grid, run_colour, text
+
+Record = Tuple[int, Dict[str, np.ndarray]]
+
+# Lines of one chart, and matrices of the time line.
+_MOST_LINES = 8
+_MOST_MATRICES = 6
+_DECADES = 3.0  # gradients smaller than the largest by more are white
+
+
+def heat_map(matrix: np.ndarray, pixels: int = 280) -> str:
+    """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a logarithmic scale."""
+    size = np.abs(matrix)
+    with np.errstate(divide="ignore"):
+        depth = 1 + np.log10(size / size.max()) / _DECADES if size.max() > 0 else 0 * size
+    depth = np.clip(depth, 0.0, 1.0)[..., None]
+    colours = np.where(matrix[..., None] < 0, (178.0, 114.0, 0.0), (0.0, 60.0, 200.0))  # BGR
+    picture = (255 + depth * (colours - 255)).astype(np.uint8)
+    scale = max(1, pixels // len(matrix))
+    picture = np.kron(picture, np.ones((scale, scale, 1), dtype=np.uint8))
+    data = base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
+    return f"data:image/png;base64,{data}"
+
+
+def _spread(count: int, most: int) -> List[int]:
+    return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(count, most))})
+
+
+def _class_lines(records: Sequence[Record], key: str) -> List[Line]:
+    """One line a class; of many classes, some over the whole range of the last values."""
+    last = records[-1][1]
+    order = np.argsort(last[key], kind="stable")
+    chosen = sorted(order[_spread(len(order), _MOST_LINES)].tolist())
+    return [
+        Line(
+            str(last["classes"][index]),
+            [(step, float(arrays[key][index])) for step, arrays in records],
+            run_colour(position),
+        )
+        for position, index in enumerate(chosen)
+    ]
+
+
+def _bars(records: Sequence[Record], title: str, series: Sequence[Tuple[str, str]]) -> str:
+    """The last record's values of all classes; `series` are (array, label)."""
+    last = records[-1][1]
+    bars = [
+        Bars(label, last[key].tolist(), run_colour(index))
+        for index, (key, label) in enumerate(series)
+    ]
+    return bar_chart(title, [str(name) for name in last["classes"]], bars)
+
+
+def _balance_charts(records: Sequence[Record]) -> str:
+    chosen = [records[i] for i in _spread(len(records), _MOST_MATRICES)]
+    pictures = [
+        f"<figure class=chart><figcaption>Gradient matrix, step {step}</figcaption>"
+        f"<img style='image-rendering:pixelated;width:100%' alt='gradient matrix at step {step}' "
+        f"src='{heat_map(arrays['gradients'])}'></figure>"
+        for step, arrays in chosen
+    ]
+    classes = [str(name) for name in records[-1][1]["classes"]]
+    names = ", ".join(classes if len(classes) <= 12 else [*classes[:12], "..."])
+    remark = (
+        "<p class=soft>Row: the logit that receives the gradient; column: the label of the RoIs that it comes from; "
+        f"background after the classes ({text(names)}). Blue raises the logit, red lowers it; three decades, logarithmic. A class is "
+        "in balance when the weighted blue of its row equals the weighted red.</p>"
+    )
+    background = [(s, float(a["background_weight"][0])) for s, a in records]
+    lines = _class_lines(records, "weight")
+    lines.append(Line("background", background, "#444444", True))
+    charts = [
+        line_chart("Class weights", lines),
+        _bars(records, "Class weights at the end", [("weight", "w")]),
+    ]
+    return remark + grid(pictures) + grid(charts)
+
+
+def balance_section(run: RunData, name: str) -> Optional[Section]:
+    """GbR: the gradient matrix over time, and the weights."""
+    records = read_recorded(run.folder, name)
+    if not records:
+        return None
+    return Section("Gradient-based reweighting", _balance_charts(records))
+
+
+def threshold_section(run: RunData, name: str) -> Optional[Section]:
+    """GbT and LabelMatch: thresholds over time; GbT without GbR shows the matrix too."""
+    records = read_recorded(run.folder, name)
+    if not records:
+        return None
+    charts = [
+        line_chart(
+            "Thresholds of the classes", _class_lines(records, "threshold"), low=0.0, high=1.0
+        ),
+        _bars(records, "Thresholds at the end", [("threshold", "threshold")]),
+    ]
+    if "score_mean" in records[-1][1]:
+        charts.append(
+            _bars(records, "Mean score of the teacher's detections", [("score_mean", "mean")])
+        )
+    body = grid(charts)
+    if "gradients" in records[-1][1]:
+        body += _balance_charts(records)
+    return Section("Thresholds per class", body)
+
+
+def sampling_section(run: RunData, name: str) -> Optional[Section]:
+    """CrS: sampling rates of the classes, repeat factors of the images, and class histograms (Fig. 4)."""
+    records = read_recorded(run.folder, name)
+    if not records:
+        return None
+    last = records[-1][1]
+    counts = {
+        key: np.maximum(last[key], 0.0) for key in ("labeled_images", "pseudo_labeled_images")
+    }
+    histogram = [
+        Bars("labelled", np.log10(1 + counts["labeled_images"]).tolist(), run_colour(0)),
+        Bars(
+            "pseudo-labelled", np.log10(1 + counts["pseudo_labeled_images"]).tolist(), run_colour(1)
+        ),
+    ]
+    means = [
+        Line(label, [(s, float(a[key].mean())) for s, a in records], run_colour(i))
+        for i, (key, label) in enumerate(
+            (("labeled_factors", "labelled"), ("unlabeled_factors", "unlabelled"))
+        )
+    ]
+    edges = [1.0, 1.0001, 1.25, 1.5, 2.0, 3.0, np.inf]
+    labels = ["1", "to 1.25", "to 1.5", "to 2", "to 3", "more"]
+    shares = [
+        Bars(
+            label,
+            (100 * np.histogram(last[key], edges)[0] / max(1, len(last[key]))).tolist(),
+            run_colour(i),
+        )
+        for i, (key, label) in enumerate(
+            (("labeled_factors", "labelled"), ("unlabeled_factors", "unlabelled"))
+        )
+    ]
+    charts = [
+        line_chart("Sampling rates of the classes, S", _class_lines(records, "rate"), low=1.0),
+        line_chart("Mean repeat factor", means, low=1.0),
+        bar_chart("Repeat factors at the end, % of images", labels, shares, digits=1),
+        bar_chart(
+            "Images with each class, log10(1 + count)",
+            [str(name) for name in last["classes"]],
+            histogram,
+        ),
+    ]
+    generation = int(last["generation"][0])
+    remark = f"<p class=soft>Generation {generation} at step {records[-1][0]}.</p>"
+    return Section("Class-rebalancing sampling", remark + grid(charts))

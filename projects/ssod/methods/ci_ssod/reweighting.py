@@ -1,0 +1,133 @@
+"""Gradient-based reweighting, GbR (CI-SSOD, section 3.2).
+
+Shapes: K foreground classes (class K is background).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
+from ssod.methods.ci_ssod.recording import RecordArrays
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+
+@METHOD_REGISTRY.register()
+class GradientReweighting(Method):
+    """Weighs each RoI's classification loss by its label's class weight: `w_c` unlabelled, `w_c ** beta` labelled (Eq. 8).
+
+    The weights bring positive and negative gradients of each class into balance (`ClassBalance`).
+    """
+
+    needs_unlabeled = False
+    conflicts = ("EQLv2",)  # its sigmoid loss has another gradient matrix
+
+    def __init__(
+        self, *, balance: ClassBalance, beta: float, output_dir: str, record_period: int
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= beta <= 1.0:
+            raise UserError(f"SSOD.GRADIENT_REWEIGHTING.BETA is {beta}: use a value from 0 to 1.")
+        self.balance = balance
+        self.beta = beta
+        self.output_dir, self.record_period = output_dir, record_period
+        self.class_names: List[str] = []
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.GRADIENT_REWEIGHTING = CfgNode()
+        # Of the gradient matrix (the paper's eta_g). These keys, BETA apart, serve GradientThresholding too.
+        node.EMA_DECAY = 0.9995
+        node.LR = 0.01  # of the class logits a
+        node.SOLVER = "jacobi"  # or "direct"
+        node.BOUNDS = (1 / 3, 5.0)
+        # Steps that fill the matrix before the weights leave 1.
+        node.WARMUP_STEPS = 8000
+        # Labelled RoIs are weighted w ** BETA.
+        node.BETA = 0.5
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {
+            "balance": ClassBalance.from_config(cfg),
+            "beta": cfg.SSOD.GRADIENT_REWEIGHTING.BETA,
+            "output_dir": cfg.OUTPUT_DIR,
+            "record_period": cfg.TEST.EVAL_PERIOD,
+        }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        scale_balance(cfg, factor)
+
+    def setup(self, data: TrainingData) -> None:
+        self.class_names = list(data.class_names)
+
+    def _stream_weights(self) -> StreamWeights:
+        weights = self.balance.weights
+        return weights**self.beta, weights
+
+    def weigh(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Outputs:
+        labeled_weights, unlabeled_weights = self._stream_weights()
+        labeled, unlabeled = outputs.labeled, outputs.unlabeled
+        if len(labeled.cls_weights):
+            weights = labeled.cls_weights * labeled_weights[labeled.labels]
+            labeled = replace(labeled, cls_weights=weights)
+        if unlabeled is not None and len(unlabeled.cls_weights):
+            weights = unlabeled.cls_weights * unlabeled_weights[unlabeled.labels]
+            unlabeled = replace(unlabeled, cls_weights=weights)
+        return replace(outputs, labeled=labeled, unlabeled=unlabeled)
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        # The weights have not changed since `weigh`.
+        self.balance.update(outputs, self._stream_weights())
+
+    def build_hooks(self) -> List[HookBase]:
+        return [
+            RecordArrays(
+                self.name,
+                self.output_dir,
+                self.record_period,
+                self.class_names,
+                lambda step: balance_arrays(self.balance),
+            )
+        ]
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.ci_ssod.report import balance_section
+
+        return balance_section(run, cls.__name__)
+
+
+def scale_balance(cfg: CfgNode, factor: float) -> None:
+    """`Method.scale_config` of the keys that `ClassBalance` reads."""
+    node = cfg.SSOD.GRADIENT_REWEIGHTING
+    node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
+    node.EMA_DECAY = node.EMA_DECAY**factor
+    node.LR *= factor
+
+
+def balance_arrays(balance: ClassBalance) -> Dict[str, np.ndarray]:
+    """What the report draws: the gradient matrix, and foreground and background weights."""
+    weights = balance.weights.cpu().numpy()
+    return {
+        "gradients": balance.gradients.cpu().numpy(),
+        "weight": weights[:-1],
+        "background_weight": weights[-1:],
+    }

@@ -1,0 +1,218 @@
+"""Repeat-factor sampling, and class-rebalancing sampling, CrS (CI-SSOD, section 3.4).
+
+Shapes: N_l labelled and N_u unlabelled images, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from detectron2.engine import HookBase
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
+from ssod.methods.ci_ssod.label_memory import LabelMemory
+from ssod.methods.ci_ssod.recording import RecordArrays
+from ssod.methods.ci_ssod.repeat_factors import class_sampling_rates, repeat_factors_of_rows
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+
+def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) -> np.ndarray:
+    """(N_l,) factors of Gupta et al., "LVIS", CVPR 2019: `max over classes of max(1, sqrt(threshold / frequency))`."""
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        list(records), threshold
+    )
+    return factors.numpy()
+
+
+@METHOD_REGISTRY.register()
+class RepeatFactorSampling(Method):
+    """Labelled images with rare classes are drawn more often: the comparator RFS, and part of the others.
+
+    Args:
+        threshold: share of images below which a class is rare.
+    """
+
+    needs_unlabeled = False
+    conflicts: tuple[str, ...] = ("ClassRebalancingSampling",)  # has it built in
+    published: Tensor
+
+    def __init__(self, *, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+        # Part of the state: a run that resumes has published already, one that branches off has not.
+        self.register_buffer("published", torch.zeros((), dtype=torch.bool))
+        self.labeled_factors = np.ones(0, dtype=np.float32)
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.REPEAT_FACTOR_SAMPLING = CfgNode()
+        cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD = 0.1  # 0.02 Objects365, 0.01 LVIS
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        return {"threshold": cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD}
+
+    def setup(self, data: TrainingData) -> None:
+        self.labeled_factors = labeled_repeat_factors(data.labeled, self.threshold)
+
+    def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
+        if self.published:
+            return None
+        self.published.fill_(True)
+        return {"repeat_factors_labeled": self.labeled_factors}
+
+
+@METHOD_REGISTRY.register()
+class ClassRebalancingSampling(RepeatFactorSampling):
+    """Draws unlabelled images with confident pseudo-labels of rare classes more often (Eq. 10, 11).
+
+    Mutual learning is cut into generations; at the beginning of each, factors are computed from the labels that the main
+    branch trained on at the last visit of each image. Images that were never visited have factor 1 and are
+    not counted in Eq. 10. The class thresholds are those of the method that has some (GbT, LabelMatch), else the fixed one.
+
+    The paper gathers statistics at a generation's end. Here ranks exchange them in each step, because Detectron2's
+    checkpoints hold rank 0's state alone and a run may be resumed in the middle of a generation.
+
+    Args:
+        generations: N_t. gamma: the last generation's epsilon, nearly. first_step, last_step: of mutual learning.
+        fixed_threshold: theta where no method has class thresholds.
+    """
+
+    needs_unlabeled = True
+    conflicts = ("RepeatFactorSampling",)
+    thresholds: Tensor
+
+    def __init__(
+        self,
+        *,
+        threshold: float,
+        generations: int,
+        gamma: float,
+        num_classes: int,
+        first_step: int,
+        last_step: int,
+        fixed_threshold: float,
+        output_dir: str,
+        record_period: int,
+    ) -> None:
+        super().__init__(threshold=threshold)
+        node = "SSOD.CLASS_REBALANCING_SAMPLING"
+        if generations < 1:
+            raise UserError(f"{node}.GENERATIONS is {generations}: use 1 or more.")
+        if gamma < 0:
+            raise UserError(f"{node}.GAMMA is {gamma}: use 0 or more.")
+        self.generations, self.gamma = generations, gamma
+        length = (last_step - first_step) / generations
+        # Several generations may begin at the same step of a very short run: the last one counts.
+        self.begins = {first_step + round(t * length): t for t in range(generations)}
+        self.output_dir, self.record_period = output_dir, record_period
+        self.class_names: List[str] = []
+        self.memory = LabelMemory()
+        self.labeled_counts = torch.zeros(num_classes)
+        self.num_unlabeled = 0
+        self.register_buffer("thresholds", torch.full((num_classes,), fixed_threshold))
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.CLASS_REBALANCING_SAMPLING = CfgNode()
+        node.GENERATIONS = 10
+        node.GAMMA = 0.5  # COCO; 0.05 Objects365 and LVIS
+        node.LABELED_REPEAT_THRESHOLD = 0.1  # 0.02 Objects365, 0.01 LVIS
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node = cfg.SSOD.CLASS_REBALANCING_SAMPLING
+        return {
+            "threshold": node.LABELED_REPEAT_THRESHOLD,
+            "generations": node.GENERATIONS,
+            "gamma": node.GAMMA,
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "first_step": cfg.SSOD.BURN_IN_STEPS,
+            "last_step": cfg.SOLVER.MAX_ITER,
+            "fixed_threshold": cfg.SSOD.SCORE_THRESHOLD,
+            "output_dir": cfg.OUTPUT_DIR,
+            "record_period": cfg.TEST.EVAL_PERIOD,
+        }
+
+    def setup(self, data: TrainingData) -> None:
+        super().setup(data)
+        self.class_names = list(data.class_names)
+        self.num_unlabeled = len(data.unlabeled)
+        self.num_labeled = len(data.labeled)
+        for record in data.labeled:
+            for label in {annotation["category_id"] for annotation in record["annotations"]}:
+                self.labeled_counts[label] += 1
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if pseudo is None:
+            return
+        for method in context.methods.values():
+            if isinstance(method, ClassThresholds):
+                self.thresholds.copy_(method.thresholds(context))
+        self.memory.remember(context.batch.unlabeled, pseudo)
+
+    def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
+        generation = self.begins.get(step)
+        if self.published and generation is None:
+            return None
+        self.published.fill_(True)
+        factors = self._image_factors(generation or 0)
+        return {
+            "repeat_factors_labeled": self.labeled_factors,
+            "repeat_factors_unlabeled": factors.numpy(),
+        }
+
+    def _class_rates(self, generation: int) -> Tensor:
+        counts = self.labeled_counts + self.memory.class_image_counts(len(self.labeled_counts))
+        epsilon = self.gamma * generation / self.generations
+        return class_sampling_rates(counts, self.num_labeled + self.memory.visited, epsilon)
+
+    def _image_factors(self, generation: int) -> Tensor:
+        images, classes, scores = self.memory.rows()
+        return repeat_factors_of_rows(
+            images,
+            classes,
+            scores,
+            self._class_rates(generation),
+            self.thresholds.cpu(),
+            self.num_unlabeled,
+        )
+
+    def build_hooks(self) -> List[HookBase]:
+        return [
+            RecordArrays(
+                self.name, self.output_dir, self.record_period, self.class_names, self._arrays
+            )
+        ]
+
+    def _arrays(self, step: int) -> Dict[str, np.ndarray]:
+        generation = max([t for begin, t in self.begins.items() if begin <= step], default=0)
+        counts = self.memory.class_image_counts(len(self.labeled_counts))
+        return {
+            "generation": np.array([generation]),
+            "rate": self._class_rates(generation).numpy(),
+            "labeled_images": self.labeled_counts.numpy(),
+            "pseudo_labeled_images": counts.numpy(),
+            "labeled_factors": self.labeled_factors,
+            "unlabeled_factors": self._image_factors(generation).numpy(),
+        }
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.ci_ssod.report import sampling_section
+
+        return sampling_section(run, cls.__name__)

@@ -1,0 +1,173 @@
+"""Gradient-based thresholding, GbT (CI-SSOD, section 3.3).
+
+Shapes: K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from torch import Tensor
+
+from ssod.engine.comm import all_reduce_sum
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
+from ssod.methods.ci_ssod.balance import ClassBalance
+from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
+from ssod.methods.ci_ssod.recording import RecordArrays
+from ssod.methods.ci_ssod.reweighting import GradientReweighting, balance_arrays, scale_balance
+from ssod.methods.ci_ssod.thresholds import class_thresholds
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+_REWEIGHTING = GradientReweighting.__name__
+
+
+@METHOD_REGISTRY.register()
+class GradientThresholding(ClassThresholds):
+    """Selects pseudo-labels with the thresholds of `class_thresholds`.
+
+    The class weights are those of GradientReweighting where that is listed too; else they are computed here in the same
+    way, and applied to thresholds only.
+
+    Args:
+        balance: None: GradientReweighting has it. base: theta. low, high: of the final thresholds.
+        score_decay: of the moving average of the teacher's scores per class, over all its detections.
+        use_gradient, use_score: the two terms (Table 5 has each alone).
+    """
+
+    conflicts = ("ScoreThreshold", "LabelMatchThresholds", "EQLv2")
+    score_means: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        balance: Optional[ClassBalance],
+        base: float,
+        low: float,
+        high: float,
+        score_decay: float,
+        use_gradient: bool,
+        use_score: bool,
+        output_dir: str,
+        record_period: int,
+    ) -> None:
+        super().__init__()
+        node = "SSOD.GRADIENT_THRESHOLDING"
+        if not 0.0 <= low <= high <= 1.0 or not 0.0 <= base <= 1.0:
+            raise UserError(
+                f"{node}: LOW {low}, HIGH {high} and BASE {base} must be scores, LOW <= HIGH."
+            )
+        if not use_gradient and not use_score:
+            raise UserError(
+                f"{node}: USE_GRADIENT and USE_SCORE are both off: use ScoreThreshold instead."
+            )
+        self.balance = balance
+        self.base, self.low, self.high = base, low, high
+        self.score_decay = score_decay
+        self.use_gradient, self.use_score = use_gradient, use_score
+        self.output_dir, self.record_period = output_dir, record_period
+        self.class_names: List[str] = []
+        # NaN would not survive comparisons of states: 0 stands for a class that was not seen yet.
+        self.register_buffer("score_means", torch.zeros(num_classes))
+        self._latest: Optional[Tensor] = None
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.GRADIENT_THRESHOLDING = CfgNode()
+        node.BASE = 0.9
+        node.EMA_DECAY = 0.9995  # of the scores (the paper's eta_p)
+        node.LOW = 0.5
+        node.HIGH = 0.9
+        node.USE_GRADIENT = True
+        node.USE_SCORE = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node, parts = cfg.SSOD.GRADIENT_THRESHOLDING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
+        shared = _REWEIGHTING in cfg.SSOD.METHODS
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "balance": None if shared else ClassBalance.from_config(cfg),
+            "base": node.BASE,
+            "low": node.LOW,
+            "high": node.HIGH,
+            "score_decay": node.EMA_DECAY ** (1 / parts),
+            "use_gradient": node.USE_GRADIENT,
+            "use_score": node.USE_SCORE,
+            "output_dir": cfg.OUTPUT_DIR,
+            "record_period": cfg.TEST.EVAL_PERIOD,
+        }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        if _REWEIGHTING not in cfg.SSOD.METHODS:
+            scale_balance(cfg, factor)
+        cfg.SSOD.GRADIENT_THRESHOLDING.EMA_DECAY **= factor
+
+    def setup(self, data: TrainingData) -> None:
+        self.class_names = list(data.class_names)
+
+    def thresholds(self, context: StepContext) -> Tensor:
+        """(K,); see `class_thresholds`."""
+        balance = self.balance
+        if balance is None:
+            reweighting = context.methods[_REWEIGHTING]
+            assert isinstance(reweighting, GradientReweighting)
+            balance = reweighting.balance
+        weights = balance.weights[:-1] if self.use_gradient else torch.ones_like(self.score_means)
+        means = None
+        if self.use_score:
+            means = torch.where(self.score_means > 0, self.score_means, torch.nan)
+        return class_thresholds(weights, self.base, means, self.low, self.high)
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if self.balance is not None:
+            self.balance.update(outputs)
+        if pseudo is not None and pseudo.instances:
+            classes = torch.cat([row.gt_classes for row in pseudo.instances])
+            scores = torch.cat([row.scores for row in pseudo.instances]).float()
+            sums = torch.stack([torch.zeros_like(self.score_means)] * 2)
+            sums[0].index_add_(0, classes, scores)
+            sums[1].index_add_(0, classes, torch.ones_like(scores))
+            all_reduce_sum([sums])
+            batch = sums[0] / sums[1]
+            # A class's average starts with its first batch, not with 0.
+            decay = torch.where(self.score_means > 0, self.score_decay, 0.0)
+            moved = decay * self.score_means + (1 - decay) * batch
+            self.score_means.copy_(torch.where(sums[1] > 0, moved, self.score_means))
+        self._latest = self.thresholds(context)
+
+    def build_hooks(self) -> List[HookBase]:
+        return [
+            RecordArrays(
+                self.name, self.output_dir, self.record_period, self.class_names, self._arrays
+            )
+        ]
+
+    def _arrays(self, step: int) -> Dict[str, np.ndarray]:
+        assert self._latest is not None
+        arrays = {
+            "threshold": self._latest.cpu().numpy(),
+            "score_mean": self.score_means.cpu().numpy(),
+        }
+        if self.balance is not None:
+            arrays.update(balance_arrays(self.balance))
+        return arrays
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.ci_ssod.report import threshold_section
+
+        return threshold_section(run, cls.__name__)

@@ -1,0 +1,63 @@
+"""The paper's hyperparameters (section 4.2 and the authors' code), typed by hand, against configs/ci_ssod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ssod.engine.setup import load_config
+
+FOLDER = Path(__file__).parents[3] / "configs" / "ci_ssod"
+# setting: (classes, steps, first drop, second drop, gamma of CrS, labelled repeat threshold, warm-up of GbR)
+SETTINGS = {
+    "split1": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000),
+    "split2": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000),
+    "objects365": (365, 360_000, 270_000, 324_000, 0.05, 0.02, 12_000),
+    "lvis": (1203, 180_000, 135_000, 162_000, 0.05, 0.01, 8_000),
+}
+RUNS = sorted(path.name for path in FOLDER.glob("*.yaml") if not path.name.startswith("base"))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_hyperparameters(name: str) -> None:
+    cfg = load_config(str(FOLDER / name))
+    expected = SETTINGS[name.split("_")[-1].removesuffix(".yaml")]
+    sampling = cfg.SSOD.CLASS_REBALANCING_SAMPLING
+    assert expected == (
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        cfg.SOLVER.MAX_ITER,
+        *cfg.SOLVER.STEPS,
+        sampling.GAMMA,
+        sampling.LABELED_REPEAT_THRESHOLD,
+        cfg.SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS,
+    )
+    assert cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD == sampling.LABELED_REPEAT_THRESHOLD
+    # 8 GPUs with 1 labelled and 4 unlabelled images each.
+    assert (cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH) == (8, 8)
+    assert cfg.SSOD.IMS_PER_BATCH_UNLABELED == 32
+    solver = (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.GAMMA, cfg.SOLVER.MOMENTUM)
+    assert solver == ("SGD", 0.01, 0.1, 0.9) and cfg.SOLVER.WEIGHT_DECAY == 1e-4
+    assert sampling.GENERATIONS == 10
+    gbr, gbt = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SSOD.GRADIENT_THRESHOLDING
+    assert (gbr.EMA_DECAY, gbr.BETA, gbr.SOLVER, gbr.LR) == (0.9995, 0.5, "jacobi", 0.01)
+    assert tuple(gbr.BOUNDS) == (pytest.approx(1 / 3), 5.0)
+    assert (gbt.EMA_DECAY, gbt.BASE, gbt.LOW, gbt.HIGH) == (0.9995, 0.9, 0.5, 0.9)
+    methods = cfg.SSOD.METHODS
+    assert methods[0] == "SoftTeacher" and cfg.SSOD.UNSUP_LOSS_WEIGHT == 4.0
+    reweighted = "GradientReweighting" in methods or name.startswith("focal")
+    assert cfg.SSOD.ROI_CLS_LOSS == ("focal" if reweighted else "cross_entropy")
+    assert cfg.SSOD.FOCAL_GAMMA == 1.0
+    # What selects among the host's labels must find them there.
+    chooses = {"GradientThresholding", "LabelMatchThresholds"} & set(methods)
+    lower = chooses or name.startswith("threshold_05")
+    assert cfg.SSOD.SOFT_TEACHER.SCORE_THRESHOLD == (0.5 if lower else 0.9)
+    assert cfg.SSOD.SCORE_THRESHOLD == (0.5 if name.startswith("threshold_05") else 0.9)
+
+
+def test_all_rows_are_there() -> None:
+    ablation = "focal crs gbt gbr gbt_gbr crs_gbr crs_gbt threshold_05 gbt_score_only gbt_gradient_only label_match"
+    rows = {f"{row}_split1.yaml" for row in ablation.split()}
+    for setting in SETTINGS:
+        rows |= {f"{row}_{setting}.yaml" for row in ("soft_teacher", "rfs", "eqlv2", "ci_ssod")}
+    assert set(RUNS) == rows
