@@ -16,10 +16,10 @@ help:
 	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
 	@echo "make test   the test suite"
 	@echo "make lint   black, isort, flake8 and mypy"
-	@echo "make data   only draw the digit scenes"
+	@echo "make data   only draw the digit scenes and their class-imbalanced sub-tasks"
 	@echo "make clean  remove data, outputs and caches (and .venv with ENV=1)"
 
-demo: install data
+demo: install $(DIGITS)/.complete
 	$(PY) -m ssod.tools.demo
 
 test: install
@@ -31,10 +31,20 @@ lint: install
 	$(PY) -m flake8 $(LINTED)
 	$(PY) -m mypy
 
-data: $(DIGITS)/.complete
+data: $(DIGITS)/.complete $(DIGITS)/.sub-tasks
 
 $(DIGITS)/.complete: datasets/digit_scenes.py | install
 	$(PY) datasets/digit_scenes.py $(DIGITS)
+	@touch $@
+
+# Digits 5 to 9 are the minority: common among the unlabelled scenes, or rare everywhere (configs/digit_scenes/ci_ssod).
+$(DIGITS)/.sub-tasks: $(DIGITS)/.complete
+	$(PY) datasets/digit_scenes.py $(DIGITS)/sub_task_common --imbalance 1
+	$(PY) datasets/digit_scenes.py $(DIGITS)/sub_task_rare --imbalance 0.6
+	$(PY) -m ssod.tools.make_splits --coco $(DIGITS)/sub_task_common/all.json --minority 5 6 7 8 9 \
+		--percent 10 --min-boxes-per-class 10 --truth --prefix $(DIGITS)/sub_task_common/split
+	$(PY) -m ssod.tools.make_splits --coco $(DIGITS)/sub_task_rare/all.json --minority 5 6 7 8 9 --all-boxes \
+		--percent 10 --min-boxes-per-class 1 --truth --prefix $(DIGITS)/sub_task_rare/split
 	@touch $@
 
 clean:
@@ -73,9 +83,10 @@ $(VENV)/.stamp-packages: $(VENV)/.stamp-pip requirements/make.txt
 	@touch $@
 
 # Detectron2's Python files alone, nothing is compiled; compat.py stands in for the compiled part.
-$(VENV)/.stamp-detectron2: $(VENV)/.stamp-packages requirements/detectron2.txt
+$(VENV)/.stamp-detectron2: $(VENV)/.stamp-packages requirements/detectron2.txt requirements/lvis.txt
 	$(PIP) install --require-hashes --no-deps --use-pep517 --no-build-isolation \
 		--requirement requirements/detectron2.txt
+	$(PIP) install --no-deps --no-build-isolation --constraint $(CONSTRAINTS) --requirement requirements/lvis.txt
 	@touch $@
 
 $(VENV)/.stamp-ssod: $(VENV)/.stamp-detectron2 setup.cfg pyproject.toml

@@ -169,3 +169,182 @@ def test_errors_are_one_line_that_names_the_file(tmp_path, change, expected):
 def test_bad_options_end_the_program(tmp_path, options):
     with pytest.raises(SystemExit):
         main(["--coco", "x.json", "--prefix", str(tmp_path / "s"), *options])
+
+
+def write_classes(path, classes_of_images, names, folder=""):
+    """One box a class listed; category ids 10, 20, ..."""
+    annotations = [
+        (i + 1, 10 * (names.index(k) + 1)) for i, row in enumerate(classes_of_images) for k in row
+    ]
+    content = {
+        "images": [
+            {"id": i + 1, "file_name": f"{folder}{i}.jpg", "height": 9, "width": 9}
+            for i in range(len(classes_of_images))
+        ],
+        "annotations": [
+            {"id": n + 1, "image_id": i, "category_id": k, "bbox": [1, 1, 4, 4], "area": 16}
+            for n, (i, k) in enumerate(annotations)
+        ],
+        "categories": [{"id": 10 * (k + 1), "name": name} for k, name in enumerate(names)],
+    }
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def boxes_of(content):
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    files = {i["id"]: i["file_name"] for i in content["images"]}
+    found = {name: [] for name in files.values()}
+    for a in content["annotations"]:
+        found[files[a["image_id"]]].append(names[a["category_id"]])
+    return found
+
+
+def assert_nothing_leaks(labeled, unlabeled):
+    for key in ("id", "file_name"):
+        assert not {i[key] for i in labeled["images"]} & {i[key] for i in unlabeled["images"]}
+    assert unlabeled["annotations"] == []
+
+
+def test_sub_task_of_coco(tmp_path, capsys):
+    names = ["person", "dog", "cup", "fork"]
+    rows = [["cup", "person"]] * 60 + [["fork", "dog"]] * 40 + [["person", "dog", "cup"]] * 20
+    source = write_classes(tmp_path / "all.json", rows, names)
+    prefix = tmp_path / "s"
+    options = ["--coco", source, "--percent", "10", "--min-boxes-per-class", "5", "--truth"]
+    main([*options, "--minority", "person", "dog", "--prefix", str(prefix)])
+    stem = "s_minority_10pct_5boxes_fold0"
+    labeled, unlabeled, truth = (
+        read(tmp_path / f"{stem}_{part}.json")
+        for part in ("labeled", "unlabeled", "unlabeled_truth")
+    )
+    assert_nothing_leaks(labeled, unlabeled)
+    found = boxes_of(labeled)
+    few = {file for file, classes in found.items() if {"person", "dog"} & set(classes)}
+    assert len(found) - len(few) == 12  # 10 percent of 120 images, which all show a majority class
+    for file, classes in found.items():
+        whole = rows[int(file[:-4])]
+        assert sorted(classes) == sorted(whole if file in few else set(whole) - {"person", "dog"})
+    flat = [k for file in few for k in found[file]]
+    assert min(flat.count("person"), flat.count("dog")) >= 5
+    assert all(boxes_of(truth)[file] == rows[int(file[:-4])] for file in boxes_of(truth))
+    assert labeled["info"]["ssod_split"]["minority"] == ["person", "dog"]
+    assert labeled["info"][HASH_KEY] == content_hash(labeled)
+    assert "person (minority)" in capsys.readouterr().out
+
+    main([*options, "--random-minority", "2", "--prefix", str(tmp_path / "r")])
+    drawn = read(tmp_path / "r_minority_10pct_5boxes_fold0_labeled.json")["info"]["ssod_split"]
+    assert len(drawn["minority"]) == 2
+    with pytest.raises(SystemExit, match="no class 'airplane', 'bicycle'"):
+        main([*options, "--minority", "voc", "--prefix", str(prefix)])
+    with pytest.raises(SystemExit, match=r"fewer boxes: dog \(60\)"):
+        main(
+            ["--coco", source, "--percent", "10", "--min-boxes-per-class", "61"]
+            + ["--minority", "dog", "--prefix", str(prefix)]
+        )
+
+
+def test_minority_that_is_rare_everywhere(tmp_path):
+    rows = [["cup", "person"]] * 90 + [["dog"]] * 10
+    source = write_classes(tmp_path / "all.json", rows, ["person", "dog", "cup"])
+    options = ["--coco", source, "--percent", "10", "--min-boxes-per-class", "1"]
+    main([*options, "--minority", "dog", "--all-boxes", "--prefix", str(tmp_path / "s")])
+    main([*options, "--prefix", str(tmp_path / "plain")])
+    labeled = read(tmp_path / "s_minority_10pct_1boxes_fold0_labeled.json")
+    assert labeled["images"] == read(tmp_path / "plain_10pct_1boxes_fold0_labeled.json")["images"]
+    assert all(rows[int(file[:-4])] == found for file, found in boxes_of(labeled).items())
+    assert labeled["info"]["ssod_split"]["minority"] == ["dog"]
+
+
+def test_lvis_layout(tmp_path):
+    """LVIS names its images by coco_url alone; every class, however rare, has a box among the 10 percent."""
+    rows = [["cup"]] * 90 + [["cup", "rare"]] * 3 + [["rarer"]] * 1
+    path = tmp_path / "lvis_v1_train.json"
+    write_classes(path, rows, ["cup", "rare", "rarer"])
+    content = read(path)
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.cocodataset.org/train2017/{image.pop('file_name')}"
+        image.update(neg_category_ids=[10], not_exhaustive_category_ids=[])
+    path.write_text(json.dumps(content))
+    prefix = str(tmp_path / "lvis")
+    main(["--coco", str(path), "--percent", "10", "--min-boxes-per-class", "1", "--prefix", prefix])
+    labeled, unlabeled = (
+        read(tmp_path / f"lvis_10pct_1boxes_fold0_{part}.json") for part in ("labeled", "unlabeled")
+    )
+    assert_nothing_leaks(labeled, unlabeled)
+    assert len(labeled["images"]) == 9 and labeled["images"][0]["file_name"].startswith(
+        "train2017/"
+    )
+    assert {k for found in boxes_of(labeled).values() for k in found} == {"cup", "rare", "rarer"}
+
+
+def test_coco_to_objects365(tmp_path):
+    from ssod.data.class_lists import COCO_TO_OBJECTS365
+
+    shared = [names[0].title() for names in dict.fromkeys(COCO_TO_OBJECTS365.values())]
+    only_there = ["Sneakers", "Lamp"]
+    coco_names = [*COCO_TO_OBJECTS365, "sports ball"]
+    (tmp_path / "coco").mkdir()
+    coco = write_classes(
+        tmp_path / "coco" / "instances.json",
+        [["teddy bear", "person"], ["sports ball"], ["tv", "sports ball"]],
+        coco_names,
+    )
+    rows = [["Lamp", "Person"]] * 8 + [["Sneakers"]] * 6 + [["Dog"]] * 10
+    target = write_classes(tmp_path / "o.json", rows, [*only_there, *shared], "patch0/")
+    main(
+        ["--coco", f"{target}=objects365", "--majority-from", f"{coco}=coco/train2017", "--truth"]
+        + ["--min-boxes-per-class", "4", "--prefix", str(tmp_path / "x")]
+    )
+    labeled, unlabeled, truth = (
+        read(tmp_path / f"x_minority_4boxes_fold0_{part}.json")
+        for part in ("labeled", "unlabeled", "unlabeled_truth")
+    )
+    assert_nothing_leaks(labeled, unlabeled)
+    assert len(labeled["categories"]) == 80 and labeled["categories"][0]["name"] == "Sneakers"
+    found = boxes_of(labeled)
+    from_coco = {file: k for file, k in found.items() if file.startswith("coco/train2017/")}
+    assert (
+        from_coco
+        == {  # all of COCO, in the other classes; an image of sports balls alone has no labels
+            "coco/train2017/0.jpg": ["Bear", "Person"],
+            "coco/train2017/2.jpg": ["Moniter/Tv"],
+        }
+    )
+    drawn = {file: k for file, k in found.items() if file not in from_coco}
+    assert len(drawn) == 8 and all(file.startswith("objects365/patch0/") for file in drawn)
+    assert all(k == rows[int(file.split("/")[-1][:-4])] for file, k in drawn.items())
+    assert len(unlabeled["images"]) == 24 - 8 == len(truth["images"])
+    assert labeled["info"]["ssod_split"]["minority"] == only_there
+    assert labeled["info"]["ssod_split"]["source"] == ["o.json", "instances.json"]
+
+
+def test_share_of_a_folder(tmp_path):
+    for i in range(20):
+        path = tmp_path / "imagenet" / f"n{i % 3}" / f"{i}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path)
+    options = ["--folder", str(tmp_path / "imagenet"), "--percent", "20", "--prefix"]
+    main([*options, str(tmp_path / "s")])
+    drawn = read(tmp_path / "s_20pct_fold0_unlabeled.json")
+    assert len(drawn["images"]) == 4 and not (tmp_path / "s_20pct_fold0_labeled.json").exists()
+    for image in drawn["images"]:
+        assert (tmp_path / "imagenet" / image["file_name"]).exists()
+    with pytest.raises(SystemExit, match="holds no image files"):
+        (tmp_path / "empty").mkdir()
+        main(["--folder", str(tmp_path / "empty"), "--percent", "20", "--prefix", "s"])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--minority", "a"], "need --percent and --min-boxes-per-class"),
+        (["--minority", "a", "--random-minority", "2"], "exclude one another"),
+        (["--majority-from", "b.json", "--percent", "10"], "takes no --percent"),
+        (["--all-boxes", "--percent", "10"], "goes with --minority"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["--coco", "a.json", "--prefix", "s", *options])
+    assert message in capsys.readouterr().err

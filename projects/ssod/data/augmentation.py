@@ -119,11 +119,11 @@ class StrongAugmentation:
     """Colour jitter p 0.8, grey p 0.2, Gaussian blur p 0.5, Gaussian noise, three erasings p 0.7/0.5/0.3.
 
     Args:
-        noise_sigma: of 255; 0 turns the noise off.
+        noise_sigma: of 255; 0 turns the noise off. color_only: jitter and grey alone.
     """
 
-    def __init__(self, noise_sigma: float = 5.0) -> None:
-        self.noise_sigma = noise_sigma
+    def __init__(self, noise_sigma: float = 5.0, color_only: bool = False) -> None:
+        self.noise_sigma, self.color_only = noise_sigma, color_only
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns a new uint8 BGR (H, W, 3) array."""
@@ -132,6 +132,11 @@ class StrongAugmentation:
             out = color_jitter(out, rng)
         if rng.random() < 0.2:
             out = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        if not self.color_only:
+            out = self._degrade(out, rng)
+        return out.copy() if np.may_share_memory(out, image) else out
+
+    def _degrade(self, out: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if rng.random() < 0.5:
             out = cv2.GaussianBlur(out, (0, 0), rng.uniform(0.1, 2.0))
         if self.noise_sigma > 0:
@@ -139,4 +144,4 @@ class StrongAugmentation:
         for probability, area, aspect in _ERASINGS:
             if rng.random() < probability:
                 out = erase(out, rng, area, aspect)
-        return out.copy() if np.may_share_memory(out, image) else out
+        return out

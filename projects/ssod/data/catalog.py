@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,6 +19,7 @@ from ssod.data.coco import CocoSet
 from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
 from ssod.data.records import Record
 from ssod.errors import UserError
+from ssod.pseudo_labels.store import attach_stored_labels
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ def register_datasets(cfg: CfgNode) -> None:
         if name in MetadataCatalog:
             MetadataCatalog.pop(name)
         DatasetCatalog.register(name, partial(_load_registered, dataset))
-        metadata = MetadataCatalog.get(name).set(evaluator_type="coco", **dataset.metadata())
+        metadata = MetadataCatalog.get(name).set(
+            **{"evaluator_type": "coco", **dataset.metadata()}  # type: ignore[arg-type]
+        )
         if dataset.truth:
             metadata.set(truth_file=dataset.truth)
         _registered[name] = dataset
@@ -120,6 +123,13 @@ def dataset_classes(name: str) -> Optional[List[str]]:
     return MetadataCatalog.get(name).get("thing_classes")
 
 
+def class_number(cfg: CfgNode) -> Tuple[str, int]:
+    """The key that holds the model's number of classes, and the number."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
 def check_classes(cfg: CfgNode) -> List[str]:
     """Checks that all labelled sets have the same classes and that the model has as many; returns them.
 
@@ -142,9 +152,7 @@ def check_classes(cfg: CfgNode) -> List[str]:
                 first, classes = name, list(found)
             elif list(found) != classes:
                 raise UserError(_class_difference(first, classes, name, list(found)))
-    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    number_key = "MODEL.RETINANET.NUM_CLASSES" if retina else "MODEL.ROI_HEADS.NUM_CLASSES"
-    number = cfg.MODEL.RETINANET.NUM_CLASSES if retina else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    number_key, number = class_number(cfg)
     if classes and number != len(classes):
         raise UserError(
             f"{number_key} is {number}, but {first} has {len(classes)} classes: set it to {len(classes)}."
@@ -201,7 +209,10 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
 
 
 def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
-    """The records of all of `DATASETS.UNLABELED` without annotations; no image is dropped."""
+    """The records of all of `DATASETS.UNLABELED` without annotations; no image is dropped.
+
+    With `SSOD.PSEUDO_LABELS` each record brings its stored labels, see `attach_stored_labels`.
+    """
     register_datasets(cfg)
     if not cfg.DATASETS.UNLABELED and cfg.SSOD.METHODS:
         raise UserError(
@@ -217,6 +228,8 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
         if not found:
             raise UserError(f"{_source(name)} lists no images: use another dataset.")
         records += [_named(_image_alone(record), name) for record in found]
+    if cfg.SSOD.PSEUDO_LABELS:
+        records = attach_stored_labels(records, cfg.SSOD.PSEUDO_LABELS, check_classes(cfg))
     return records
 
 

@@ -71,16 +71,22 @@ def classes_of_json(path: str) -> Tuple[Tuple[str, ...], Tuple[Any, ...]]:
     return _classes(path, modified)
 
 
+def image_file_name(image: Dict[str, Any]) -> str:
+    """ "file_name", or the last two parts of "coco_url" (LVIS: "train2017/000000000009.jpg"); "" where both are missing."""
+    return image.get("file_name") or "/".join(image.get("coco_url", "").split("/")[-2:])
+
+
 def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[Any, Record]:
     records: Dict[Any, Record] = {}
     for image in sorted(images, key=lambda i: (isinstance(i.get("id"), str), i.get("id", 0))):
-        if "id" not in image or "file_name" not in image:
+        file_name = image_file_name(image)
+        if "id" not in image or not file_name:
             raise UserError(f'{path} has an image without "id" or "file_name" ({image}): add it.')
         if image["id"] in records:
             raise UserError(
                 f"{path} has two images with the id {image['id']!r}: give each its own."
             )
-        record = Record(file_name=os.path.join(root, image["file_name"]), image_id=image["id"])
+        record = Record(file_name=os.path.join(root, file_name), image_id=image["id"])
         if image.get("height") and image.get("width"):
             record.update(height=image["height"], width=image["width"])
         records[image["id"]] = record
@@ -100,26 +106,31 @@ def _check_images_exist(path: str, root: str, records: List[Record]) -> None:
 
 @dataclass(frozen=True)
 class CocoSet:
-    """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`; TRUTH names a file for analysis, never read here."""
+    """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`.
+
+    TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups the classes by.
+    """
 
     name: str
     annotations: str
     images: str
     truth: Optional[str] = None
+    groups: Optional[str] = None
 
     @property
     def source(self) -> str:
         return self.annotations
 
     def files_to_hash(self) -> List[str]:
-        return [self.annotations]
+        return [self.annotations, *([self.groups] if self.groups else [])]
 
     def classes(self) -> List[str]:
         return list(classes_of_json(self.annotations)[0])
 
     def metadata(self) -> Dict[str, Any]:
         """What is known without reading the file."""
-        return {"json_file": self.annotations, "image_root": self.images}
+        known = {"json_file": self.annotations, "image_root": self.images}
+        return {**known, "groups_file": self.groups} if self.groups else known
 
     def category_ids(self) -> Dict[Any, int]:
         return {category: i for i, category in enumerate(classes_of_json(self.annotations)[1])}
@@ -178,6 +189,17 @@ class CocoSet:
             and not box_problem(_corners(a.get("bbox") or []), None, None)
             for a in annotations
         )
+
+
+@dataclass(frozen=True)
+class LvisSet(CocoSet):
+    """`{FORMAT: lvis, ...}`: LVIS's own file, evaluated by LVIS's rules."""
+
+    def metadata(self) -> Dict[str, Any]:
+        return {**super().metadata(), "evaluator_type": "lvis"}
+
+    def is_ready_for_coco_eval(self) -> bool:
+        return True  # LVIS reads the file itself, which has no "iscrowd"
 
 
 def _corners(box: List[Any]) -> List[Any]:

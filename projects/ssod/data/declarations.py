@@ -1,4 +1,4 @@
-"""Reads `SSOD.DATASETS`: NAME: {FORMAT: coco | voc | folder, ...} (see datasets/README.md)."""
+"""Reads `SSOD.DATASETS`: NAME: {FORMAT: coco | lvis | voc | folder, ...} (see datasets/README.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, Mapping, Tuple, Union
 
 from detectron2.config import CfgNode
 
-from ssod.data.coco import CocoSet
+from ssod.data.coco import CocoSet, LvisSet
 from ssod.data.folder import FolderSet
 from ssod.data.voc import VocSet
 from ssod.errors import UserError
@@ -17,8 +17,9 @@ DeclaredSet = Union[CocoSet, VocSet, FolderSet]
 
 # FORMAT: (keys that must be there, keys that may be)
 KEYS: Dict[str, Tuple[Tuple[str, ...], Tuple[str, ...]]] = {
-    "coco": (("ANNOTATIONS", "IMAGES"), ("TRUTH",)),
-    "voc": (("ROOT", "SPLIT"), ("CLASSES", "TRUTH")),
+    "coco": (("ANNOTATIONS", "IMAGES"), ("TRUTH", "GROUPS")),
+    "lvis": (("ANNOTATIONS", "IMAGES"), ("GROUPS",)),
+    "voc": (("ROOT", "SPLIT"), ("CLASSES", "TRUTH", "GROUPS")),
     "folder": (("IMAGES",), ("TRUTH",)),
 }
 
@@ -61,14 +62,18 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
         if not node.get(needed) or not isinstance(node[needed], str):
             raise UserError(f"{key} needs {needed}, a string, for FORMAT {kind}: add it.")
     truth = resolve_path(node["TRUTH"]) if node.get("TRUTH") else None
-    if kind == "coco":
-        return CocoSet(name, resolve_path(node["ANNOTATIONS"]), resolve_path(node["IMAGES"]), truth)
+    groups = resolve_path(node["GROUPS"]) if node.get("GROUPS") else None
+    if kind in ("coco", "lvis"):
+        paths = resolve_path(node["ANNOTATIONS"]), resolve_path(node["IMAGES"])
+        return (LvisSet if kind == "lvis" else CocoSet)(name, *paths, truth, groups)
     if kind == "folder":
         return FolderSet(name, resolve_path(node["IMAGES"]), truth)
     classes = node.get("CLASSES") or ()
     if not isinstance(classes, (list, tuple)) or len(set(classes)) != len(classes):
         raise UserError(f"{key}.CLASSES is {classes!r}: it must be a list of different names.")
-    return VocSet(name, resolve_path(node["ROOT"]), node["SPLIT"], tuple(map(str, classes)), truth)
+    return VocSet(
+        name, resolve_path(node["ROOT"]), node["SPLIT"], tuple(map(str, classes)), truth, groups
+    )
 
 
 def parse_declarations(cfg: CfgNode) -> Dict[str, DeclaredSet]:

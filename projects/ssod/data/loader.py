@@ -102,7 +102,7 @@ class TwoStreamDataset(Dataset):
                 draw = draw or sample_rng(self._mapper.seed, ref, "replacement")
                 index = int(draw.integers(len(dataset)))
             else:
-                sample.skipped = skipped
+                sample.skipped = skipped + sample.skipped
                 return sample
         file_name, reason = skipped[-1]
         raise UserError(
@@ -283,6 +283,7 @@ def build_train_loader(
         rank=comm.get_rank(),
         world_size=world_size,
         accumulation=accumulation,
+        alternate=cfg.SSOD.ALTERNATE_STREAMS,
         board=board,
         start_step=start_step,
         state=state,

@@ -16,7 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ssod.data.augmentation import StrongAugmentation
@@ -126,6 +126,7 @@ class TwoViewMapper:
         augmentations: geometry of both views, Detectron2's.
         image_format: "BGR" or "RGB", the model's `INPUT.FORMAT`.
         strong: None: the strong view equals the weak one.
+        strong_labeled: False: of labelled images the strong view always equals the weak one.
         seed: of all randomness, with the reference's stream and position.
         view_transforms: by method name, in order.
         snapshots: where the methods' snapshots are read from.
@@ -138,6 +139,7 @@ class TwoViewMapper:
         image_format: str,
         strong: Optional[StrongAugmentation],
         seed: int,
+        strong_labeled: bool = True,
         view_transforms: Optional[Mapping[str, ViewTransform]] = None,
         snapshots: Optional[SnapshotReader] = None,
     ) -> None:
@@ -145,6 +147,7 @@ class TwoViewMapper:
             raise UserError(f"INPUT.FORMAT {image_format} is not supported: use BGR or RGB.")
         self.augmentations = T.AugmentationList(list(augmentations))
         self.image_format, self.strong, self.seed = image_format, strong, seed
+        self.strong_labeled = strong_labeled
         self.view_transforms = dict(view_transforms or {})
         self.snapshots = snapshots
 
@@ -165,7 +168,12 @@ class TwoViewMapper:
         return cls(
             augmentations,
             image_format=cfg.INPUT.FORMAT,
-            strong=StrongAugmentation(strong.NOISE_SIGMA) if strong.ENABLED else None,
+            strong=(
+                StrongAugmentation(strong.NOISE_SIGMA, strong.COLOR_ONLY)
+                if strong.ENABLED
+                else None
+            ),
+            strong_labeled=strong.LABELED,
             seed=seed,
             view_transforms=view_transforms,
             snapshots=snapshots,
@@ -175,7 +183,8 @@ class TwoViewMapper:
         """Maps one image.
 
         Args:
-            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled stream only.
+            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled stream only,
+                "stored" (see `attach_stored_labels`) on the unlabelled one.
             ref: what to make; its index must be `record`'s.
 
         Raises:
@@ -195,9 +204,11 @@ class TwoViewMapper:
             strong=self._strong_view(moved.image, ref),
             geometry=Geometry(affine_matrix(transforms, *size), size),
         )
+        view_size = (int(weak.shape[1]), int(weak.shape[2]))
         if ref.stream == "labeled":
-            view_size = (int(weak.shape[1]), int(weak.shape[2]))
             sample.instances = labeled_instances(record["annotations"], transforms, view_size)
+        elif "stored" in record:
+            sample.stored = stored_instances(record["stored"], transforms, view_size)
         ids = dict(ref.snapshots)
         for name, transform in self.view_transforms.items():
             snapshot = None
@@ -207,7 +218,7 @@ class TwoViewMapper:
         return sample
 
     def _strong_view(self, image: np.ndarray, ref: SampleRef) -> Tensor:
-        if self.strong is None:
+        if self.strong is None or (ref.stream == "labeled" and not self.strong_labeled):
             return _to_tensor(image).clone()
         swap = self.image_format == "RGB"
         bgr = image[:, :, ::-1] if swap else image
@@ -229,3 +240,20 @@ def labeled_instances(
     return detection_utils.filter_empty_instances(
         detection_utils.annotations_to_instances(moved, image_size)
     )
+
+
+def stored_instances(
+    stored: Mapping[str, np.ndarray], transforms: T.TransformList, image_size: tuple[int, int]
+) -> Instances:
+    """Stored labels as predictions in the view; boxes that the view leaves no area are dropped."""
+    height, width = image_size
+    boxes = torch.zeros(0, 4)
+    if len(stored["boxes"]):
+        moved = transforms.apply_box(stored["boxes"].astype(np.float64))
+        limits = np.array([width, height, width, height], dtype=np.float64)
+        boxes = torch.from_numpy(np.clip(moved, 0.0, limits)).float()
+    found = Instances(image_size)
+    found.pred_boxes = Boxes(boxes)
+    found.scores = torch.from_numpy(stored["scores"].copy())
+    found.pred_classes = torch.from_numpy(stored["classes"].copy())
+    return found[found.pred_boxes.nonempty()]

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from detectron2.structures import BoxMode
 
-from ssod.data.coco import category_map, read_coco
+from ssod.data.coco import category_map, image_file_name, read_coco
 from ssod.data.voc import VocSet
 from ssod.errors import UserError
 
 
-def merge_coco(sources: Sequence[Tuple[str, str]]) -> Dict[str, Any]:
+def merge_coco(
+    sources: Sequence[Tuple[str, str]],
+    translate: Optional[
+        Callable[[str, Dict[str, Any], List[Dict[str, Any]]], Dict[str, Any]]
+    ] = None,
+) -> Dict[str, Any]:
     """Joins COCO files with equal categories.
 
     Args:
         sources: (file, folder put before its file names; "" for none).
+        translate: called with a file's name and content and the categories so far, for each file but the first; gives
+            the content in these categories.
 
     Returns:
         "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids stay as they are in a single file;
@@ -28,6 +35,8 @@ def merge_coco(sources: Sequence[Tuple[str, str]]) -> Dict[str, Any]:
     for path, folder in sources:
         content = read_coco(path, ("images", "annotations", "categories"))
         category_map(path, content["categories"])
+        if categories and translate:
+            content = translate(path, content, categories)
         found = [
             {"id": c["id"], "name": c["name"]}
             for c in sorted(content["categories"], key=lambda c: c["id"])
@@ -39,12 +48,13 @@ def merge_coco(sources: Sequence[Tuple[str, str]]) -> Dict[str, Any]:
         categories = found
         new_ids = {}
         for image in content["images"]:
-            if image.get("id") in new_ids or "file_name" not in image:
+            name = image_file_name(image)
+            if image.get("id") in new_ids or not name:
                 raise UserError(
                     f"{path} has an image without its own id or file_name ({image}): correct it."
                 )
             new_ids[image.get("id")] = image.get("id") if len(sources) == 1 else len(images) + 1
-            file_name = f"{folder}/{image['file_name']}" if folder else image["file_name"]
+            file_name = f"{folder}/{name}" if folder else name
             images.append({**image, "id": new_ids[image.get("id")], "file_name": file_name})
         _check_annotations(path, content["annotations"], new_ids, {c["id"] for c in found})
         for annotation in content["annotations"]:

@@ -156,6 +156,7 @@ class TwoStreamBatchSampler:
         seed: the same on every rank.
         rank, world_size: this process takes `[rank * b, (rank + 1) * b)` of each global micro-batch.
         accumulation: micro-batches per step.
+        alternate: from `unlabeled_from` on a micro-batch holds one stream only, in turn, an unlabelled one first.
         board: snapshots in effect go into the references; the arrays "repeat_factors_<stream>" change the drawing.
         start_step: the first step, where there is no state.
         state: of an earlier `BatchRequest`; drawing continues after it. Streams that it lacks start anew.
@@ -171,6 +172,7 @@ class TwoStreamBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         accumulation: int = 1,
+        alternate: bool = False,
         board: Optional[SnapshotBoard] = None,
         start_step: int = 0,
         state: Optional[Mapping[str, Any]] = None,
@@ -189,6 +191,7 @@ class TwoStreamBatchSampler:
         self._unlabeled_from = unlabeled_from
         self._rank, self._world_size = rank, world_size
         self._accumulation, self._board = accumulation, board
+        self._alternate = alternate and unlabeled is not None
         self._start: Dict[str, Any] = {"step": start_step, "micro": 0}
         if state:
             self._start = copy.deepcopy(dict(state))
@@ -204,7 +207,7 @@ class TwoStreamBatchSampler:
             snapshots = self._board.in_effect(step) if self._board else ()
             refs: List[SampleRef] = []
             for name, stream in streams.items():
-                if name == "unlabeled" and step < self._unlabeled_from:
+                if not self._takes_part(name, step, micro):
                     continue
                 source = self._factor_source(name, snapshots)
                 if name not in sources or sources[name] != source:
@@ -220,6 +223,13 @@ class TwoStreamBatchSampler:
             state: Dict[str, Any] = {"step": step, "micro": micro}
             state.update({name: copy.deepcopy(stream.state) for name, stream in streams.items()})
             yield BatchRequest(refs, state)
+
+    def _takes_part(self, stream: str, step: int, micro: int) -> bool:
+        since = step - self._unlabeled_from
+        if since < 0 or not self._alternate:
+            return stream == "labeled" or since >= 0
+        turn = (since * self._accumulation + micro) % 2
+        return stream == ("unlabeled", "labeled")[turn]
 
     def _factor_source(self, stream: str, snapshots: Sequence[Tuple[str, int]]) -> FactorSource:
         if self._board is None:

@@ -74,6 +74,7 @@ class VocSet:
     split: str
     class_names: Tuple[str, ...] = ()
     truth: Optional[str] = None
+    groups: Optional[str] = None
 
     @property
     def split_file(self) -> str:
@@ -84,17 +85,18 @@ class VocSet:
         return self.split_file
 
     def files_to_hash(self) -> List[str]:
-        return [self.split_file]
+        return [self.split_file, *([self.groups] if self.groups else [])]
 
     def classes(self) -> List[str]:
         return list(self.class_names or classes_of_folder(self.root))
 
     def metadata(self) -> Dict[str, Any]:
-        return {
+        known = {
             "dirname": self.root,
             "split": self.split,
             "image_root": os.path.join(self.root, "JPEGImages"),
         }
+        return {**known, "groups_file": self.groups} if self.groups else known
 
     def has_labels(self) -> bool:
         return True

@@ -22,13 +22,15 @@ from torch import nn
 
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
+from ssod.evaluation.groups import GroupCOCOEvaluator
+from ssod.evaluation.lvis import FederatedEvaluator
 
 # (dataset name, output folder) -> evaluator
 EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there is none), "pascal_voc".
+    """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there is none), "lvis", "pascal_voc".
 
     Called on all ranks.
 
@@ -40,9 +42,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     kind = metadata.get("evaluator_type", "coco")
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
+    if kind == "lvis":
+        return FederatedEvaluator(dataset_name, output_dir=output_folder)
     if kind != "coco":
         raise UserError(
-            f"Dataset {dataset_name} has evaluator_type {kind!r}: use 'coco' or 'pascal_voc', or override "
+            f"Dataset {dataset_name} has evaluator_type {kind!r}: use 'coco', 'lvis' or 'pascal_voc', or override "
             "SSODTrainer.build_evaluator."
         )
     if not hasattr(metadata, "json_file"):
@@ -54,6 +58,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
                 allow_cached=False,
             )
         comm.synchronize()
+    if metadata.get("groups_file"):
+        return GroupCOCOEvaluator(dataset_name, output_dir=output_folder)
     return FastCOCOEvaluator(dataset_name, output_dir=output_folder)
 
 
@@ -79,7 +85,7 @@ def evaluate(
     for name in dataset_names:
         _check_registered(name)
         folder = os.path.join(output_folder, name)
-        with _quiet():
+        with quiet_evaluation():
             evaluator = build(name, folder) if build else build_evaluator(cfg, name, folder)
             loader = build_loader(name) if build_loader else build_detection_test_loader(cfg, name)
             results[name] = inference_on_dataset(model, loader, evaluator)
@@ -97,7 +103,7 @@ def _check_registered(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_evaluation() -> Iterator[None]:
     """Leaves of Detectron2's log only warnings: an evaluation during training is one line, written by who asked for it."""
     names: Tuple[str, ...] = (
         "detectron2.evaluation",

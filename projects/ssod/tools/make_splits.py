@@ -14,6 +14,17 @@ examples:
   # several files, each with its folder below IMAGES
   python -m ssod.tools.make_splits --coco train2014.json=train2014 val2014.json=val2014 --percent 10 --prefix splits/coco14
 
+  # the COCO sub-task of CI-SSOD: 10 % of the images show majority classes only, a few have 10 boxes of each minority class
+  python -m ssod.tools.make_splits --coco annotations/instances_train2017.json --minority voc \\
+      --percent 10 --min-boxes-per-class 10 --prefix splits/coco
+
+  # COCO in the classes of Objects365, and Objects365 images with 10 boxes of each class that COCO lacks
+  python -m ssod.tools.make_splits --coco objects365/train.json=objects365 --majority-from coco/train2017.json=coco/train2017 \\
+      --min-boxes-per-class 10 --prefix splits/objects365
+
+  # 20 % of a folder, to be unlabelled: splits/imagenet_20pct_fold0_unlabeled.json
+  python -m ssod.tools.make_splits --folder imagenet/train --percent 20 --prefix splits/imagenet
+
   # Unbiased Teacher's own draws
   python -m ssod.tools.make_splits --coco annotations/instances_train2017.json \\
       --unbiased-teacher-seeds COCO_supervision.txt --percent 1 --prefix splits/coco
@@ -23,50 +34,150 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ssod.errors import UserError
 
 
-def read_sources(args: argparse.Namespace) -> Dict[str, Any]:
-    """The dataset to divide, as one COCO dict."""
+@dataclass
+class Source:
+    """The dataset to divide, as one COCO dict; `majority` has the images of --majority-from, `shared` their classes."""
+
+    coco: Dict[str, Any]
+    majority: Set[Any] = field(default_factory=set)
+    shared: Set[Any] = field(default_factory=set)
+
+
+@dataclass
+class Split:
+    """One draw: the ids of the labelled images, how they were drawn, and the dataset with the boxes that are kept."""
+
+    name: str
+    labeled: Set[Any]
+    description: Dict[str, Any]
+    coco: Dict[str, Any]
+
+
+def read_source(args: argparse.Namespace) -> Source:
+    from ssod.data.folder import FolderSet
     from ssod.data.merge import merge_coco, voc_to_coco
 
     if args.voc:
-        return voc_to_coco(args.voc, args.voc_split, tuple(args.classes or ()))
-    return merge_coco([tuple(entry.partition("=")[::2]) for entry in args.coco])
+        return Source(voc_to_coco(args.voc, args.voc_split, tuple(args.classes or ())))
+    if args.folder:
+        paths = FolderSet("--folder", args.folder).relative_paths()
+        images = [{"id": i + 1, "file_name": path} for i, path in enumerate(paths)]
+        return Source({"images": images, "annotations": [], "categories": []})
+    if args.majority_from:
+        return _read_two_datasets(args)
+    return Source(merge_coco([_file_and_folder(entry) for entry in args.coco]))
 
 
-def draw_splits(
-    args: argparse.Namespace, coco: Dict[str, Any]
-) -> Iterator[Tuple[str, Set[Any], Dict[str, Any]]]:
-    """Yields (name, ids of the labelled images, description) for each split that the options ask for."""
-    from ssod.data.split_rules import choose
+def _read_two_datasets(args: argparse.Namespace) -> Source:
+    from ssod.data.class_lists import COCO_TO_OBJECTS365
+    from ssod.data.merge import merge_coco
+    from ssod.data.settings import match_classes, translate
+
+    majority = _file_and_folder(args.majority_from)
+    shared: Set[Any] = set()
+    count = 0
+
+    def in_their_classes(
+        path: str, content: Dict[str, Any], categories: List[Dict[str, Any]]
+    ) -> Dict[str, Any]:
+        nonlocal count
+        if path != majority[0]:
+            return content
+        target = match_classes(content["categories"], categories, COCO_TO_OBJECTS365, path)
+        shared.update(target.values())
+        content = translate(content, target, categories)
+        count = len(content["images"])
+        return content
+
+    entries = [*map(_file_and_folder, args.coco), majority]
+    coco = merge_coco(entries, in_their_classes)
+    images = coco["images"]
+    return Source(coco, {image["id"] for image in images[len(images) - count :]}, shared)
+
+
+def _file_and_folder(entry: str) -> Tuple[str, str]:
+    path, _, folder = entry.partition("=")
+    return path, folder
+
+
+def draw_splits(args: argparse.Namespace, source: Source) -> Iterator[Split]:
+    """Yields each split that the options ask for."""
+    from ssod.data.split_rules import choose, choose_of_all
 
     if args.unbiased_teacher_seeds:
-        yield from _read_seed_file(args, coco)
+        yield from _read_seed_file(args, source.coco)
         return
     for percent in args.percent or [None]:
         for fold in range(args.folds):
-            description = {
-                "percent": percent,
-                "min_boxes_per_class": args.min_boxes_per_class,
-                "seed": args.seed,
-                "fold": fold,
-            }
-            chosen = choose(
-                coco, percent=percent, min_boxes=args.min_boxes_per_class, seed=args.seed, fold=fold
-            )
+            draw = {"percent": percent, "seed": args.seed, "fold": fold}
+            boxes = args.min_boxes_per_class
             parts = [] if percent is None else [f"{percent:g}pct"]
-            if args.min_boxes_per_class:
-                parts.append(f"{args.min_boxes_per_class}boxes")
-            yield "_".join([*parts, f"fold{fold}"]), chosen, description
+            if boxes:
+                parts.append(f"{boxes}boxes")
+            name = "_".join([*parts, f"fold{fold}"])
+            if args.minority or args.random_minority or args.majority_from:
+                yield _draw_sub_task(args, source, f"minority_{name}", draw)
+                continue
+            if args.folder:
+                # Unlabelled are those that are drawn, so that the rest takes no part.
+                drawn = choose_of_all(source.coco, percent=percent, seed=args.seed, fold=fold)
+                images = [image for image in source.coco["images"] if image["id"] in drawn]
+                yield Split(name, set(), draw, {**source.coco, "images": images})
+                continue
+            chosen = choose(
+                source.coco, percent=percent, min_boxes=boxes, seed=args.seed, fold=fold
+            )
+            description = {"percent": percent, "min_boxes_per_class": boxes, **draw}
+            yield Split(name, chosen, description, source.coco)
 
 
-def _read_seed_file(
-    args: argparse.Namespace, coco: Dict[str, Any]
-) -> Iterator[Tuple[str, Set[Any], Dict[str, Any]]]:
+def _draw_sub_task(
+    args: argparse.Namespace, source: Source, name: str, draw: Dict[str, Any]
+) -> Split:
+    from ssod.data.class_lists import VOC_CLASSES_IN_COCO
+    from ssod.data.settings import (
+        category_ids,
+        choose_minority_images,
+        choose_sub_task,
+        drop_boxes,
+        random_classes,
+    )
+    from ssod.data.split_rules import choose
+
+    coco, boxes = source.coco, args.min_boxes_per_class
+    percent, place = draw["percent"], {"seed": draw["seed"], "fold": draw["fold"]}
+    if args.majority_from:
+        names = [c["name"] for c in coco["categories"] if c["id"] not in source.shared]
+    elif args.random_minority:
+        names = random_classes(coco, args.random_minority, args.seed)
+    else:
+        names = list(VOC_CLASSES_IN_COCO) if args.minority == ["voc"] else args.minority
+    minority = category_ids(coco, names)
+    if args.all_boxes:
+        chosen = choose(coco, percent=percent, min_boxes=boxes, **place)
+    elif args.majority_from:
+        few = choose_minority_images(coco, minority, min_boxes=boxes, **place)
+        chosen = source.majority | few
+    else:
+        many, few = choose_sub_task(coco, minority, percent=percent, min_boxes=boxes, **place)
+        coco, chosen = drop_boxes(coco, many, minority), many | few
+    description = {
+        **draw,
+        "min_boxes_per_class": boxes,
+        "minority": [c["name"] for c in coco["categories"] if c["id"] in minority],
+    }
+    return Split(name, chosen, description, coco)
+
+
+def _read_seed_file(args: argparse.Namespace, coco: Dict[str, Any]) -> Iterator[Split]:
     from ssod.data.coco import read_json
     from ssod.data.split_rules import choose_by_index
 
@@ -88,30 +199,32 @@ def _read_seed_file(
         for seed, indices in sorted(seeds[percent].items()):
             description = {"percent": percent, "unbiased_teacher_seed": seed}
             chosen = choose_by_index(coco, indices, percent, path)
-            yield f"{percent:g}pct_seed{seed}", chosen, description
+            yield Split(f"{percent:g}pct_seed{seed}", chosen, description, coco)
 
 
-def format_table(coco: Dict[str, Any], splits: Dict[str, Set[Any]]) -> str:
+def format_table(coco: Dict[str, Any], splits: Sequence[Split]) -> str:
     """Images and usable boxes of each class: one row a class, one column a split's labelled part."""
     from tabulate import tabulate
 
     from ssod.data.split_rules import usable_classes
 
-    counts = usable_classes(coco)
-    columns: Dict[str, Optional[Set[Any]]] = {"whole set": None, **splits}
+    def boxes(content: Dict[str, Any], ids: Optional[Set[Any]]) -> Counter:
+        total: Counter = Counter()
+        for image, found in usable_classes(content).items():
+            if ids is None or image in ids:
+                total.update(found)
+        return total
 
-    def boxes(chosen: Optional[Set[Any]], category: Any) -> int:
-        return sum(c[category] for image, c in counts.items() if chosen is None or image in chosen)
-
-    rows: List[List[Any]] = [
-        ["images", *(len(coco["images"] if ids is None else ids) for ids in columns.values())]
-    ]
+    columns = [boxes(coco, None), *(boxes(split.coco, split.labeled) for split in splits)]
+    sizes = [len(coco["images"]), *(len(split.labeled) for split in splits)]
+    minority = {name for split in splits for name in split.description.get("minority", ())}
+    rows: List[List[Any]] = [["images", *sizes]]
     for category in sorted(coco["categories"], key=lambda c: c["id"]):
-        rows.append([category["name"], *(boxes(ids, category["id"]) for ids in columns.values())])
-    rows.append(
-        ["all boxes", *(sum(row[i] for row in rows[1:]) for i in range(1, len(columns) + 1))]
-    )
-    return tabulate(rows, headers=["labelled part", *columns])
+        name = str(category["name"])
+        label = f"{name} (minority)" if name in minority else name
+        rows.append([label, *(column[category["id"]] for column in columns)])
+    rows.append(["all boxes", *(sum(column.values()) for column in columns)])
+    return tabulate(rows, headers=["labelled part", "whole set", *(split.name for split in splits)])
 
 
 def positive_percent(text: str) -> float:
@@ -132,6 +245,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--coco", nargs="+", metavar="FILE[=FOLDER]", help="COCO files to divide, together"
     )
     source.add_argument("--voc", metavar="ROOT", help="a folder in VOC layout")
+    source.add_argument(
+        "--folder", metavar="ROOT", help="images without labels, of which --percent are drawn"
+    )
     parser.add_argument("--voc-split", default="train", help="list in ImageSets/Main (train)")
     parser.add_argument(
         "--classes", nargs="+", help="class names of --voc in order (all that occur, sorted)"
@@ -152,6 +268,27 @@ def build_parser() -> argparse.ArgumentParser:
         help="first draw images of classes with fewer than N boxes; with --percent, then fill up",
     )
     parser.add_argument(
+        "--minority",
+        nargs="+",
+        metavar="CLASS",
+        help="label --percent of the images that have other classes, without these classes' boxes, and further images "
+        "with --min-boxes-per-class of these; 'voc': the 20 classes that COCO shares with VOC",
+    )
+    parser.add_argument(
+        "--random-minority", type=int, metavar="N", help="the same with N classes drawn by --seed"
+    )
+    parser.add_argument(
+        "--all-boxes",
+        action="store_true",
+        help="with either: draw as without them and drop no boxes; the minority is only noted, for evaluation",
+    )
+    parser.add_argument(
+        "--majority-from",
+        metavar="FILE[=FOLDER]",
+        help="COCO's file: all of its images are labelled, in the classes of --coco, which is Objects365; "
+        "--min-boxes-per-class counts the other classes",
+    )
+    parser.add_argument(
         "--unbiased-teacher-seeds", metavar="FILE", help="take the draws from this file"
     )
     parser.add_argument(
@@ -169,37 +306,63 @@ def run(args: argparse.Namespace) -> None:
     from ssod.data.split_rules import usable_classes
     from ssod.data.splits import split_coco, write_files
 
-    coco = read_sources(args)
-    source = [args.voc] if args.voc else args.coco
-    if not usable_classes(coco):
+    source = read_source(args)
+    entries = [args.voc or args.folder] if args.voc or args.folder else args.coco
+    if args.majority_from:
+        entries = [*entries, args.majority_from]
+    if not args.folder and not usable_classes(source.coco):
         raise UserError(
-            f"{', '.join(source)}: no image has a usable box, so that there is nothing to divide."
+            f"{', '.join(entries)}: no image has a usable box, so that there is nothing to divide."
         )
-    chosen: Dict[str, Set[Any]] = {}
+    splits = list(draw_splits(args, source))
+    # Names without folders, so that the same split made on another machine has the same hash.
+    names = [Path(entry.partition("=")[0]).name for entry in entries]
+    wanted = ["unlabeled"] if args.folder else ["labeled", "unlabeled"]
+    if args.truth:
+        wanted.append("unlabeled_truth")
     files: Dict[Path, Dict[str, Any]] = {}
-    for name, ids, description in draw_splits(args, coco):
-        chosen[name] = ids
-        # Names without folders, so that the same split made on another machine has the same hash.
-        description = {
-            "source": [Path(entry.partition("=")[0]).name for entry in source],
-            **description,
-        }
-        for part, content in split_coco(coco, ids, description).items():
-            if part != "unlabeled_truth" or args.truth:
-                files[args.prefix.with_name(f"{args.prefix.name}_{name}_{part}.json")] = content
+    for split in splits:
+        parts = split_coco(split.coco, split.labeled, {"source": names, **split.description})
+        for part in wanted:
+            path = args.prefix.with_name(f"{args.prefix.name}_{split.name}_{part}.json")
+            files[path] = parts[part]
     changed = write_files(files, force=args.force)
-    print(format_table(coco, chosen))
-    for path in files:
-        print(f"{path}: {'written' if path in changed else 'unchanged'}")
+    if not args.folder:
+        print(format_table(source.coco, splits))
+    for path, content in files.items():
+        state = "written" if path in changed else "unchanged"
+        print(f"{path}: {len(content['images'])} images, {state}")
+
+
+def problem_with(args: argparse.Namespace) -> Optional[str]:
+    """What is wrong with the combination of the options, or None."""
+    rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
+    if sum(map(bool, rules)) > 1:
+        return "--minority, --random-minority, --majority-from and --unbiased-teacher-seeds exclude one another"
+    if args.folds < 1 or args.min_boxes_per_class < 0:
+        return "--folds must be at least 1 and --min-boxes-per-class at least 0"
+    if args.folder:
+        if any(rules) or args.min_boxes_per_class or args.truth or not args.percent:
+            return "--folder goes with --percent, --folds and --seed, and with no rule about boxes"
+    elif args.minority or args.random_minority:
+        if not args.percent or not args.min_boxes_per_class:
+            return "--minority and --random-minority need --percent and --min-boxes-per-class"
+    elif args.all_boxes:
+        return "--all-boxes goes with --minority or --random-minority"
+    elif args.majority_from:
+        if args.percent or args.voc or not args.min_boxes_per_class:
+            return "--majority-from needs --coco and --min-boxes-per-class, and takes no --percent"
+    elif not (args.percent or args.min_boxes_per_class or args.unbiased_teacher_seeds):
+        return "give --percent, --min-boxes-per-class or --unbiased-teacher-seeds"
+    return None
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if not (args.percent or args.min_boxes_per_class or args.unbiased_teacher_seeds):
-        parser.error("give --percent, --min-boxes-per-class or --unbiased-teacher-seeds")
-    if args.folds < 1 or args.min_boxes_per_class < 0:
-        parser.error("--folds must be at least 1 and --min-boxes-per-class at least 0")
+    problem = problem_with(args)
+    if problem:
+        parser.error(problem)
     try:
         run(args)
     except UserError as error:

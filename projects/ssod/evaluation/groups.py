@@ -1,0 +1,96 @@
+"""AP of groups of classes: majority and minority (CI-SSOD, section 4), frequent, common and rare (LVIS).
+
+A test set's declaration names the labelled set in question (GROUPS): how many of its images show a class makes the class
+frequent (more than 100), common (11 to 100) or rare (at most 10); what `make_splits --minority` noted in it makes the
+majority and the minority. A group's AP is the mean over its classes, in percent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import lru_cache
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssod.data.coco import read_coco
+from ssod.data.split_rules import usable_classes
+from ssod.errors import UserError
+from ssod.evaluation.coco import FastCOCOEvaluator, per_class_ap
+
+COMMON_ABOVE, FREQUENT_ABOVE = 10, 100  # images
+# metric -> indices of its classes
+Groups = Dict[str, Tuple[int, ...]]
+
+
+def frequency_groups(image_counts: Sequence[int]) -> Groups:
+    """APf, APc and APr, those that have classes. `image_counts[k]`: labelled images that show class k."""
+    names = [
+        "APf" if n > FREQUENT_ABOVE else "APc" if n > COMMON_ABOVE else "APr" for n in image_counts
+    ]
+    return _by_name(names, ("APf", "APc", "APr"))
+
+
+def _by_name(names: Sequence[str], order: Sequence[str]) -> Groups:
+    found = {group: tuple(i for i, name in enumerate(names) if name == group) for group in order}
+    return {group: members for group, members in found.items() if members}
+
+
+def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> Dict[str, float]:
+    """The mean of each group over its classes; NaN, a class without ground truth, is left out, and alone gives NaN."""
+    means = {}
+    for name, members in groups.items():
+        found = [values[i] for i in members if not np.isnan(values[i])]
+        means[name] = float(np.mean(found)) if found else float("nan")
+    return means
+
+
+def read_groups(path: str, classes: Sequence[str]) -> Groups:
+    """The groups of a labelled set in COCO format.
+
+    Args:
+        classes: of the test set, by index.
+
+    Raises:
+        UserError: the file is broken, or has not all of these classes.
+    """
+    return dict(
+        _read_groups(path, os.path.getmtime(path) if os.path.exists(path) else 0.0, tuple(classes))
+    )
+
+
+# An evaluation every few hundred steps need not read a labelled set of a million boxes again.
+@lru_cache(maxsize=16)
+def _read_groups(path: str, modified: float, classes: Tuple[str, ...]) -> Groups:
+    content = read_coco(path, ("images", "annotations", "categories"))
+    ids = {category["name"]: category["id"] for category in content["categories"]}
+    missing = [name for name in classes if name not in ids]
+    if missing:
+        raise UserError(
+            f"{path}, named by GROUPS, has no class {', '.join(missing[:5])}: name a labelled set with the test set's classes."
+        )
+    images: Counter = Counter()
+    for found in usable_classes(content).values():
+        images.update(found.keys())
+    groups = frequency_groups([images[ids[name]] for name in classes])
+    split: Dict[str, Any] = (content.get("info") or {}).get("ssod_split") or {}
+    minority: Optional[List[str]] = split.get("minority")
+    if minority is not None:
+        names = ["AP-minority" if name in minority else "AP-majority" for name in classes]
+        groups = {**_by_name(names, ("AP-majority", "AP-minority")), **groups}
+    return groups
+
+
+class GroupCOCOEvaluator(FastCOCOEvaluator):
+    """COCO's metrics and those of the groups that the dataset's `groups_file` describes."""
+
+    def derive_box_results(
+        self, coco_eval: Any, class_names: Optional[Sequence[str]]
+    ) -> Dict[str, float]:
+        results = super().derive_box_results(coco_eval, class_names)
+        groups = read_groups(self._metadata.groups_file, class_names or ())
+        means = group_means(per_class_ap(coco_eval), groups)
+        # Before the single classes, as the report lists them.
+        overall = {key: value for key, value in results.items() if not key.startswith("AP-")}
+        return {**overall, **means, **results}
