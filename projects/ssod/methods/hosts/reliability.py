@@ -1,0 +1,61 @@
+"""Soft Teacher's two measures of trust (Xu et al., "End-to-End Semi-Supervised Object Detection with Soft Teacher", ICCV 2021).
+
+Shapes: R background RoIs, N images, M boxes, J jittered copies of each. Boxes are XYXY in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def soft_background_weights(scores: Tensor, images: Tensor, num_images: int) -> Tensor:
+    """`w_j = n r_j / sum_k r_k` over the n background RoIs of each image: they weigh 1 in the mean.
+
+    The paper's weights (its Eq. 4) sum to 1 in a sum that it sets beside a mean over the foreground; here both are
+    divided by the number of RoIs, so that the background's share of the loss stays what it is without weights.
+
+    Args:
+        scores: (R,) r, the teacher's background probabilities. images: (R,) int64 in [0, N). num_images: N.
+
+    Returns:
+        (R,), the mean over each image's rows is 1; all 1 where the teacher is sure of none.
+    """
+    count, total = scores.new_zeros(2, num_images).unbind()
+    count = count.index_add(0, images, torch.ones_like(scores))
+    total = total.index_add(0, images, scores)
+    # Below the smallest normal number nothing is left of the ratios.
+    known = total > torch.finfo(scores.dtype).tiny
+    factor = torch.where(known, count / total.where(known, 1.0), 0.0)
+    return torch.where(known[images], scores * factor[images], 1.0)
+
+
+def jitter_boxes(boxes: Tensor, draws: Tensor, amount: float) -> Tensor:
+    """Moves every coordinate by up to `amount` times the box's width (x) or height (y).
+
+    Args:
+        boxes: (M, 4). draws: (J, M, 4) in [-1, 1].
+
+    Returns:
+        (J, M, 4).
+    """
+    sizes = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
+    return boxes + draws * amount * sizes
+
+
+def box_deviation(refined: Tensor, boxes: Tensor) -> Tensor:
+    """How much the teacher's refinements of the jittered copies disagree.
+
+    The (sample) standard deviation of each coordinate, divided by the box's width or height, averaged over the four.
+    The paper (its Eq. 6-7) divides by the mean of width and height; its code, as here, by each coordinate's own.
+
+    Args:
+        refined: (J, M, 4), J >= 2. boxes: (M, 4), the boxes before jittering.
+
+    Returns:
+        (M,); sides below one pixel count as one pixel.
+    """
+    sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).repeat(1, 2)
+    # Written out: torch.std warns where there are no boxes.
+    variance = (refined - refined.mean(dim=0)).square().sum(dim=0) / (len(refined) - 1)
+    return (variance.sqrt() / sizes).mean(dim=1)

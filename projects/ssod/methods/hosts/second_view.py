@@ -1,0 +1,39 @@
+"""PseCo's second view: images at half their size, whose feature level l-1 stands in for level l."""
+
+from __future__ import annotations
+
+import re
+from typing import Collection, Dict, List, Sequence, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssod.modeling.features import FeatureGroup, FeatureMaps
+
+
+def align_levels(
+    maps: FeatureMaps, names: Collection[str], image_sizes: Sequence[Tuple[int, int]]
+) -> FeatureMaps:
+    """Features of half-size images under the names that the full-size images' features of the same stride have.
+
+    P2 of an image at half its size has the stride of P3 in pixels of the whole one: proposals, anchors and targets of the
+    full-size image then fit as they are. The finest level, which has none below, is its own map enlarged by 2.
+
+    Args:
+        maps: of the half-size images. names: levels that are wanted ("p3", ...). image_sizes: (height, width) of the
+            full-size images.
+    """
+    groups = []
+    for group in maps.groups:
+        features: Dict[str, Tensor] = {name: _level(group.features, name) for name in names}
+        sizes: List[Tuple[int, int]] = [image_sizes[index] for index in group.indices]
+        groups.append(FeatureGroup(group.indices, features, group.bottom_up, sizes))
+    return FeatureMaps(groups, maps.num_images)
+
+
+def _level(features: Dict[str, Tensor], name: str) -> Tensor:
+    found = re.fullmatch(r"(\D+)(\d+)", name)
+    below = f"{found.group(1)}{int(found.group(2)) - 1}" if found else ""
+    if below in features:
+        return features[below]
+    return F.interpolate(features[name], scale_factor=2.0, mode="nearest")

@@ -1,0 +1,213 @@
+"""Soft Teacher (Xu et al., ICCV 2021) as a Method: weighted background, and box regression where the teacher is steady.
+
+Shapes: N images, M labels of one image, J jittered copies, R RoIs over all images, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
+from ssod.modeling.losses import foreground_deltas
+from ssod.modeling.outputs import Outputs, ViewOutputs
+from ssod.modeling.roi_heads import classify, roi_losses, sample_rois
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+# Steps between two values of a metric: each one waits for the GPU.
+_SCALAR_PERIOD = 20
+
+
+@METHOD_REGISTRY.register()
+class SoftTeacher(Method):
+    """Classification and box regression trust different pseudo-labels, and RoIs are assigned for each of them.
+
+    Classification (the main branch): labels with `score > score_threshold`; every other RoI is background, weighted by
+    the teacher's background score of the same box (`soft_background_weights`).
+    Regression: labels with `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or
+    not. They have `roi_reg_weight` 1; RoIs are matched with and sampled for them anew, and the main branch's own
+    regression is switched off. The RPN regresses those of the selected labels that are reliable.
+
+    Args:
+        score_threshold, reg_score_threshold, max_deviation: see above. num_jitters: J. jitter: the largest offset in
+            widths and heights. unsup_loss_weight: lambda_u.
+    """
+
+    selects_pseudo_labels = True
+    needs_online_teacher = True
+    conflicts = ("PseudoBoxRegression",)
+
+    def __init__(
+        self,
+        *,
+        score_threshold: float,
+        reg_score_threshold: float,
+        max_deviation: float,
+        num_jitters: int,
+        jitter: float,
+        unsup_loss_weight: float,
+    ) -> None:
+        super().__init__()
+        for key, value in (
+            ("SCORE_THRESHOLD", score_threshold),
+            ("REG_SCORE_THRESHOLD", reg_score_threshold),
+        ):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"SSOD.SOFT_TEACHER.{key} is {value}: use a score between 0 and 1.")
+        if num_jitters < 2:
+            raise UserError(
+                f"SSOD.SOFT_TEACHER.NUM_JITTERS is {num_jitters}: use 2 or more, or there is no deviation."
+            )
+        self.score_threshold = score_threshold
+        self.reg_score_threshold = reg_score_threshold
+        self.max_deviation = max_deviation
+        self.num_jitters = num_jitters
+        self.jitter = jitter
+        self.unsup_loss_weight = unsup_loss_weight
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = CfgNode()
+        node.SCORE_THRESHOLD = 0.9  # of labels that classify
+        node.REG_SCORE_THRESHOLD = 0.5  # of labels that may regress
+        node.MAX_DEVIATION = 0.02  # of the teacher's refinements, in widths and heights
+        node.NUM_JITTERS = 10
+        node.JITTER = 0.06  # largest offset, in widths and heights
+        cfg.SSOD.SOFT_TEACHER = node
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        values = {key.lower(): value for key, value in cfg.SSOD.SOFT_TEACHER.items()}
+        return {**values, "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT}
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        reliable = self._reliable(pseudo, context)
+        if context.step % _SCALAR_PERIOD == 0:
+            mean = sum(float(mask.sum()) for mask in reliable) / len(reliable)
+            get_event_storage().put_scalar("soft_teacher/regressed_boxes_per_image", mean)
+        weights = [mask.to(row.scores.dtype) for mask, row in zip(reliable, pseudo.instances)]
+        columns = [{"rpn_reg_weight": weight, "roi_reg_weight": weight} for weight in weights]
+        chosen = [row.scores > self.score_threshold for row in pseudo.instances]
+        return pseudo.with_columns(columns).select(chosen)
+
+    def _reliable(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
+        """One bool (M,) an image: which labels regress."""
+        assert context.teacher_outputs is not None
+        heads = context.teacher.roi_heads
+        rows = [(r.scores > self.reg_score_threshold).nonzero().flatten() for r in pseudo.instances]
+        candidates = [row[index] for row, index in zip(pseudo.instances, rows)]
+        jittered = []
+        for row, sample in zip(candidates, context.batch.unlabeled):
+            # A function of the sample alone, so that hooks that call `refine` too disturb nothing.
+            generator = torch.Generator().manual_seed(sample.ref.position)
+            draws = torch.rand((self.num_jitters, len(row), 4), generator=generator) * 2 - 1
+            boxes = row.gt_boxes.tensor
+            jittered.append(jitter_boxes(boxes, draws.to(boxes), self.jitter))
+        found = classify(
+            heads, context.teacher_outputs.maps, [Boxes(boxes.flatten(0, 1)) for boxes in jittered]
+        )
+        masks, first = [], 0
+        for instances, row, index, boxes in zip(pseudo.instances, candidates, rows, jittered):
+            part = slice(first, first + boxes.shape[0] * boxes.shape[1])
+            first = part.stop
+            deltas = foreground_deltas(found.deltas[part], row.gt_classes.repeat(self.num_jitters))
+            refined = Boxes(
+                heads.box_predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1))
+            )
+            refined.clip(instances.image_size)
+            deviation = box_deviation(refined.tensor.view_as(boxes), row.gt_boxes.tensor)
+            mask = torch.zeros_like(instances.selected)
+            mask[index] = deviation < self.max_deviation
+            masks.append(mask)
+        return masks
+
+    def weigh(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Outputs:
+        view = outputs.unlabeled
+        if view is None:
+            return outputs
+        factor = self._background_factor(view, context)
+        weighted = replace(
+            view,
+            cls_weights=view.cls_weights * factor,
+            reg_weights=torch.zeros_like(view.reg_weights),  # `losses` has an assignment of its own
+        )
+        return replace(outputs, unlabeled=weighted)
+
+    @torch.no_grad()
+    def _background_factor(self, view: ViewOutputs, context: StepContext) -> Tensor:
+        """(R,): `soft_background_weights` of background RoIs, 1 of the others."""
+        assert context.teacher_outputs is not None
+        boxes = [roi.proposal_boxes for roi in view.rois]
+        # The two views share their geometry, so the student's boxes are where they are in the teacher's maps.
+        judged = classify(context.teacher.roi_heads, context.teacher_outputs.maps, boxes)
+        predictor = context.teacher.roi_heads.box_predictor  # softmax, or EQL v2's sigmoids
+        probabilities = predictor.predict_probs((judged.logits, judged.deltas), boxes)
+        scores = torch.cat(list(probabilities))[:, -1]
+        rows = (view.labels == judged.logits.shape[1] - 1).nonzero().flatten()
+        if context.step % _SCALAR_PERIOD == 0:
+            mean = scores[rows].sum() / max(len(rows), 1)
+            get_event_storage().put_scalar("soft_teacher/background_score", float(mean))
+        weights = soft_background_weights(scores[rows], view.image_index[rows], len(view.rois))
+        return torch.ones_like(scores).index_copy(0, rows, weights)
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        view = outputs.unlabeled
+        if view is None:
+            return {}
+        labels = view.view.pseudo
+        assert labels is not None
+        heads = context.student.roi_heads
+        # Of the strong view: methods that paste objects have added theirs.
+        regressing = labels.with_columns(
+            [{"selected": row.roi_reg_weight > 0} for row in labels.instances]
+        )
+        with (
+            EventStorage()
+        ):  # Detectron2's sampling counts RoIs under names that belong to the main branch
+            rois = sample_rois(heads, view.proposals, regressing.to_targets())
+        count = sum(len(roi) for roi in rois)
+        rois = [roi[roi.gt_classes < heads.num_classes] for roi in rois]
+        predictions = classify(heads, view.maps, [roi.proposal_boxes for roi in rois])
+        weights = torch.cat([roi.gt_roi_reg_weight for roi in rois])
+        found = roi_losses(
+            heads, rois, predictions, torch.zeros_like(weights), weights, "cross_entropy", 0.0
+        )
+        # Divided by all sampled RoIs, as everywhere, though only the foreground has gone through the head.
+        share = len(weights) / max(count, 1)
+        return {"loss_box_reg_reliable": self.unsup_loss_weight * share * found["loss_box_reg"]}
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.report.charts import Line, line_chart
+        from ssod.report.section import Section, grid, run_colour
+
+        charts = [
+            line_chart(
+                title,
+                [Line(key, run.series(f"soft_teacher/{key}"), run_colour(0))],
+                low=0.0,
+                with_legend=False,
+            )
+            for key, title in (
+                ("regressed_boxes_per_image", "Pseudo-boxes that regress, per image"),
+                ("background_score", "Teacher's background score of background RoIs"),
+            )
+        ]
+        charts = [chart for chart in charts if chart]
+        return Section("Soft Teacher", grid(charts)) if charts else None
