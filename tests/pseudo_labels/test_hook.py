@@ -86,6 +86,8 @@ def test_what_it_writes(squares: Path, tmp_path: Path) -> None:
     for index, name in enumerate(CLASSES):
         wanted = sum(a["category_id"] == index + 1 for a in truth["annotations"])
         assert counted[name] == wanted
+    candidates = sum(row["count"] for row in record["candidates"]["per_class"].values())
+    assert sum(row["count"] for row in record["iou_by_size"]) == candidates > 0
     image = record["images"][0]
     x, y, w, h = truth["annotations"][0]["bbox"]
     assert image["truth_boxes"][0] == [x, y, x + w, y + h]

@@ -21,6 +21,7 @@ from ssod.engine.atomic import write_atomically
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.methods import StepContext
 from ssod.pseudo_labels.quality import LabelCounts, count_labels, sum_counts, summarise
+from ssod.pseudo_labels.sizes import SizeCounts, iou_by_size, summarise_sizes
 from ssod.pseudo_labels.truth import HiddenTruth, ImageTruth
 from ssod.structures import PseudoLabels, Sample, SampleRef, SSODBatch
 
@@ -98,6 +99,7 @@ class PseudoLabelQuality(HookBase):
         """Labels the sample, writes scalars and OUTPUT_DIR/pseudo_quality/step_<step>.json."""
         selected: List[LabelCounts] = []
         candidates: List[LabelCounts] = []
+        sizes: List[SizeCounts] = []
         gallery: List[Dict[str, Any]] = []
         for start in range(0, len(self._sample), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(self._sample)))
@@ -109,6 +111,7 @@ class PseudoLabelQuality(HookBase):
                     for mask, counts in ((row.selected, selected), (row.scores >= 0, candidates)):
                         own = (boxes[mask], row.gt_classes[mask], row.scores[mask])
                         counts.append(count_labels(*own, *truth, len(self.class_names)))
+                    sizes.append(iou_by_size(boxes, row.gt_classes, row.scores, *truth))
                 if index in self._shown:
                     kept = row[row.selected]
                     own = (boxes[row.selected], kept.gt_classes, kept.scores)
@@ -119,6 +122,7 @@ class PseudoLabelQuality(HookBase):
             for name, counts in (("selected", selected), ("candidates", candidates)):
                 total = sum_counts(counts, len(self.class_names))
                 record[name] = summarise(total, self.class_names)
+            record["iou_by_size"] = summarise_sizes(sizes)
             self._put_scalars(record)
         os.makedirs(self.folder, exist_ok=True)
         path = os.path.join(self.folder, f"step_{step}.json")
@@ -137,9 +141,9 @@ class PseudoLabelQuality(HookBase):
         batch = SSODBatch([], [sample for _, sample in samples])
         # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
         with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
-            context = StepContext(self.core.step, batch, self.core.student, self.core.teacher)
-            context.teacher_outputs = self.core.label(batch.unlabeled)
-            pseudo: PseudoLabels = self.core.refine(context)
+            core, methods = self.core, {m.name: m for m in self.core.method_list}
+            context = StepContext(core.step, batch, core.student, core.teacher, methods=methods)
+            pseudo: PseudoLabels = self.core.pseudo_labels(context)
         return [(i, sample, row) for (i, sample), row in zip(samples, pseudo.instances)]
 
     @staticmethod

@@ -7,6 +7,7 @@ import os
 import re
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from ssod.report.phases import phase_section
 from ssod.report.run_data import RunData, format_time
 from ssod.report.section import Section, number, run_colour, table, text
 from ssod.report.sections import (
@@ -30,6 +31,7 @@ def build_page(runs: Sequence[RunData]) -> str:
         warning_section,
         ap_section,
         class_ap_section,
+        phase_section,
         pseudo_label_section,
         pseudo_label_gallery,
         detection_section,

@@ -45,7 +45,7 @@ def warning_section(runs: Sequence[RunData]) -> Optional[Section]:
 
 def ap_section(runs: Sequence[RunData]) -> Section:
     """AP of teacher and student over training, a chart for each evaluated dataset."""
-    pattern = re.compile(r"(?:(.+)/)?(teacher|student)/bbox/(AP|AP50)")
+    pattern = re.compile(r"(?:(.+)/)?(teacher|student)/bbox/(AP|AP50|AR)")
     found: Dict[Tuple[str, str], List[Line]] = {}
     for index, run in enumerate(runs):
         names = run.get("DATASETS.VAL") or run.get("DATASETS.TEST") or [""]
@@ -96,7 +96,8 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
     for name in names:
         values = [metrics.get(name, math.nan) for _, _, _, metrics in columns]
         best = max((v for v in values if math.isfinite(v)), default=None) if comparable else None
-        label = f"class {name[3:]}" if name.startswith("AP-") else name
+        group = name in ("AP-majority", "AP-minority")
+        label = f"class {name[3:]}" if name.startswith("AP-") and not group else name
         cells = [f"<b>{number(v)}</b>" if v == best else number(v) for v in values]
         rows.append([text(label), *cells])
     classes = [name for name in names if name.startswith("AP-")][:_MOST_CLASSES]

@@ -1,0 +1,35 @@
+"""How certain the detectors are about an image: Eq. 1 of the multi-phase paper."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def image_certainty(scores: Tensor) -> float:
+    """Eq. 1: the mean score of the image's pseudo-labels.
+
+    Args:
+        scores: (M,) of one image.
+
+    Returns:
+        0.0 for no pseudo-label: nothing is known about such an image, so it is the least certain of all.
+    """
+    return float(scores.double().mean()) if len(scores) else 0.0
+
+
+def most_certain(certainty: Tensor, fraction: float) -> Tensor:
+    """The easy images of a phase (Algorithm 1, step 3).
+
+    Args:
+        certainty: (N,) of the images; negative for images that cannot be used at all.
+        fraction: how many of the usable images to keep, from 0 to 1, rounded to the nearest number.
+
+    Returns:
+        (N,) bool. Of equally certain images the first ones.
+    """
+    usable = int((certainty >= 0).sum())
+    order = torch.argsort(certainty, descending=True, stable=True)
+    kept = torch.zeros(len(certainty), dtype=torch.bool)
+    kept[order[: round(fraction * usable)]] = True
+    return kept

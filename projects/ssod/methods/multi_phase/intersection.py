@@ -1,0 +1,49 @@
+"""The pseudo-labels that several detectors agree on (Algorithm 1, step 2).
+
+Shapes: M_j labels of model j; boxes are XYXY in absolute pixels of the same image.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torchvision.ops import box_iou
+
+
+def intersect_pseudo_labels(
+    predictions: Sequence[Instances], iou_threshold: float = 0.5
+) -> Instances:
+    """Keeps the newest model's labels that every other model confirms by a box of the same class.
+
+    The paper does not say how boxes of different models are intersected. We take the newest model's box, and as its
+    score the mean of its own and of each other model's best match, which is the box of the class that it overlaps most.
+
+    Args:
+        predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, oldest first, at least one.
+        iou_threshold: a match overlaps by at least this.
+
+    Returns:
+        `Instances` with pred_boxes, scores and pred_classes, in the newest model's order.
+    """
+    newest = predictions[-1]
+    boxes, classes = newest.pred_boxes.tensor, newest.pred_classes
+    kept = torch.ones(len(newest), dtype=torch.bool, device=boxes.device)
+    total = newest.scores.clone()
+    for other in predictions[:-1]:
+        if not len(other):
+            kept[:] = False
+            break
+        if not len(newest):
+            break
+        iou = box_iou(boxes.float(), other.pred_boxes.tensor.float())
+        iou = iou.masked_fill(classes[:, None] != other.pred_classes[None, :], -1.0)
+        best, match = iou.max(dim=1)
+        kept &= best >= iou_threshold
+        total += other.scores[match]
+    agreed = Instances(newest.image_size)
+    agreed.pred_boxes = Boxes(boxes[kept])
+    agreed.scores = (total / len(predictions))[kept]
+    agreed.pred_classes = classes[kept]
+    return agreed

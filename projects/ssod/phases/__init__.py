@@ -1,0 +1,5 @@
+"""Multi-phase learning: several trainings one after the other, and what their models can do together."""
+
+from ssod import compat
+
+compat.apply()

@@ -1,0 +1,65 @@
+"""Runs the phases: label, train, label, train, ..., then the ensembles. Each part is skipped where it is finished."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+from typing import List, Sequence
+
+import torch
+from detectron2.utils import comm
+
+from ssod.engine.setup import load_config, setup
+from ssod.engine.trainer import SSODTrainer
+from ssod.phases.plan import Phase, check_unchanged, plan_phases
+from ssod.phases.summary import summarise_phases
+from ssod.pseudo_labels.labelling import label_images
+
+logger = logging.getLogger(__name__)
+
+
+def run_phases(config_file: str, opts: Sequence[str]) -> None:
+    """The whole of Algorithm 1. Called on all ranks; the same call again continues.
+
+    Files: OUTPUT_DIR/phase_<i>/ is an ordinary training run, with the pseudo_labels.json it was trained on;
+    OUTPUT_DIR/predictions/ holds what every model predicts, once; see `summarise_phases` for the rest.
+    """
+    cfg = load_config(config_file, opts)
+    phases = plan_phases(cfg)
+    check_unchanged(phases, config_file, opts)
+    comm.synchronize()  # before any rank writes a config
+    cache = os.path.join(cfg.OUTPUT_DIR, "predictions")
+    for phase in phases:
+        # What rank 0 sees counts, on file systems that show it late to others.
+        if comm.all_gather(phase.finished)[0]:
+            continue
+        _train(config_file, opts, phase, phases[: phase.index], cache)
+    summarise_phases(cfg, phases, cache)
+
+
+def _train(
+    config_file: str, opts: Sequence[str], phase: Phase, earlier: Sequence[Phase], cache: str
+) -> None:
+    cfg = setup(argparse.Namespace(config_file=config_file, opts=[*opts, *phase.overrides]))
+    logger.info(f"Phase {phase.index}: {' '.join(map(repr, phase.overrides))}")
+    if earlier and not comm.all_gather(os.path.exists(phase.labels))[0]:
+        weights: List[str] = [other.weights for other in earlier]
+        label_images(
+            cfg,
+            weights,
+            phase.labels,
+            cache,
+            tta=cfg.SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION,
+            fraction=phase.fraction,
+        )
+    trainer = SSODTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    comm.synchronize()  # rank 0 has written the weights that all will read
+    del trainer
+    if torch.cuda.is_available():
+        # A trainer and its hooks hold each other, and with them the GPU's memory.
+        gc.collect()
+        torch.cuda.empty_cache()

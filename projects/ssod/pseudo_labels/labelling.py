@@ -1,0 +1,221 @@
+"""From the predictions of one or several detectors to a file of pseudo-labels.
+
+Shapes: K classes, M labels of one image; boxes are XYXY in absolute pixels of the image file. Of the images only one shard
+of each detector is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from torch import Tensor
+
+from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.engine.atomic import write_atomically
+from ssod.errors import UserError
+from ssod.methods.multi_phase import image_certainty, intersect_pseudo_labels
+from ssod.methods.multi_phase.certainty import most_certain
+from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
+from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
+
+logger = logging.getLogger(__name__)
+
+
+def label_images(
+    cfg: CfgNode,
+    weights: Sequence[str],
+    output: str,
+    cache: str,
+    *,
+    threshold: Optional[float] = None,
+    tta: bool = False,
+    fraction: float = 1.0,
+) -> None:
+    """Labels `DATASETS.UNLABELED` with detectors and writes a COCO-format JSON with scores. Called on all ranks.
+
+    Where there are several detectors, the labels are those that all agree on (`intersect_pseudo_labels`).
+
+    Args:
+        weights: of the detectors, oldest first. output: the file. cache: see `predict`.
+        threshold: on the score, for all classes; None: per detector and class, so that the number of labels of the
+            class per image is the labelled set's.
+        fraction: only the most certain images (Eq. 1), this share of them, go into the file.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SSOD.PSEUDO_LABELS = ""  # this makes the file that another run trains on
+    records = load_unlabeled(cfg)
+    if not records:
+        raise UserError("DATASETS.UNLABELED is empty: name at least one dataset to label.")
+    classes = check_classes(cfg)
+    stores = [predict(cfg, path, records, cache, tta) for path in weights]
+    if comm.is_main_process():
+        iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
+        limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]
+        # A pass for the order of the images, a pass for the file: neither holds labels in memory.
+        certainty = torch.tensor(
+            [
+                -1.0 if row.found is None else image_certainty(row.found.scores)
+                for row in agreed_labels(stores, limits, iou)
+            ]
+        )
+        kept = most_certain(certainty, fraction)
+        info: Dict[str, Any] = {
+            "description": "Pseudo-labels",
+            "image_root": _image_root(records),
+            "models": list(weights),
+            "test_time_augmentation": tta,
+            "thresholds": [_by_name(classes, limit) for limit in limits],
+            "fraction": fraction,
+        }
+        write_labels(output, records, agreed_labels(stores, limits, iou), kept, classes, info)
+    comm.synchronize()
+
+
+def agreed_labels(
+    stores: Sequence[PredictionStore], thresholds: Sequence[Tensor], iou_threshold: float
+) -> Iterator[Prediction]:
+    """The labels of each image in order, on which all detectors agree.
+
+    Args:
+        thresholds: (K,) a detector; a prediction counts with `score >= threshold` of its class.
+    """
+    for rows in zip(*stores):
+        found: List[Instances] = []
+        for row, limit in zip(rows, thresholds):
+            if row.found is not None:
+                found.append(row.found[row.found.scores >= limit[row.found.pred_classes]])
+        broken = next((row for row in rows if row.found is None), None)
+        yield (
+            broken
+            if broken is not None
+            else Prediction(intersect_pseudo_labels(found, iou_threshold))
+        )
+
+
+def label_thresholds(
+    cfg: CfgNode, store: PredictionStore, num_classes: int, threshold: Optional[float]
+) -> Tensor:
+    """(K,) float64: `threshold` for all classes; None: matched to the labelled set (`matched_thresholds`)."""
+    if threshold is not None:
+        return torch.full((num_classes,), threshold, dtype=torch.float64)
+    histogram, images = ScoreHistogram(num_classes), 0
+    for row in store:
+        if row.found is not None:
+            histogram.add(row.found.pred_classes, row.found.scores)
+            images += 1
+    labeled = load_labeled(cfg)
+    counts = torch.zeros(num_classes, dtype=torch.float64)
+    for record in labeled:
+        for annotation in record["annotations"]:
+            counts[annotation["category_id"]] += not annotation.get("iscrowd", 0)
+    return matched_thresholds(histogram.counts, counts / len(labeled) * images)
+
+
+def write_labels(
+    path: str,
+    records: Sequence[Dict[str, Any]],
+    labels: Iterator[Prediction],
+    kept: Tensor,
+    class_names: Sequence[str],
+    info: Dict[str, Any],
+) -> None:
+    """Writes the file, image by image; it appears as a whole.
+
+    Args:
+        labels: one entry a record. kept: (N,) bool, the images that go into the file. info: goes into the file, with the
+            images that could not be read.
+    """
+    ids = _image_ids(records)
+    skipped: List[Tuple[str, str]] = []
+    total = 0
+
+    def write(file: IO[bytes]) -> None:
+        nonlocal total
+        categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
+        file.write(b'{"categories": ' + json.dumps(categories).encode() + b',\n"images": [')
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))) as annotations:
+            first = b"\n"
+            for index, row in enumerate(labels):
+                if row.found is None:
+                    skipped.append((records[index]["file_name"], row.problem))
+                    continue
+                if not kept[index]:
+                    continue
+                height, width = row.found.image_size
+                name = os.path.relpath(records[index]["file_name"], info["image_root"])
+                image = {"id": ids[index], "file_name": name, "height": height, "width": width}
+                image["certainty"] = round(image_certainty(row.found.scores), 6)
+                file.write(first + json.dumps(image).encode())
+                first = b",\n"
+                for annotation in _annotations(row.found, ids[index]):
+                    total += 1
+                    annotation["id"] = total
+                    separator = b"\n" if total == 1 else b",\n"
+                    annotations.write(separator + json.dumps(annotation).encode())
+            file.write(b'],\n"annotations": [')
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, file)
+        rest = json.dumps({**info, "skipped": skipped}, allow_nan=False)
+        file.write(b'],\n"info": ' + rest.encode() + b"}\n")
+
+    write_atomically(path, write)
+    logger.info(f"{path}: {total} labels of {int(kept.sum())} images.")
+    if not total:
+        logger.warning(
+            f"{path} has no label at all, so it teaches only background: train the models longer, or lower --thresholds."
+        )
+    if skipped:
+        name, reason = skipped[0]
+        logger.warning(
+            f"{len(skipped)} images could not be read and are not in {path}, such as {name} ({reason}); its "
+            '"info" lists them.'
+        )
+
+
+def _annotations(found: Instances, image_id: Any) -> Iterator[Dict[str, Any]]:
+    boxes = found.pred_boxes.tensor.tolist()
+    for (x0, y0, x1, y1), score, label in zip(
+        boxes, found.scores.tolist(), found.pred_classes.tolist()
+    ):
+        width, height = round(x1 - x0, 3), round(y1 - y0, 3)
+        yield {
+            "image_id": image_id,
+            "category_id": label + 1,
+            "bbox": [round(x0, 3), round(y0, 3), width, height],
+            "area": round(width * height, 3),
+            "iscrowd": 0,
+            "score": round(score, 6),
+        }
+
+
+def _image_ids(records: Sequence[Dict[str, Any]]) -> Sequence[Any]:
+    """The records' own ids where they are different numbers, else 1, 2, ..."""
+    own = [record.get("image_id") for record in records]
+    if all(isinstance(value, int) for value in own) and len(set(own)) == len(own):
+        return own
+    return range(1, len(own) + 1)
+
+
+def _image_root(records: Sequence[Dict[str, Any]]) -> str:
+    """The folder that file names in the output are relative to."""
+    names = {record["dataset_name"] for record in records}
+    root = MetadataCatalog.get(next(iter(names))).get("image_root") if len(names) == 1 else None
+    folders = {os.path.dirname(os.path.abspath(record["file_name"])) for record in records}
+    return root or os.path.commonpath(sorted(folders))
+
+
+def _by_name(class_names: Sequence[str], thresholds: Tensor) -> Dict[str, Optional[float]]:
+    """For JSON, which has no infinity: None keeps nothing of the class."""
+    values = [value if value <= 1 else None for value in thresholds.tolist()]
+    return dict(zip(class_names, values))

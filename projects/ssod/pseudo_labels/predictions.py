@@ -1,0 +1,243 @@
+"""Raw predictions of one detector on many images, in shard files that survive a killed process.
+
+Shapes: n images of a shard, S predictions of all of them; boxes are XYXY in absolute pixels of the image file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from detectron2.data import transforms as T
+from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ssod.data.mapper import UnreadableImage, read_image
+from ssod.engine.atomic import write_atomically
+from ssod.engine.loading import load_detector
+from ssod.errors import UserError
+
+SHARD_SIZE = 500  # images
+
+
+class Prediction(NamedTuple):
+    """`found`: pred_boxes, scores, pred_classes in pixels of the file, on the CPU; None where it cannot be read (`problem`)."""
+
+    found: Optional[Instances]
+    problem: str = ""
+
+
+class PredictionStore:
+    """The shard files of one detector on a fixed list of images.
+
+    Args:
+        folder: of this detector, these images and these settings alone. count: number of images.
+    """
+
+    def __init__(self, folder: str, count: int) -> None:
+        self.folder, self.count = folder, count
+        self.num_shards = -(-count // SHARD_SIZE)
+
+    def indices(self, shard: int) -> range:
+        """The images of a shard."""
+        return range(shard * SHARD_SIZE, min(self.count, (shard + 1) * SHARD_SIZE))
+
+    def missing(self) -> List[int]:
+        """Shards that are not written yet."""
+        return [s for s in range(self.num_shards) if not os.path.exists(self._path(s))]
+
+    def write(self, shard: int, rows: Sequence[Prediction]) -> None:
+        """Writes a shard as a whole; killed at any moment, the file is complete or not there."""
+        assert len(rows) == len(self.indices(shard))
+        found = [row.found for row in rows if row.found is not None]
+        arrays = {
+            # -1: cannot be read
+            "counts": np.array([-1 if r.found is None else len(r.found) for r in rows]),
+            "sizes": np.array([(0, 0) if r.found is None else r.found.image_size for r in rows]),
+            "problems": np.array([row.problem for row in rows]),
+            "boxes": np.concatenate(
+                [np.zeros((0, 4), np.float32)] + [f.pred_boxes.tensor.numpy() for f in found]
+            ),
+            "scores": np.concatenate([np.zeros(0, np.float32)] + [f.scores.numpy() for f in found]),
+            "classes": np.concatenate(
+                [np.zeros(0, np.int64)] + [f.pred_classes.numpy() for f in found]
+            ),
+        }
+        write_atomically(self._path(shard), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+
+    def read(self, shard: int) -> List[Prediction]:
+        """The predictions of a shard, an entry an image."""
+        with np.load(self._path(shard), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        rows, start = [], 0
+        for count, size, problem in zip(arrays["counts"], arrays["sizes"], arrays["problems"]):
+            if count < 0:
+                rows.append(Prediction(None, str(problem)))
+                continue
+            part = slice(start, start + int(count))
+            found = Instances((int(size[0]), int(size[1])))
+            found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"][part]))
+            found.scores = torch.from_numpy(arrays["scores"][part])
+            found.pred_classes = torch.from_numpy(arrays["classes"][part])
+            rows.append(Prediction(found))
+            start = part.stop
+        return rows
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """All images in order; one shard at a time is in memory."""
+        for shard in range(self.num_shards):
+            yield from self.read(shard)
+
+    def _path(self, shard: int) -> str:
+        return os.path.join(self.folder, f"{shard:05d}.npz")
+
+
+def predict(
+    cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], cache: str, tta: bool = False
+) -> PredictionStore:
+    """Runs a detector on images, shared out among the ranks by shards; finished shards are not done again.
+
+    Called on all ranks, which must see the same `cache`.
+
+    Args:
+        weights: a weights file, or a full checkpoint, of which the teacher predicts.
+        records: with "file_name". cache: folder of all detectors' predictions; each has its own folder in it, named by a
+            digest of the weights, the model, the test sizes and the images.
+        tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data distillation").
+    """
+    folder = ""
+    if comm.is_main_process():
+        folder = os.path.join(cache, _digest(cfg, weights, records, tta))
+    store = PredictionStore(comm.all_gather(folder)[0], len(records))
+    # All ranks must agree on what is missing, so that nobody's first result changes another's share.
+    todo = comm.all_gather(store.missing())[0]
+    mine = todo[comm.get_rank() :: comm.get_world_size()]
+    if mine:
+        _predict_shards(cfg, weights, records, store, mine, tta)
+    comm.synchronize()
+    return store
+
+
+@torch.no_grad()
+def _predict_shards(
+    cfg: CfgNode,
+    weights: str,
+    records: Sequence[Dict[str, Any]],
+    store: PredictionStore,
+    shards: Sequence[int],
+    tta: bool,
+) -> None:
+    model = _build(cfg, weights, tta)
+    indices = [index for shard in shards for index in store.indices(shard)]
+    size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    # Test-time augmentation resizes by itself.
+    resize = None if tta or not size else T.ResizeShortestEdge(size, most)
+    loader: DataLoader = DataLoader(
+        _Images(records, cfg.INPUT.FORMAT, resize),
+        batch_size=None,
+        sampler=indices,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=_as_is,
+        generator=torch.Generator().manual_seed(0),
+    )
+    bar = tqdm(
+        loader,
+        total=len(indices),
+        desc=os.path.basename(weights),
+        unit="image",
+        mininterval=1.0,
+        disable=not comm.is_main_process(),
+    )
+    results = iter(bar)
+    for shard in shards:
+        rows = []
+        for _ in store.indices(shard):
+            item = next(results)
+            if isinstance(item, str):
+                rows.append(Prediction(None, item))
+                continue
+            found = model([item])[0]["instances"].to("cpu")
+            rows.append(Prediction(_above(found, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, tta)))
+        store.write(shard, rows)
+    bar.close()
+
+
+def _above(found: Instances, threshold: float, tta: bool) -> Instances:
+    """The three fields, without what test-time augmentation keeps below the model's own threshold."""
+    plain = Instances(found.image_size)
+    plain.pred_boxes, plain.scores = found.pred_boxes, found.scores
+    plain.pred_classes = found.pred_classes
+    return plain[plain.scores > threshold] if tta else plain
+
+
+def _build(cfg: CfgNode, weights: str, tta: bool) -> Any:
+    model: nn.Module = load_detector(cfg, weights, None)
+    if not tta:
+        return model
+    if not isinstance(model, GeneralizedRCNN):
+        raise UserError(
+            f"Test-time augmentation needs GeneralizedRCNN, not {type(model).__name__}: leave it out."
+        )
+    return GeneralizedRCNNWithTTA(cfg, model)
+
+
+class _Images(Dataset):
+    """Inputs of Detectron2's models; of an unreadable image the reason."""
+
+    def __init__(
+        self,
+        records: Sequence[Dict[str, Any]],
+        image_format: str,
+        resize: Optional[T.Augmentation],
+    ) -> None:
+        # Packed: what workers would otherwise copy, image by image, as soon as they touch it.
+        self._records = DatasetFromList(list(records), copy=False)
+        self._format = image_format
+        self._resize = resize
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            image = read_image(self._records[index], self._format)
+        except UnreadableImage as error:
+            return error.reason or "unreadable"
+        height, width = image.shape[:2]
+        if self._resize is not None:
+            image = self._resize.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return {"image": tensor, "height": height, "width": width}
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: bool) -> str:
+    """Names what predictions depend on."""
+    model = cfg.MODEL.clone()
+    model.defrost()
+    model.WEIGHTS = model.DEVICE = ""
+    sizes: Tuple[Any, ...] = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
+    augmented = cfg.TEST.AUG.dump() if tta else ""
+    settings = [model.dump(), sizes, cfg.TEST.DETECTIONS_PER_IMAGE, augmented, SHARD_SIZE]
+    sha = hashlib.sha256(json.dumps(settings).encode())
+    for record in records:
+        sha.update(record["file_name"].encode() + b"\0")
+    try:
+        with open(weights, "rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise UserError(f"Cannot read the weights {weights}: {error.strerror or error}.") from None
+    return sha.hexdigest()[:16]

@@ -1,0 +1,145 @@
+"""Stored pseudo-labels: a COCO-format JSON with scores, read into the records of unlabelled images.
+
+Shapes: M labels of one image; boxes are XYXY in absolute pixels of the image file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Dict, Iterator, List, Sequence
+
+import numpy as np
+
+from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.coco import category_map, read_coco
+from ssod.data.records import Record
+from ssod.errors import UserError
+
+logger = logging.getLogger(__name__)
+_KEY = "SSOD.PSEUDO_LABELS"
+
+
+def attach_stored_labels(
+    records: Sequence[Dict[str, Any]], path: str, class_names: Sequence[str]
+) -> List[Dict[str, Any]]:
+    """Gives each record its stored labels and leaves out the images that the file does not list.
+
+    A file lists what its maker has looked at: an image without labels in it is one in which nothing was found, and
+    one that it does not list (damaged, or not selected for this phase) must not be taken for empty.
+
+    Args:
+        records: of unlabelled images. path: the file; images are found by file name (the end of the path suffices),
+            classes by name.
+
+    Returns:
+        New records with "stored": {"boxes": (M, 4) float32, "scores": (M,) float32, "classes": (M,) int64}.
+
+    Raises:
+        UserError: the file is missing or broken, or lists images or classes that are not among those of training.
+    """
+    content = read_coco(path, ("images", "annotations", "categories"))
+    known = {name: index for index, name in enumerate(class_names)}
+    classes: Dict[Any, int] = {}
+    for category, (_, name) in category_map(path, content["categories"]).items():
+        if name not in known:
+            raise UserError(
+                f"{_KEY} {path} has the class {name!r}, which DATASETS.TRAIN has not: label with a model of these classes."
+            )
+        classes[category] = known[name]
+    owner = _match(records, content["images"], path)
+    rows = _rows(content, classes, path)
+    found = []
+    for image in content["images"]:
+        table = np.asarray(rows[image["id"]], dtype=np.float32).reshape(-1, 6)
+        stored = {
+            "boxes": table[:, :4],
+            "scores": table[:, 4],
+            "classes": table[:, 5].astype(np.int64),
+        }
+        found.append((owner[image["id"]], stored))
+    # The order of the records decides which image the sampler draws: it must not depend on the file's.
+    kept: List[Dict[str, Any]] = []
+    for index, stored in sorted(found, key=lambda pair: pair[0]):
+        kept.append(Record(records[index], stored=stored))
+    boxes = sum(len(record["stored"]["boxes"]) for record in kept)
+    logger.info(
+        f"{path}: {boxes} labels of {len(kept)} images; {len(records) - len(kept)} unlabelled images are not in it "
+        "and left out."
+    )
+    return kept
+
+
+def _match(
+    records: Sequence[Dict[str, Any]], images: Sequence[Dict[str, Any]], path: str
+) -> Dict[Any, int]:
+    """Image id of the file -> index of the record whose path ends with the image's file name."""
+    by_name: Dict[str, Any] = {}
+    for image in images:
+        if "id" not in image or "file_name" not in image:
+            raise UserError(f'{_KEY} {path} has an image without "id" or "file_name": add it.')
+        name = os.path.normpath(image["file_name"])
+        if name in by_name:
+            raise UserError(f"{_KEY} {path} lists {image['file_name']} twice: remove one.")
+        by_name[name] = image["id"]
+    owner: Dict[Any, int] = {}
+    for index, record in enumerate(records):
+        name = next((end for end in _endings(record["file_name"]) if end in by_name), None)
+        if name is None:
+            continue
+        if by_name[name] in owner:
+            first = records[owner[by_name[name]]]["file_name"]
+            raise UserError(
+                f"{_KEY} {path}: {name} may be {first} or {record['file_name']}: write longer file names."
+            )
+        owner[by_name[name]] = index
+    unknown = [name for name, image_id in by_name.items() if image_id not in owner]
+    if unknown:
+        raise UserError(
+            f"{_KEY} {path} lists {len(unknown)} images that are not in DATASETS.UNLABELED, such as {unknown[0]}: "
+            "make the labels for this set."
+        )
+    if len(set(owner)) != len(images):
+        raise UserError(f"{_KEY} {path} gives two images the same id: give each its own.")
+    return owner
+
+
+def _endings(file_name: str) -> Iterator[str]:
+    """The normalised absolute path, then ever shorter ends of it down to the bare name."""
+    full = os.path.abspath(file_name)
+    yield full
+    parts = full.lstrip(os.sep).split(os.sep)
+    for start in range(len(parts)):
+        yield os.sep.join(parts[start:])
+
+
+def _rows(
+    content: Dict[str, Any], classes: Dict[Any, int], path: str
+) -> Dict[Any, List[List[float]]]:
+    """Image id -> rows of x0, y0, x1, y1, score, class."""
+    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in content["images"]}
+    rows: Dict[Any, List[List[float]]] = {image_id: [] for image_id in sizes}
+    skipped = SkippedBoxes(path)
+    for annotation in content["annotations"]:
+        label = f"annotation {annotation.get('id')}"
+        if annotation.get("image_id") not in rows:
+            raise UserError(f"{_KEY} {path}: {label} is of an image that is not listed: remove it.")
+        if annotation.get("category_id") not in classes:
+            raise UserError(
+                f"{_KEY} {path}: {label} has category_id {annotation.get('category_id')!r}, which is not in "
+                '"categories": correct it.'
+            )
+        score = annotation.get("score")
+        if not isinstance(score, (int, float)) or not 0.0 <= score <= 1.0:
+            raise UserError(
+                f'{_KEY} {path}: {label} has no "score" between 0 and 1: add it (human labels belong in DATASETS.TRAIN).'
+            )
+        x, y, width, height = (annotation.get("bbox") or [float("nan")] * 4)[:4]
+        box = [x, y, x + width, y + height]
+        problem = box_problem(box, *sizes[annotation["image_id"]])
+        if problem:
+            skipped.add(label, problem)
+            continue
+        rows[annotation["image_id"]].append([*box, score, classes[annotation["category_id"]]])
+    skipped.report()
+    return rows

@@ -1,0 +1,72 @@
+"""The report's part about multi-phase learning, from the phases.json that `ssod.tools.run_phases` writes at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, List, Optional, Sequence
+
+from ssod.report.charts import Bars, bar_chart
+from ssod.report.run_data import RunData
+from ssod.report.section import Section, grid, number, run_colour, table, text, unique
+
+_SUBSETS = ("all", "easy", "difficult")
+
+
+def phase_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """Each model and the ensembles (Table 5), the labels' quality by phase (Fig. 2) and the images' certainty."""
+    parts = []
+    for folder in unique([os.path.dirname(os.path.abspath(run.folder)) for run in runs]):
+        try:
+            with open(os.path.join(folder, "phases.json"), encoding="utf-8") as file:
+                record = json.load(file)
+        except (OSError, ValueError):
+            continue
+        parts.append(f"<h3>{text(os.path.basename(folder))}</h3>")
+        parts += [_results(name, test) for name, test in record["test"].items()]
+        parts.append(_quality(record["labels"]))
+        parts.append(grid([_certainty(entry) for entry in record["labels"]]))
+    return Section("Phases", "".join(parts)) if parts else None
+
+
+def _results(name: str, test: Dict[str, Any]) -> str:
+    headers = ["phase"] + [f"{m} {subset}" for subset in _SUBSETS for m in ("AP", "AP50")]
+    rows = [
+        [text(label)]
+        + [number(row.get(s, {}).get(metric)) for s in _SUBSETS for metric in ("AP", "AP50")]
+        for label, row in test["rows"].items()
+    ]
+    share = number(100 * test["easy_share"], 0)
+    remark = (
+        f"<p class=soft>{text(name)}: {share} % of the images are easy, that is, recall exceeds 1 - precision of what "
+        "the supervised model finds in them. 0 is that model, 1~N and 0~N are ensembles.</p>"
+    )
+    return remark + table(headers, rows)
+
+
+def _quality(labels: Sequence[Dict[str, Any]]) -> str:
+    measured = [entry for entry in labels if "quality" in entry]
+    if not measured:
+        return ""
+    headers = ["labels of phase", "images kept", "easy images %", "easy images % of the kept"]
+    headers += [f"{name} {subset} %" for subset in _SUBSETS for name in ("precision", "recall")]
+    rows: List[List[str]] = []
+    for entry in measured:
+        shares = [entry["easy_share"], entry["easy_share_kept"]]
+        shares += [value for subset in _SUBSETS for value in entry["quality"][subset]]
+        rows.append([str(entry["phase"]), str(entry["images"]), *(number(100 * v) for v in shares)])
+    return (
+        "<p class=soft>Pseudo-labels of all unlabelled images against their truth; easy and difficult by the first "
+        "phase's labels.</p>" + table(headers, rows)
+    )
+
+
+def _certainty(entry: Dict[str, Any]) -> str:
+    everything, kept = entry["certainty_all"], entry["certainty_kept"]
+    bins = len(everything)
+    names = [f"{i / bins:.2f}–{(i + 1) / bins:.2f}" for i in range(bins)]
+    series = [
+        Bars("all", [float(v) for v in everything], run_colour(0)),
+        Bars("kept", [float(v) for v in kept], run_colour(1)),
+    ]
+    return bar_chart(f"Images by certainty, phase {entry['phase']}", names, series, digits=0)

@@ -1,0 +1,199 @@
+"""Algorithm 1 with the tiny detector: what it leaves behind, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+import yaml
+
+from ssod.engine.setup import load_config
+from ssod.engine.trainer import SSODTrainer
+from ssod.errors import UserError
+from ssod.phases.difficulty import easy_images, quality_by_difficulty
+from ssod.phases.plan import plan_phases
+from ssod.phases.summary import format_markdown
+from ssod.pseudo_labels import predictions
+from ssod.pseudo_labels.quality import count_labels
+from ssod.report.page import build_page
+from ssod.report.run_data import load_runs
+from ssod.tools import run_phases
+from tiny import tiny_cfg, with_squares
+
+METHODS = ("ScoreThreshold", "PseudoBoxRegression")
+
+
+@pytest.fixture
+def config(squares: Path, tmp_path: Path) -> Path:
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "out", METHODS)
+    cfg.SSOD.DATASETS.squares_unlabeled.TRUTH = str(squares / "unlabeled.json")
+    cfg.DATASETS.TEST = ("squares_test",)
+    cfg.TEST.EVAL_PERIOD = 4
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD = 4, 2
+    cfg.SSOD.BURN_IN_STEPS, cfg.SSOD.SCORE_THRESHOLD = 0, 0.0
+    cfg.SSOD.VIS_PERIOD = 0
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that an untrained detector finds something
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
+def run(config: Path, *opts: str) -> None:
+    run_phases.main(["--config-file", str(config), "--num-gpus", "1", *opts])
+
+
+def digest(folder: Path) -> Dict[str, Any]:
+    """What must not depend on interruptions."""
+    found: Dict[str, Any] = {}
+    for phase in sorted(folder.glob("phase_*")):
+        state = torch.load(phase / "model_final.pth", weights_only=True)["model"]
+        found[phase.name] = {key: value.tolist() for key, value in state.items()}
+        labels = phase / "pseudo_labels.json"
+        if labels.exists():
+            found[f"labels of {phase.name}"] = json.loads(labels.read_text())["annotations"]
+    found["phases"] = json.loads((folder / "phases.json").read_text())
+    return found
+
+
+def test_two_phases(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(config, "PHASES", "2")
+    out = tmp_path / "out"
+    labels = [json.loads((out / f"phase_{i}/pseudo_labels.json").read_text()) for i in (1, 2)]
+    assert [len(found["images"]) for found in labels] == [6, 12]
+    assert [len(found["info"]["models"]) for found in labels] == [1, 2]
+    # The first phase has the most certain half of the images that its only model can rank.
+    configs = [yaml.safe_load((out / f"phase_{i}/config.yaml").read_text()) for i in range(3)]
+    assert [c["SSOD"]["METHODS"] for c in configs] == [[], list(METHODS), list(METHODS)]
+    assert [c["SEED"] for c in configs] == [3, 4, 5]
+    assert configs[0]["SSOD"]["PSEUDO_LABELS"] == ""
+    record = json.loads((out / "phases.json").read_text())
+    assert list(record["test"]["squares_test"]["rows"]) == ["0", "1", "2", "1~2", "0~2"]
+    assert [entry["images"] for entry in record["labels"]] == [6, 12]
+    assert sum(record["labels"][0]["certainty_all"]) == 12
+    assert set(record["labels"][1]["quality"]) == {"all", "easy", "difficult"}
+    # One model alone is what its own run measured.
+    own = json.loads((out / "phase_1/results.json").read_text())
+    alone = record["test"]["squares_test"]["rows"]["1"]["all"]
+    assert alone["AP50"] == pytest.approx(
+        own["teacher_best"]["test"]["squares_test"]["bbox"]["AP50"]
+    )
+    page = build_page(load_runs([str(out / f"phase_{i}") for i in range(3)]))
+    assert page.count("<h2>Phases</h2>") == 1 and "1~2" in page and "phase 2</figcaption>" in page
+    assert (out / "summary.md").read_text().count("\n| ") == 6
+    assert "squares_test,1~2,all,AP," in (out / "summary.csv").read_text()
+
+    # Again: nothing is trained or predicted anew.
+    monkeypatch.setattr(SSODTrainer, "__init__", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(predictions, "load_detector", lambda *_: pytest.fail("predicted again"))
+    before = digest(out)
+    run(config, "PHASES", "2")
+    assert digest(out) == before
+    with pytest.raises(UserError, match="phase_1 was begun .*PHASES was 2, now 3"):
+        run(config, "PHASES", "3")
+    with pytest.raises(UserError, match="SOLVER.BASE_LR was 0.01, now 0.02"):
+        run(config, "PHASES", "2", "SOLVER.BASE_LR", "0.02")
+
+
+def test_killed_anywhere_it_continues(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = ("PHASES", "1", "DATASETS.TEST", "()")
+    run(config, *short)
+    whole = digest(tmp_path / "out")
+    assert whole.keys() == {"phase_0", "phase_1", "labels of phase_1", "phases"}
+    other = (*short, "OUTPUT_DIR", str(tmp_path / "other"))
+    step = SSODTrainer.after_step
+    steps = 0
+
+    def killed(self: SSODTrainer) -> None:
+        nonlocal steps
+        step(self)
+        steps += 1
+        if steps in (
+            3,
+            8,
+        ):  # in phase 0 after its checkpoint, in phase 1 (from step 2 on: 4, 5, ...)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SSODTrainer, "after_step", killed)
+    write = predictions.PredictionStore.write
+    written = 0
+
+    def killed_write(self: Any, shard: int, rows: Any) -> None:
+        nonlocal written
+        written += 1
+        if written == 1:  # while it labels for phase 1
+            raise KeyboardInterrupt
+        write(self, shard, rows)
+
+    monkeypatch.setattr(predictions.PredictionStore, "write", killed_write)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(config, *other)
+    run(config, *other)
+    again = digest(tmp_path / "other")
+    assert again.keys() == whole.keys()
+    for key in whole:
+        assert again[key] == whole[key], key
+
+
+def test_phase_0_can_be_given(config: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "supervised.pth"
+    cfg = load_config(
+        str(config),
+        ["SSOD.MULTI_PHASE.PHASE_0_WEIGHTS", str(weights), "SSOD.MULTI_PHASE.PHASES", "1"],
+    )
+    with pytest.raises(UserError, match="supervised.pth does not exist"):
+        plan_phases(cfg)
+    weights.write_bytes(b"")
+    first, second = plan_phases(cfg)
+    assert first.finished and first.weights == str(weights)
+    assert not second.finished and second.fraction == 1.0
+
+
+def test_bad_settings(config: Path) -> None:
+    with pytest.raises(UserError, match="PHASES is 0"):
+        run(config, "PHASES", "0")
+    with pytest.raises(UserError, match="phases need both"):
+        run(config, "SSOD.METHODS", "()")
+    with pytest.raises(UserError, match="one has no value"):
+        run(config, "PHASES")
+
+
+def test_easy_images_by_hand() -> None:
+    box, far = [0.0, 0, 10, 10], [50.0, 50, 60, 60]
+
+    def image(labels: list, truth: list):
+        ones = torch.zeros(len(labels), dtype=torch.int64)
+        return count_labels(
+            torch.tensor(labels).reshape(-1, 4),
+            ones,
+            torch.ones(len(labels)),
+            torch.tensor(truth).reshape(-1, 4),
+            torch.zeros(len(truth), dtype=torch.int64),
+            1,
+        )
+
+    counts = [
+        image([box], [box]),  # recall 1 > 0
+        image([box, far], [box, [20.0, 20, 30, 30]]),  # 0.5 > 0.5 is not
+        image([box], [box, [20.0, 20, 30, 30], [30.0, 40, 35, 45]]),  # 1/3 > 0
+        image([], [box]),  # 0 > 0 is not
+        image([], []),  # 1 > 0
+        image([far], []),  # 1 > 1 is not
+    ]
+    easy = easy_images(counts)
+    assert easy.tolist() == [True, False, True, False, True, False]
+    quality = quality_by_difficulty(counts, easy)
+    assert quality["easy"] == pytest.approx([1.0, 0.5])
+    assert quality["difficult"] == pytest.approx([1 / 3, 1 / 3])
+    assert quality["all"] == pytest.approx([3 / 5, 3 / 7])
+
+
+def test_table_shows_what_is_missing() -> None:
+    rows = {"0": {"all": {"AP": 12.34, "AP50": float("nan")}}}
+    text = format_markdown({"set": {"easy_share": 0.5, "rows": rows}})
+    assert "| 0 (supervised) | 12.3 | – | – | – | – | – |" in text and "50% of the images" in text
