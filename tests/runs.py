@@ -80,4 +80,6 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
         ["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1, "SSOD.SCORE_THRESHOLD", 0.05]
     )
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
+    # Those that must lie below the main branch's.
+    cfg.merge_from_list(["SSOD.PIM.SCORE_THRESHOLD", 0.04, "SSOD.AREA_MINING.LOW_THRESHOLD", 0.04])
     return cfg

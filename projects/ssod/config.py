@@ -30,8 +30,13 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.BURN_IN_STEPS = 2000
     # A full checkpoint (of any run with the same model) to branch from: weights, teacher, optimiser and step.
     cfg.SSOD.BURN_IN_CHECKPOINT = ""
+    # A COCO-format JSON with scores (`ssod.tools.pseudo_label` writes one): these labels replace the teacher's, and
+    # only the images that it lists take part. Empty: the teacher labels online.
+    cfg.SSOD.PSEUDO_LABELS = ""
     # Unlabelled images per optimiser step, over all ranks.
     cfg.SSOD.IMS_PER_BATCH_UNLABELED = 16
+    # Micro-batches are all-unlabelled or all-labelled in turn, an unlabelled one first; both batch sizes count for theirs.
+    cfg.SSOD.ALTERNATE_STREAMS = False
     cfg.SSOD.UNSUP_LOSS_WEIGHT = 4.0
     # Labelled images are seen in their weak view too.
     cfg.SSOD.LABELED_WEAK_VIEW = True
@@ -48,15 +53,34 @@ def add_ssod_config(cfg: CN) -> None:
 
     cfg.SSOD.EMA = CN()
     cfg.SSOD.EMA.DECAY = 0.9996
+    # After n steps the decay is at most 1 - 1/n, as Soft Teacher has it: a plain mean of the first students.
+    cfg.SSOD.EMA.WARMUP = False
     # The teacher becomes a copy of the student when burn-in ends; False keeps its average instead.
     cfg.SSOD.EMA.COPY_AFTER_BURN_IN = True
+
+    # Multi-phase learning (`ssod.tools.run_phases`) and what it shares with `pseudo_label` and `ensemble`.
+    cfg.SSOD.MULTI_PHASE = CN()
+    # Phase i of N trains on the most certain i/N of the unlabelled images. Phase 0 is supervised.
+    cfg.SSOD.MULTI_PHASE.PHASES = 2
+    # Weights of a supervised run that stand for phase 0; empty: it is trained first.
+    cfg.SSOD.MULTI_PHASE.PHASE_0_WEIGHTS = ""
+    # Pseudo-labels of several models agree from this IoU on.
+    cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU = 0.5
+    # Data distillation: label under several sizes and a flip, as TEST.AUG says.
+    cfg.SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION = False
+    # Weighted boxes fusion: boxes of a class are the same object from this IoU on.
+    cfg.SSOD.MULTI_PHASE.FUSION_IOU = 0.55
 
     # The strong view: colour jitter, grayscale, blur and erasing as Unbiased Teacher has them, then Gaussian noise.
     cfg.SSOD.STRONG_AUGMENTATION = CN()
     cfg.SSOD.STRONG_AUGMENTATION.ENABLED = True
+    # False: labelled images keep their weak view (set LABELED_WEAK_VIEW to False then, or each is seen twice).
+    cfg.SSOD.STRONG_AUGMENTATION.LABELED = True
+    # Colour jitter and grayscale alone.
+    cfg.SSOD.STRONG_AUGMENTATION.COLOR_ONLY = False
     cfg.SSOD.STRONG_AUGMENTATION.NOISE_SIGMA = 5.0  # of 255; 0 for Unbiased Teacher
 
-    # Datasets declared here need no code: NAME: {FORMAT: coco|voc|folder, ...}, see datasets/README.md.
+    # Datasets declared here need no code: NAME: {FORMAT: coco|lvis|voc|folder, ...}, see datasets/README.md.
     cfg.SSOD.DATASETS = CN(new_allowed=True)
 
     add_method_configs(cfg)

@@ -7,7 +7,7 @@ Boxes are XYXY in absolute pixels of the image tensor they belong to; images are
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -79,6 +79,8 @@ class Sample:
         geometry: from the image file to both views.
         instances: `gt_boxes` and `gt_classes` in view coordinates; None for unlabelled images.
         strong_instances: those of the strong view, where a method changed it; None: the same.
+        stored: of unlabelled images with stored labels (`SSOD.PSEUDO_LABELS`): `pred_boxes`, `scores` and `pred_classes`
+            in view coordinates; None where the teacher labels online.
         extras: what methods' view transforms add, one entry a method.
         skipped: files that could not be read and were replaced by this image, with the reason.
     """
@@ -91,6 +93,7 @@ class Sample:
     geometry: Geometry
     instances: Optional[Instances] = None
     strong_instances: Optional[Instances] = None
+    stored: Optional[Instances] = None
     extras: Dict[str, Any] = field(default_factory=dict)
     skipped: List[Tuple[str, str]] = field(default_factory=list)
 
@@ -203,11 +206,14 @@ class View:
         targets: from `make_targets`, one an image. Of unlabelled images they follow from `pseudo` after the `views` phase.
         pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects replaces it by one with
             more (and fewer) rows; the teacher's own labels are what the phases get as `pseudo`.
+        sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as `ssod.modeling.roi_heads.sample_rois` gives
+            them, of a method that assigns RoIs in its own way; None: that function.
     """
 
     images: List[Tensor]
     targets: List[Instances]
     pseudo: Optional[PseudoLabels] = None
+    sample_rois: Optional[Callable[[List[Instances], List[Instances]], List[Instances]]] = None
 
 
 @dataclass

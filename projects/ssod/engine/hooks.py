@@ -22,19 +22,24 @@ class TeacherUpdate(HookBase):
 
     Args:
         copy_at: the step before which the copy is made; None for never.
+        warmup: the decay is at most 1 - 1/n after n steps.
     """
 
-    def __init__(self, average: MovingAverage, decay: float, copy_at: int | None) -> None:
+    def __init__(
+        self, average: MovingAverage, decay: float, copy_at: int | None, warmup: bool = False
+    ) -> None:
         self.average = average
         self.decay = decay
         self.copy_at = copy_at
+        self.warmup = warmup
 
     def before_step(self) -> None:
         if self.trainer.iter == self.copy_at:
             self.average.copy()
 
     def after_step(self) -> None:
-        self.average.update(self.decay)
+        done = self.trainer.iter + 1
+        self.average.update(min(self.decay, 1.0 - 1.0 / done) if self.warmup else self.decay)
 
 
 class PublishSnapshots(HookBase):

@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.plain_student import build_core
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
@@ -49,7 +50,7 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
 
 def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
     """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone."""
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = build_core(cfg, build_model(cfg), build_methods(cfg))
     core.to(cfg.MODEL.DEVICE)
     data = SSODCheckpointer(nn.Identity()).load_file(weights)
     detector_state(data, weights, None)  # refuses what is no detector

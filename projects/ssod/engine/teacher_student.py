@@ -28,8 +28,8 @@ from ssod.modeling.rpn import rpn_losses, run_rpn
 from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
 
 
-def check_supported(model: Any) -> None:
-    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard parts."""
+def unsupported_part(model: Any) -> Optional[str]:
+    """The part because of which the model is no box-only Faster R-CNN of Detectron2's standard parts; None if it is one."""
     heads = getattr(model, "roi_heads", None)
     rpn: Any = getattr(model, "proposal_generator", None)
     problem = None
@@ -47,6 +47,12 @@ def check_supported(model: Any) -> None:
         problem = "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
     elif getattr(heads, "train_on_pred_boxes", False):
         problem = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
+    return problem
+
+
+def check_supported(model: Any) -> None:
+    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard parts."""
+    problem = unsupported_part(model)
     if problem:
         raise UserError(
             f"{problem} is not supported for online teacher-student training: use GeneralizedRCNN with "
@@ -76,7 +82,7 @@ class TeacherStudent(nn.Module):
         focal_gamma: float,
     ) -> None:
         super().__init__()
-        check_supported(student)
+        self.check_student(student)
         if cls_loss not in ("cross_entropy", "focal"):
             raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
         self.student: GeneralizedRCNN = student
@@ -110,6 +116,14 @@ class TeacherStudent(nn.Module):
             focal_gamma=cfg.SSOD.FOCAL_GAMMA,
         )
 
+    def check_student(self, student: nn.Module) -> None:
+        """Raises `UserError` if this step cannot drive the model."""
+        check_supported(student)
+
+    def checkpointables(self) -> Dict[str, Any]:
+        """What a checkpoint needs besides student, teacher and methods, by key."""
+        return {}
+
     @property
     def method_list(self) -> List[Method]:
         """The methods in order."""
@@ -130,8 +144,7 @@ class TeacherStudent(nn.Module):
         context = StepContext(self.step, batch, self.student, self.teacher, methods=methods)
         pseudo = None
         if batch.unlabeled:
-            context.teacher_outputs = self.label(batch.unlabeled)
-            pseudo = self.refine(context)
+            pseudo = self.pseudo_labels(context)
         views = self.student_views(batch, pseudo, context)
         outputs = self.run_student(views)
         for method in self.method_list:
@@ -140,8 +153,18 @@ class TeacherStudent(nn.Module):
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
-        self.last_batch, self.last_pseudo = batch, pseudo
+        if (
+            pseudo is not None or self.last_pseudo is None
+        ):  # else a labelled turn of SSOD.ALTERNATE_STREAMS
+            self.last_batch, self.last_pseudo = batch, pseudo
         return losses
+
+    def pseudo_labels(self, context: StepContext) -> PseudoLabels:
+        """Phases 2 and 3; the teacher does not run where the samples bring stored labels."""
+        samples = context.batch.unlabeled
+        if any(sample.stored is None for sample in samples):
+            context.teacher_outputs = self.label(samples)
+        return self.refine(context)
 
     @torch.no_grad()
     def label(self, samples: List[Sample]) -> TeacherOutputs:
@@ -156,9 +179,13 @@ class TeacherStudent(nn.Module):
 
     @torch.no_grad()
     def refine(self, context: StepContext) -> PseudoLabels:
-        """Phase 3: methods annotate the teacher's labels."""
-        assert context.teacher_outputs is not None
-        pseudo = PseudoLabels.from_detections(context.teacher_outputs.detections)
+        """Phase 3: methods annotate the teacher's labels, or the stored ones."""
+        if context.teacher_outputs is not None:
+            found = context.teacher_outputs.detections
+        else:
+            stored = [sample.stored for sample in context.batch.unlabeled]
+            found = [row.to(self.student.device) for row in stored if row is not None]
+        pseudo = PseudoLabels.from_detections(found)
         for method in self.method_list:
             rows = [len(row) for row in pseudo.instances]
             pseudo = method.refine(pseudo, context)
@@ -204,8 +231,15 @@ class TeacherStudent(nn.Module):
         maps = extract_features(student, images)
         proposals, anchors = run_rpn(student.proposal_generator, maps, targets)
         rois = sample_rois(heads, proposals, targets)
+        first = 0
+        for view in streams:
+            last = first + len(view.images)
+            if view.sample_rois is not None:
+                rois[first:last] = view.sample_rois(proposals[first:last], targets[first:last])
+            first = last
         predictions = classify(heads, maps, [roi.proposal_boxes for roi in rois])
 
+        empty = predictions.logits.new_zeros(0)
         parts, first, first_roi = [], 0, 0
         for view in streams:
             last = first + len(view.images)
@@ -219,8 +253,9 @@ class TeacherStudent(nn.Module):
                     anchors=anchors[first:last],
                     rois=own,
                     predictions=predictions[rows],
-                    cls_weights=torch.cat([roi.gt_roi_cls_weight for roi in own]),
-                    reg_weights=torch.cat([roi.gt_roi_reg_weight for roi in own]),
+                    # `empty` for a stream without images in this micro-batch.
+                    cls_weights=torch.cat([empty] + [roi.gt_roi_cls_weight for roi in own]),
+                    reg_weights=torch.cat([empty] + [roi.gt_roi_reg_weight for roi in own]),
                 )
             )
             first, first_roi = last, rows.stop
@@ -237,7 +272,10 @@ class TeacherStudent(nn.Module):
 
         Heads and methods that idle in this step still get a zero gradient, which DDP insists on.
         """
-        losses = self._detection_losses(outputs.labeled)
+        losses: Dict[str, Tensor] = {}
+        # Without images where `SSOD.ALTERNATE_STREAMS` gives this micro-batch to the other stream.
+        if outputs.labeled.view.images:
+            losses.update(self._detection_losses(outputs.labeled))
         if outputs.unlabeled is not None:
             for name, loss in self._detection_losses(outputs.unlabeled).items():
                 losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss
@@ -253,7 +291,8 @@ class TeacherStudent(nn.Module):
         extra += list(getattr(self.student, "ssod_heads", nn.ModuleDict()).parameters())
         idle = [0.0 * parameter.sum() for parameter in extra if parameter.requires_grad]
         if idle:
-            losses["loss_cls"] = losses["loss_cls"] + torch.stack(idle).sum()
+            first = next(iter(losses))
+            losses[first] = losses[first] + torch.stack(idle).sum()
         return losses
 
     def _detection_losses(self, outputs: ViewOutputs) -> Dict[str, Tensor]:

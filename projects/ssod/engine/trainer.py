@@ -44,8 +44,8 @@ from ssod.engine.hooks import (
 from ssod.engine.launch import wrap_ddp
 from ssod.engine.loading import load_detector
 from ssod.engine.loop import TrainLoop
+from ssod.engine.plain_student import build_core
 from ssod.engine.solver import build_optimizer, scale_config
-from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
@@ -86,7 +86,7 @@ class SSODTrainer(DefaultTrainer):
         for method in methods.values():
             assert isinstance(method, Method)
             method.setup(self.data)
-        self.core = TeacherStudent.from_config(cfg, student, methods).to(cfg.MODEL.DEVICE)
+        self.core = build_core(cfg, student, methods).to(cfg.MODEL.DEVICE)
         if cfg.SSOD.METHODS:
             logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
         optimizer = self.build_optimizer(cfg, self.core)
@@ -106,6 +106,7 @@ class SSODTrainer(DefaultTrainer):
             loop=self._trainer,
             board=self.board,
             trainer=weakref.proxy(self),
+            **self.core.checkpointables(),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -158,7 +159,7 @@ class SSODTrainer(DefaultTrainer):
         copy_at = self.mutual_from if mutual and cfg.SSOD.EMA.COPY_AFTER_BURN_IN else None
         built: List[Optional[HookBase]] = [
             hooks.IterationTimer(),
-            TeacherUpdate(self.average, cfg.SSOD.EMA.DECAY, copy_at),
+            TeacherUpdate(self.average, cfg.SSOD.EMA.DECAY, copy_at, cfg.SSOD.EMA.WARMUP),
             # The newest two checkpoints can be resumed from.
             PublishSnapshots(self.core, self.board, 2 * cfg.SOLVER.CHECKPOINT_PERIOD),
         ]

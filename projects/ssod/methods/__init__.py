@@ -74,6 +74,16 @@ def build_methods(cfg: CfgNode) -> nn.ModuleDict:
         raise UserError(
             f"No method in SSOD.METHODS chooses which pseudo-labels to train on: add one of {', '.join(choices)}."
         )
+    if cfg.SSOD.PSEUDO_LABELS:
+        if not learns_from_unlabeled(cfg):
+            raise UserError(
+                "SSOD.PSEUDO_LABELS is set, but no method in SSOD.METHODS learns from unlabelled images: add ScoreThreshold."
+            )
+        for name in names:
+            if get_method(name).needs_online_teacher:
+                raise UserError(
+                    f"{name} needs the online teacher: empty SSOD.PSEUDO_LABELS or remove it from SSOD.METHODS."
+                )
     methods = nn.ModuleDict()
     for name in names:
         kind = get_method(name)

@@ -39,7 +39,7 @@ class StepContext:
         step: optimiser steps done so far.
         batch: the samples.
         student, teacher: the two detectors (`GeneralizedRCNN`).
-        teacher_outputs: None during burn-in.
+        teacher_outputs: None during burn-in, and with stored pseudo-labels (`SSOD.PSEUDO_LABELS`).
         methods: all methods in use, by name.
         shared: what a method computed in this step for others, under its own name.
     """

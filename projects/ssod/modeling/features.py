@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -101,7 +101,11 @@ def keep_running_statistics(model: nn.Module) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def extract_features(model: GeneralizedRCNN, images: Sequence[Tensor]) -> FeatureMaps:
+def extract_features(
+    model: GeneralizedRCNN,
+    images: Sequence[Tensor],
+    batches: Optional[Sequence[List[int]]] = None,
+) -> FeatureMaps:
     """Runs normalisation, padding and the backbone.
 
     With live batch norm every image goes into one batch whatever its size: a batch of one image would be
@@ -109,9 +113,12 @@ def extract_features(model: GeneralizedRCNN, images: Sequence[Tensor]) -> Featur
 
     Args:
         model: a `GeneralizedRCNN`. images: uint8 (3, H, W) tensors.
+        batches: indices of the images that share a pass; None: whatever is fastest.
     """
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    if model.training and batch_norms(model):
+    if batches is not None:
+        pass
+    elif model.training and batch_norms(model):
         batches = [list(range(len(images)))]
     else:
         cost = CALL_COST_PIXELS.get(model.device.type, CALL_COST_PIXELS["cuda"])

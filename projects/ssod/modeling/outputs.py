@@ -44,12 +44,14 @@ class ViewOutputs:
     @property
     def labels(self) -> Tensor:
         """(R,) class of each RoI, K for background."""
-        return torch.cat([roi.gt_classes for roi in self.rois])
+        empty = torch.zeros(0, dtype=torch.int64, device=self.cls_weights.device)
+        return torch.cat([empty] + [roi.gt_classes for roi in self.rois])
 
     @property
     def image_index(self) -> Tensor:
         """(R,) image of each RoI."""
-        counts = torch.tensor([len(roi) for roi in self.rois], device=self.cls_weights.device)
+        sizes = [len(roi) for roi in self.rois]
+        counts = torch.tensor(sizes, dtype=torch.int64, device=self.cls_weights.device)
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
 

@@ -83,7 +83,13 @@ def roi_losses(
     predictor = roi_heads.box_predictor
     labels = torch.cat([roi.gt_classes for roi in rois])
     count = max(len(labels), 1)
-    cls = (roi_classification_loss(predictions.logits, labels, cls_loss, gamma) * cls_weights).sum()
+    # A box predictor may bring its own: (R, K+1) logits and (R,) labels -> (R,).
+    own_loss = getattr(predictor, "classification_loss", None)
+    if own_loss is not None:
+        cls = own_loss(predictions.logits, labels)
+    else:
+        cls = roi_classification_loss(predictions.logits, labels, cls_loss, gamma)
+    cls = (cls * cls_weights).sum()
     # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
     foreground = ((labels < roi_heads.num_classes) & (reg_weights > 0)).nonzero().flatten()
     reg = box_regression_loss(

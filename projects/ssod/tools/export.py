@@ -115,9 +115,10 @@ def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
 
 def _class_names(cfg: CfgNode) -> List[str]:
     """Of the training set; numbers where it is not at hand."""
-    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    from ssod.data.catalog import class_number, register_datasets
+
+    key, count = class_number(cfg)
     try:
-        from ssod.data.catalog import register_datasets
 
         register_datasets(cfg)
         name = cfg.DATASETS.TRAIN[0]
@@ -128,9 +129,7 @@ def _class_names(cfg: CfgNode) -> List[str]:
         print(f"note: class names are not at hand ({error}); classes.json numbers them.")
         return [str(index) for index in range(count)]
     if len(names) != count:
-        raise UserError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {count}, but {name} has {len(names)} classes: set it to that."
-        )
+        raise UserError(f"{key} is {count}, but {name} has {len(names)} classes: set it to that.")
     return names
 
 

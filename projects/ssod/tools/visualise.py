@@ -175,7 +175,8 @@ def pseudo_cells(
     def cell(record: Dict[str, Any], index: int) -> List[Panel]:
         sample = views.sample(record, index)
         hidden = replace(sample, instances=None)
-        context = StepContext(core.step, SSODBatch([], [hidden]), core.student, core.teacher)
+        batch, methods = SSODBatch([], [hidden]), {m.name: m for m in core.method_list}
+        context = StepContext(core.step, batch, core.student, core.teacher, methods=methods)
         with EventStorage():
             context.teacher_outputs = core.label([hidden])
             row = core.refine(context).instances[0]
