@@ -1,0 +1,87 @@
+"""A detector that only teaches."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone
+from torch import device as Device
+
+from ssod.errors import UserError
+
+_KEY = "SSOD.BOUNDED_DISTILLATION"
+
+
+class FrozenTeacher:
+    """A trained detector in eval mode and without gradients.
+
+    It is no `nn.Module` and no part of one, so that DDP, the optimiser, checkpoints and the moving average never see it.
+
+    Args:
+        cfg: its own config. weights: a weights file, or a full checkpoint, whose teacher it is.
+        swaps: it wants the images' channels in the other order (RGB for BGR).
+    """
+
+    def __init__(self, cfg: CfgNode, weights: str, swaps: bool) -> None:
+        self.swaps = swaps
+        self._cfg = cfg.clone()
+        self._cfg.defrost()
+        self._cfg.MODEL.DEVICE = "cpu"
+        self._weights = weights
+        self._model: Optional[Any] = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "FrozenTeacher":
+        """The teacher that `SSOD.BOUNDED_DISTILLATION` names, checked against the student's config."""
+        from ssod.engine.setup import load_config  # which imports the methods
+
+        node = cfg.SSOD.BOUNDED_DISTILLATION
+        if not node.TEACHER_WEIGHTS:
+            raise UserError(
+                f"{_KEY}.TEACHER is 'frozen', which needs {_KEY}.TEACHER_WEIGHTS: name a trained detector, or use 'ema'."
+            )
+        own = load_config(node.TEACHER_CONFIG) if node.TEACHER_CONFIG else cfg
+        for key in (
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
+        ):
+            theirs, ours = _value(own, key), _value(cfg, key)
+            if theirs != ours:
+                raise UserError(
+                    f"{_KEY}.TEACHER_CONFIG {node.TEACHER_CONFIG} has {key} {theirs} and the student {ours}: make them equal."
+                )
+        return cls(own, node.TEACHER_WEIGHTS, swaps=own.INPUT.FORMAT != cfg.INPUT.FORMAT)
+
+    def output_shape(self) -> Dict[str, ShapeSpec]:
+        """Of its backbone; needs no weights."""
+        return build_backbone(self._cfg).output_shape()
+
+    def load(self) -> None:
+        """Reads the weights.
+
+        Raises:
+            UserError: they are missing, do not fit, or the model is none that can teach.
+        """
+        from ssod.engine.loading import load_detector
+        from ssod.engine.teacher_student import check_supported
+
+        model = load_detector(self._cfg, self._weights, None)
+        check_supported(model)
+        self._model = model.requires_grad_(False)
+
+    def on(self, device: Device) -> Any:
+        """The `GeneralizedRCNN`, on a device."""
+        if self._model is None:
+            self.load()
+        assert self._model is not None
+        if self._model.device != device:
+            self._model.to(device)
+        return self._model
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return tuple(cfg) if isinstance(cfg, (list, tuple)) else cfg
