@@ -1,4 +1,4 @@
-"""CropBank in the step: labels, weights, statistics, state, pictures; alone on labelled images; sweeps; two ranks."""
+"""CropBank in the step: labels, weights, statistics, state, pictures; alone on labelled images; sweeps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-import crop_bank_ranks
 from runs import digest, state_of, train
-from ssod.engine.launch import launch
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, TrainingData, build_methods
@@ -322,17 +320,3 @@ def test_sweep_labels_everything_and_resumes(squares: Path, tmp_path: Path) -> N
     train(cfg)
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000003.pth")
     assert digest(state_of(train(cfg, resume=True))) == digest(state_of(whole))
-
-
-@pytest.fixture(scope="module")
-def ranks(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
-    output = tmp_path_factory.mktemp("crop_bank_ranks")
-    launch(crop_bank_ranks.main, 2, args=(str(squares), str(output)), device="cpu")
-    return json.loads((output / "found.json").read_text())
-
-
-@pytest.mark.parametrize("case", ["on_visit", "sweep"])
-def test_two_ranks_hold_the_same_bank(ranks: Dict[str, Any], case: str) -> None:
-    first, second = ranks[case]
-    assert first == second
-    assert first["visited"] == 12 and first["pasted_from_pseudo"] > 0

@@ -18,6 +18,7 @@ from detectron2.structures import BoxMode
 from ssod.data.loader import build_train_loader
 from ssod.data.mapper import UnreadableImage, sample_rng
 from ssod.data.snapshots import Snapshot, SnapshotBoard
+from ssod.methods.acrst import visible_fraction
 from ssod.methods.acrst.bank import Instances, labeled_instances
 from ssod.methods.acrst.crops import CropReader, FileNames, reduction
 from ssod.methods.acrst.paste import PasteCrops, PasteSettings, draw_instance
@@ -227,7 +228,8 @@ def test_reader_caches_without_changing_anything(tmp_path: Path) -> None:
         box, factor = (x0, y0, x0 + int(rng.integers(1, 11)), y0 + int(rng.integers(1, 11))), 1
         crops = [read(name, box, (64, 80), factor) for read in (none, small, large)]
         assert all((crop == full[y0 : box[3], x0 : box[2]]).all() for crop in crops)
-    assert not none._cache and small._held <= 3000 and len(large._cache) > len(small._cache)
+    assert not none._cache and small._held <= 3000 and len(small._cache) > 1
+    assert list(large._cache) == [(name, 1)]  # a small image is kept as a whole
     assert not pickle.loads(pickle.dumps(large))._cache
     halved = none(name, (10, 10, 30, 50), (64, 80), 2)
     assert halved.shape == (20, 10, 3)
@@ -350,9 +352,20 @@ def test_a_position_decides_what_is_pasted(tmp_path: Path) -> None:
 
 
 def test_crops_hidden_by_several_later_ones_together() -> None:
+    for seed in range(20):
+        corners = np.sort(np.random.default_rng(seed).integers(0, 20, (6, 2, 2)), axis=1)
+        corners[:, 1] += 1
+        drawn = [tuple(box) for box in corners.reshape(6, 4).tolist()]
+        every = torch.tensor(drawn)
+        seen = [visible_fraction(every[[i]], every[i + 1 :])[0] for i in range(6)]
+        for least in (0.0, 0.4):
+            paste = transform([], replace(PLAIN, min_visible_fraction=least))
+            found = paste._visible([(box, 1, 0.5, 1) for box in drawn]).boxes
+            assert found.tolist() == [list(b) for b, share in zip(drawn, seen) if share > least]
     paste = transform([])
     # The first is covered by the second and third, the fourth touches nothing, the second is hidden in part.
     boxes = [[2, 2, 10, 10], [0, 0, 6, 12], [5, 1, 12, 11], [30, 30, 31, 31]]
-    rows = torch.tensor([[*box, 1, 0.5, 1] for box in boxes], dtype=torch.float64)
+    rows = [(tuple(box), 1, 0.5, 1) for box in boxes]
     assert paste._visible(rows).boxes.tolist() == boxes[1:]
-    assert paste._visible(rows[[1, 2, 0]]).boxes.tolist() == [boxes[1], boxes[2], boxes[0]]
+    reordered = [rows[1], rows[2], rows[0]]
+    assert paste._visible(reordered).boxes.tolist() == [boxes[1], boxes[2], boxes[0]]

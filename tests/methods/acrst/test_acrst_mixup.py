@@ -13,6 +13,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ssod.errors import UserError
+from ssod.methods import build_methods
 from ssod.methods.acrst.mixing import (
     MixedLabels,
     Tile,
@@ -23,7 +25,7 @@ from ssod.methods.acrst.mixing import (
 )
 from ssod.methods.acrst.mixup_mosaic import MixUpMosaic, MixWithLabeled
 from ssod.structures import PseudoLabels, Sample, View, Views
-from tiny import make_sample
+from tiny import make_sample, tiny_cfg
 
 HEIGHT, WIDTH = 40, 60
 
@@ -220,6 +222,23 @@ def test_tiny_views_and_images_without_boxes(tmp_path: Path) -> None:
     made = transform(records, 1.0)(pixel, np.random.default_rng(0), None)
     assert made.extras["MixUpMosaic"].boxes.shape == (0, 4)
     assert made.strong.shape == (3, 1, 5) and int(made.strong.max()) > 0
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("MOSAIC_PROB", 3.0),
+        ("MIXUP_PROB", -1.0),
+        ("MIN_VISIBLE_FRACTION", 2.0),
+        ("MIXUP_ALPHA", 0.0),
+    ],
+)
+def test_bad_values_are_refused(key: str, value: float) -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("ScoreThreshold", "MixUpMosaic")
+    cfg.SSOD.MIXUP_MOSAIC[key] = value
+    with pytest.raises(UserError, match=f"SSOD.MIXUP_MOSAIC.{key}"):
+        build_methods(cfg)
 
 
 def test_views_phase_replaces_the_labels(tmp_path: Path, storage: Any) -> None:

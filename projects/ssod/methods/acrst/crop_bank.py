@@ -234,31 +234,36 @@ class CropBank(Method):
 
     def _merge(self, own: Instances, pasted: Optional[Pasted], regress: float) -> Instances:
         """An image's labels with the pasted ones, and without those that these hide."""
+        fields = own.get_fields()
         if self.selective_supervision:
-            columns = {c: torch.zeros_like(own.scores) for c in _REGRESSION}
-            own = Instances(own.image_size, **{**own.get_fields(), **columns})
+            fields = {**fields, **dict.fromkeys(_REGRESSION, torch.zeros_like(own.scores))}
         if pasted is None:
-            return own
+            return Instances(own.image_size, **fields)
         boxes = own.gt_boxes.tensor
         above = pasted.boxes.to(boxes)
-        own = own[visible_fraction(boxes, above) > self.settings.min_visible_fraction]
-        count = len(above)
+        seen = visible_fraction(boxes, above) > self.settings.min_visible_fraction
+        rows = seen.nonzero()[
+            :, 0
+        ]  # once: on a GPU each look-up by a mask would wait for the device
+        ones = own.scores.new_ones(len(above))
         known: Dict[str, Any] = {
-            "gt_boxes": Boxes(above),
+            "gt_boxes": above,
             "gt_classes": pasted.classes.to(own.gt_classes),
             "scores": pasted.scores.to(own.scores),
-            "selected": torch.ones(count, dtype=torch.bool, device=boxes.device),
-            **{column: own.scores.new_ones(count) for column in WEIGHT_COLUMNS},
-            **{column: own.scores.new_full((count,), regress) for column in _REGRESSION},
+            "selected": ones.bool(),
+            **dict.fromkeys(WEIGHT_COLUMNS, ones),
+            **dict.fromkeys(_REGRESSION, regress * ones),
         }
         merged = Instances(own.image_size)
-        for name, values in own.get_fields().items():
+        for name, values in fields.items():
+            if isinstance(values, Boxes):
+                values = values.tensor
             # What other methods know of the teacher's labels, nobody knows of pasted ones.
             more = known.get(name)
             if more is None:
-                more = values.new_zeros((count, *values.shape[1:]))
-            joined = Boxes.cat([values, more]) if name == "gt_boxes" else torch.cat([values, more])
-            merged.set(name, joined)
+                more = values.new_zeros((len(above), *values.shape[1:]))
+            joined = torch.cat([values[rows], more])
+            merged.set(name, Boxes(joined) if name == "gt_boxes" else joined)
         return merged
 
     def update(
@@ -349,20 +354,23 @@ _REGRESSION = tuple(column for column in WEIGHT_COLUMNS if column.endswith("reg_
 
 def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
     """The selected labels of a batch in original-image coordinates, packed; one transfer from the device."""
-    rows = [row[row.selected] for row in pseudo.instances]
+    columns = ("scores", "gt_classes", "selected")
     flat = torch.cat(
         [
-            torch.cat([r.gt_boxes.tensor, r.scores[:, None], r.gt_classes[:, None].float()], dim=1)
-            for r in rows
+            torch.cat(
+                [r.gt_boxes.tensor, *(r.get(name)[:, None].float() for name in columns)], dim=1
+            )
+            for r in pseudo.instances
         ]
     ).cpu()
     parts = []
-    for sample, own in zip(samples, flat.split([len(row) for row in rows])):
+    for sample, own in zip(samples, flat.split([len(row) for row in pseudo.instances])):
         boxes = sample.geometry.boxes_to_original(own[:, :4])
         # Nothing is left to crop of what clipping to the image made empty.
-        keep = ((boxes[:, 2:] - boxes[:, :2]) > 0).all(dim=1)
-        values = [v[keep].numpy() for v in (boxes, own[:, 5].long(), own[:, 4])]
-        parts.append(pack_labels(sample.ref.index, sample.geometry.original_size, *values))
+        keep = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (own[:, 6] > 0)).numpy()
+        values = own.numpy()[keep]
+        packed = boxes.numpy()[keep], values[:, 5], values[:, 4]
+        parts.append(pack_labels(sample.ref.index, sample.geometry.original_size, *packed))
     return np.concatenate(parts)
 
 

@@ -6,7 +6,7 @@ Shapes: crops are uint8 BGR (h, w, 3) and are never changed in place.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,8 @@ from detectron2.utils.file_io import PathManager
 from ssod.data.mapper import UnreadableImage
 
 _CACHE_BYTES = 64 << 20
+# A decoded image of up to this share of the cache is kept as a whole: pseudo-boxes move with every visit, the pixels do not.
+_WHOLE_SHARE = 1024
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -49,7 +51,10 @@ def reduction(scale: float) -> int:
 
 
 class CropReader:
-    """Reads crops and remembers the latest ones, up to a number of bytes; what it returns does not depend on that."""
+    """Reads crops and remembers the latest ones, of small images all pixels, up to a number of bytes.
+
+    What it returns does not depend on that.
+    """
 
     def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:
         self.cache_bytes = cache_bytes
@@ -70,28 +75,45 @@ class CropReader:
         Raises:
             UnreadableImage: the file is missing, damaged or of another size.
         """
-        key = (file_name, box, factor)
-        crop = self._cache.get(key)
+        crop = self._known((file_name, box, factor))
         if crop is not None:
-            self._cache.move_to_end(key)
             return crop
+        image = self._known((file_name, factor))
+        if image is None:
+            image = self._open(file_name, size, factor)
+        x0 = min(box[0] // factor, image.shape[1] - 1)
+        y0 = min(box[1] // factor, image.shape[0] - 1)
+        x1, y1 = max(x0 + 1, round(box[2] / factor)), max(y0 + 1, round(box[3] / factor))
+        crop = image[y0:y1, x0:x1]
+        if not self._whole(image):
+            crop = crop.copy()
+            self._remember((file_name, box, factor), crop)
+        return crop
+
+    def _whole(self, image: np.ndarray) -> bool:
+        return image.nbytes <= self.cache_bytes // _WHOLE_SHARE
+
+    def _open(self, file_name: str, size: Tuple[int, int], factor: int) -> np.ndarray:
         image = _decode(file_name, factor)
         height, width = (-(-side // factor) for side in size)
         if abs(image.shape[0] - height) > 1 or abs(image.shape[1] - width) > 1:
             found = f"{image.shape[1] * factor}x{image.shape[0] * factor}"
             raise UnreadableImage(file_name, f"it is {found} now and was {size[1]}x{size[0]}")
-        x0 = min(box[0] // factor, image.shape[1] - 1)
-        y0 = min(box[1] // factor, image.shape[0] - 1)
-        x1, y1 = max(x0 + 1, round(box[2] / factor)), max(y0 + 1, round(box[3] / factor))
-        crop = image[y0:y1, x0:x1].copy()
-        self._remember(key, crop)
-        return crop
+        if self._whole(image):
+            self._remember((file_name, factor), image)
+        return image
 
-    def _remember(self, key: Tuple[Any, ...], crop: np.ndarray) -> None:
-        if crop.nbytes > self.cache_bytes // 8:
+    def _known(self, key: Tuple[Any, ...]) -> Optional[np.ndarray]:
+        pixels = self._cache.get(key)
+        if pixels is not None:
+            self._cache.move_to_end(key)
+        return pixels
+
+    def _remember(self, key: Tuple[Any, ...], pixels: np.ndarray) -> None:
+        if pixels.nbytes > self.cache_bytes // 8:
             return
-        self._cache[key] = crop
-        self._held += crop.nbytes
+        self._cache[key] = pixels
+        self._held += pixels.nbytes
         while self._held > self.cache_bytes:
             self._held -= self._cache.popitem(last=False)[1].nbytes
 

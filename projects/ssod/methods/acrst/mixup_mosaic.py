@@ -169,6 +169,12 @@ class MixUpMosaic(Method):
         flip: bool,
     ) -> None:
         super().__init__()
+        shares = {"MOSAIC_PROB": mosaic_prob, "MIXUP_PROB": mixup_prob}
+        for key, value in {**shares, "MIN_VISIBLE_FRACTION": min_visible}.items():
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"SSOD.MIXUP_MOSAIC.{key} is {value}: use a number between 0 and 1."
+                )
         if mixup_alpha <= 0:
             raise UserError(
                 f"SSOD.MIXUP_MOSAIC.MIXUP_ALPHA is {mixup_alpha}: use a positive number."

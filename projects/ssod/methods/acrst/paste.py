@@ -6,7 +6,7 @@ Shapes: views are uint8 (3, H, W) in the model's channel order; P pasted crops; 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -57,8 +57,9 @@ class Pasted:
     scores: Tensor
     banks: Tensor
 
-    def __getitem__(self, keep: Tensor) -> "Pasted":
-        return Pasted(self.boxes[keep], self.classes[keep], self.scores[keep], self.banks[keep])
+
+# Box, class, score and bank of what was pasted.
+_Row = Tuple[Tuple[int, int, int, int], int, float, int]
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class PasteCrops:
             banks[1] = Instances.from_arrays(snapshot.arrays)
             probabilities = np.asarray(snapshot.arrays["probabilities"])
         strong, skipped = sample.strong.clone(), list(sample.skipped)
-        rows: List[List[float]] = []
+        rows: List[_Row] = []
         for _ in range(int(rng.integers(chosen.min_instances, chosen.max_instances + 1))):
             draw = draw_instance(rng, banks, probabilities)
             if draw is None:
@@ -135,10 +136,10 @@ class PasteCrops:
             except UnreadableImage as error:
                 skipped.append((error.file_name, f"{error.reason}; no crop of it is pasted"))
                 continue
-            rows.append([*box, draw.label, float(instances.scores[draw.row]), draw.bank])
+            rows.append((box, draw.label, float(instances.scores[draw.row]), draw.bank))
         if not rows:
             return replace(sample, skipped=skipped)
-        pasted = self._visible(torch.tensor(rows, dtype=torch.float64))
+        pasted = self._visible(rows)
         changed = replace(
             sample,
             strong=strong,
@@ -169,7 +170,7 @@ class PasteCrops:
             rng.random(),
         )
         height, width = (int(side) for side in instances.sizes[row])
-        x0, y0, x1, y1 = (round(float(v)) for v in instances.boxes[row])
+        x0, y0, x1, y1 = (round(v) for v in instances.boxes[row].tolist())
         # An object of less than a pixel still shows in one.
         x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
         x1, y1 = min(max(x1, x0 + 1), width), min(max(y1, y0 + 1), height)
@@ -197,16 +198,25 @@ class PasteCrops:
         strong.numpy()[:, top : top + h, left : left + w] = crop.transpose(2, 0, 1)
         return left, top, left + w, top + h
 
-    def _visible(self, rows: Tensor) -> Pasted:
-        """Labels of the crops that later ones leave visible; rows: (P, 7) in the order of pasting."""
-        pasted = Pasted(
-            rows[:, :4].float(), rows[:, 4].long(), rows[:, 5].float(), rows[:, 6].long()
+    def _visible(self, rows: List[_Row]) -> Pasted:
+        """Labels of the crops that later ones leave visible; rows in the order of pasting."""
+        kept = []
+        for index, row in enumerate(rows):
+            # Whole pixels can be counted, which for so few boxes costs less than `visible_fraction`.
+            x0, y0, x1, y1 = row[0]
+            free = np.ones((y1 - y0, x1 - x0), dtype=bool)
+            for (left, top, right, bottom), *_ in rows[index + 1 :]:
+                rows_hidden = slice(max(top - y0, 0), max(bottom - y0, 0))
+                free[rows_hidden, max(left - x0, 0) : max(right - x0, 0)] = False
+            if np.count_nonzero(free) / free.size > self.settings.min_visible_fraction:
+                kept.append(row)
+        boxes, classes, scores, banks = zip(*kept)
+        return Pasted(
+            torch.tensor(boxes, dtype=torch.float32),
+            torch.tensor(classes),
+            torch.tensor(scores, dtype=torch.float32),
+            torch.tensor(banks),
         )
-        keep = torch.ones(len(rows), dtype=torch.bool)
-        for index, later in _overlaps(rows[:, :4].tolist()):
-            seen = visible_fraction(pasted.boxes[index : index + 1], pasted.boxes[later])
-            keep[index] = seen[0] > self.settings.min_visible_fraction
-        return pasted[keep]
 
     def _merge(self, own: Labels, pasted: Pasted) -> Labels:
         """The labels of a labelled view: its own that are still to be seen, and the pasted ones."""
@@ -216,15 +226,3 @@ class PasteCrops:
         merged.gt_boxes = Boxes(torch.cat([boxes[kept], pasted.boxes.to(boxes.dtype)]))
         merged.gt_classes = torch.cat([own.gt_classes[kept], pasted.classes])
         return merged
-
-
-def _overlaps(boxes: List[List[float]]) -> Iterator[Tuple[int, List[int]]]:
-    """(index, later boxes that touch it) of each box that a later one touches; most are touched by none."""
-    for index, (x0, y0, x1, y1) in enumerate(boxes):
-        later = [
-            j
-            for j in range(index + 1, len(boxes))
-            if boxes[j][0] < x1 and x0 < boxes[j][2] and boxes[j][1] < y1 and y0 < boxes[j][3]
-        ]
-        if later:
-            yield index, later

@@ -12,7 +12,7 @@ from torch import Tensor
 def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     """The share of each box's area that the *union* of the occluders leaves uncovered (ACRST, Eq. 7).
 
-    All edges together cut the plane into cells, each of which is covered or not; the areas of a box's free cells add up.
+    The occluders' edges cut the plane into cells, each of which is covered or not; the parts of a box in free cells add up.
     A box that is covered entirely gets exactly 0 and one that nothing touches exactly 1.
 
     Args:
@@ -21,22 +21,16 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     Returns:
         (N,) in [0, 1], of the boxes' dtype (float32 for integers); 0 for boxes without area. No host synchronisation.
     """
-    own, above = boxes.double(), occluders.to(boxes.device).double()
-    # Duplicate edges only add cells of no width.
-    edges = torch.cat([own, above])
-    xs, ys = edges[:, 0::2].flatten().sort().values, edges[:, 1::2].flatten().sort().values
-
-    def spans(rows: Tensor, cuts: Tensor, low: int, high: int) -> Tensor:
-        """(rows, cells): 1 where the row's interval holds the cell."""
-        return (
-            (rows[:, low, None] <= cuts[None, :-1]) & (cuts[None, 1:] <= rows[:, high, None])
-        ).double()
-
-    covered = (spans(above, ys, 1, 3).T @ spans(above, xs, 0, 2)) > 0  # (cells y, cells x)
-    x_parts = spans(own, xs, 0, 2) * xs.diff()
-    y_parts = spans(own, ys, 1, 3) * ys.diff()
+    own = boxes.double().reshape(-1, 1, 2, 2)  # (N, 1, low or high, axis)
+    above = occluders.to(own).reshape(-1, 1, 2, 2)
+    far = own.new_full((1, 2), torch.inf)
+    cuts = torch.cat([-far, above.reshape(-1, 2).sort(dim=0).values, far])  # (cells + 1, axis)
+    low, high = cuts[:-1], cuts[1:]
+    spans = ((above[:, :, 0] <= low) & (high <= above[:, :, 1])).double()  # (M, cells, axis)
+    free = spans[:, :, 1].T @ spans[:, :, 0] == 0  # (cells y, cells x)
+    parts = (own[:, :, 1].minimum(high) - own[:, :, 0].maximum(low)).clamp(min=0)
     # The same sums with and without the covered cells, so that 0 and 1 come out exact.
-    free = ((y_parts @ (~covered).double()) * x_parts).sum(dim=1)
-    whole = ((y_parts @ torch.ones_like(covered).double()) * x_parts).sum(dim=1)
-    fraction = torch.where(whole > 0, free / whole, 0.0)
+    both = torch.stack([free, torch.ones_like(free)]).double()
+    left, whole = ((parts[:, :, 1] @ both) * parts[:, :, 0]).sum(dim=2)
+    fraction = torch.where(whole > 0, left / whole, 0.0)
     return fraction.to(boxes.dtype if boxes.is_floating_point() else torch.float32)
