@@ -18,6 +18,7 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods
 from ssod.methods.hosts import PseCo
+from ssod.methods.lsm.half_size import HALF_SIZE
 from ssod.modeling.outputs import Outputs
 from ssod.report.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, make_targets
@@ -186,7 +187,7 @@ def test_second_view_learns_the_same_rois_and_the_rpn() -> None:
     main = core._detection_losses(outputs.unlabeled)
     for name in ("loss_cls", "loss_box_reg"):
         torch.testing.assert_close(same[f"{name}_pseco"], 2.0 * main[name], rtol=1e-4, atol=1e-6)
-    images = outputs.extra["PseCo"].groups[0].image_sizes
+    images = outputs.extra[HALF_SIZE].groups[0].image_sizes
     assert images == [(32, 32)] * 2
 
 
@@ -197,7 +198,7 @@ def _with_main_maps(outputs: Outputs) -> Outputs:
     moved["p2"] = group.features["p3"]
     features = {**moved, "p1": group.features["p2"]}
     maps = replace(outputs.unlabeled.maps, groups=[replace(group, features=features)])
-    return replace(outputs, extra={"PseCo": maps})
+    return replace(outputs, extra={HALF_SIZE: maps})
 
 
 def test_without_pseudo_labels_and_in_burn_in() -> None:

@@ -13,6 +13,8 @@ from ssod.methods.lsm import shift_aligned_levels
 from ssod.methods.lsm.half_size import (
     half_size,
     half_size_box_features,
+    half_size_levels,
+    main_branch_levels,
     pool_at_levels,
     pooling_levels,
 )
@@ -61,7 +63,7 @@ def test_shifted_levels() -> None:
 @pytest.mark.parametrize("level", BOXES)
 def test_both_branches_see_the_same_place(level: int) -> None:
     box = [Boxes(torch.tensor([BOXES[level]]))]
-    levels = pooling_levels(pooler(), box)
+    levels = main_branch_levels(pooler(), box)
     assert levels.tolist() == [level]
     main = pooler()(pyramid(640, 640, 1.0), box)[0]
     half = [Boxes(own.tensor * 0.5) for own in box]
@@ -103,7 +105,7 @@ def test_own_levels_pool_as_detectron2() -> None:
     torch.manual_seed(1)
     maps = [torch.randn(2, 5, 640 // s, 640 // s, requires_grad=True) for s in STRIDES]
     boxes = [Boxes(torch.tensor([BOXES[k] for k in (3, 0)])), Boxes(torch.tensor([BOXES[1]]))]
-    levels = pooling_levels(pooler(), boxes)
+    levels = main_branch_levels(pooler(), boxes)
     found = pool_at_levels(pooler(), maps, boxes, levels)
     assert torch.equal(found, pooler()(maps, boxes))
     found.sum().backward()
@@ -133,8 +135,46 @@ def test_images_of_several_groups_keep_their_order() -> None:
         Boxes(torch.tensor([[10.0, 20.0, 40.0, 60.0]])),
         Boxes(torch.zeros(0, 4)),
     ]
-    found = half_size_box_features(Heads(), maps, boxes)  # type: ignore[arg-type]
+    found = half_size_box_features(Heads(), maps, NAMES[:-1], boxes)  # type: ignore[arg-type]
     assert found.shape == (3, 4)
     assert found[:, 0].tolist() == [0, 1, 0]  # P3 -> P2^d, P4 -> P3^d, P2 -> P2^d
     centres = torch.tensor([[127.0, 120.0], [250.0, 195.0], [25.0, 40.0]])
     assert torch.allclose(found[:, 2:], centres, atol=1e-3)
+
+
+def test_which_half_size_maps_there_are() -> None:
+    assert half_size_levels(NAMES, {*NAMES, "p6"}) == ["p2", "p3", "p4"]
+    assert half_size_levels(["p3", "p4", "p5", "p6"], {*NAMES, "p6"}) == ["p2", "p3", "p4", "p5"]
+    assert half_size_levels(["p3", "p4", "p5"], ["p3", "p4", "p5", "p6"]) == ["p3", "p4"]
+    assert half_size_levels(["res4"], ["res4"]) == ["res4"]
+
+
+@pytest.mark.parametrize("level", BOXES)
+def test_a_box_head_from_p3_on_is_aligned_without_a_clamp(level: int) -> None:
+    """PseCo's P3-P6: the same cells of P_{l-1}^d as of P_l, for P3 too, because the backbone also makes P2."""
+
+    class Head:
+        box_in_features = ["p3", "p4", "p5"]
+        box_pooler = ROIPooler(7, [1 / s for s in STRIDES[1:]], 2, "ROIAlignV2")
+
+        @staticmethod
+        def box_head(pooled: torch.Tensor) -> torch.Tensor:
+            return pooled
+
+    box, heads = [Boxes(torch.tensor([BOXES[level]]))], Head()
+    full, half = pyramid(640, 640, 1.0), pyramid(320, 320, 2.0)
+    names = half_size_levels(heads.box_in_features, NAMES)
+    main = heads.box_pooler(full[1:], box)[0]
+    maps = dict(zip(NAMES, half))
+    group = FeatureMaps([FeatureGroup([0], maps, maps, [(320, 320)])], 1)
+    ours = half_size_box_features(heads, group, names, box)[0]  # type: ignore[arg-type]
+    assert main[0].unique().tolist() == [max(level, 1)]
+    assert ours[0].unique().tolist() == [max(level, 1) - 1]
+    assert pooling_levels(heads, names, box).tolist() == [max(level, 1) - 1]  # type: ignore[arg-type]
+    assert torch.allclose(main[2:], ours[2:], atol=1e-3)
+    # Equal strides in pixels of the full-size image mean the same grid of cells.
+    cells = pyramid(320, 320, 1.0)
+    own = FeatureMaps([FeatureGroup([0], dict(zip(NAMES, cells)), {}, [(320, 320)])], 1)
+    found = half_size_box_features(heads, own, names, box)[0]  # type: ignore[arg-type]
+    shifted = max(level, 1) - 1
+    assert torch.allclose(main[2:] / STRIDES[shifted + 1], found[2:] / STRIDES[shifted], atol=1e-4)

@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, Method, StepContext, build_methods
+from ssod.methods.lsm.half_size import HALF_SIZE
 from ssod.methods.lsm.method import PIM
 from ssod.methods.lsm.thresholds import main_threshold
 from ssod.structures import PseudoLabels, SSODBatch, View
@@ -244,6 +245,31 @@ def test_rois_of_disabled_maps_are_dropped(names: Tuple[str, ...], kept: bool) -
     assert (len(rig.branch().scores) > 0) == kept
 
 
+def test_one_forward_one_rpn_one_nms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student: one pass of the backbone for the main view and one for the half-size images; proposals once."""
+    rig = Rig(config(*FULL), [[(BOX, 1, 0.6)], []])
+    student, calls = rig.core.student, []
+    for name in ("backbone", "proposal_generator.rpn_head"):
+        module = student.get_submodule(name)
+        module.register_forward_hook(lambda m, args, out, n=name: calls.append((n, args)))
+    rpn = student.proposal_generator
+    nms = rpn.predict_proposals
+    rpn.predict_proposals = lambda *args: calls.append(("nms", args)) or nms(*args)
+    losses = rig.step()
+    assert losses["loss_self_distillation"] > 0
+    names = [name for name, _ in calls]
+    assert names == ["backbone", "proposal_generator.rpn_head", "nms", "backbone"]
+    main, half = (args[0].shape for name, args in calls if name == "backbone")
+    assert main == (6, 3, 64, 64) and half == (2, 3, 32, 32)
+    # Sampled anew, but from the main branch's proposals and the labels themselves.
+    known = [
+        {tuple(box) for box in [*row.proposal_boxes.tensor.tolist(), BOX]}
+        for row in rig.outputs.unlabeled.proposals
+    ]
+    for roi, boxes in zip(rig.branch().rois, known):
+        assert len(roi) and {tuple(box) for box in roi.proposal_boxes.tensor.tolist()} <= boxes
+
+
 def test_levels_are_dropped_row_by_row() -> None:
     from ssod.methods.lsm.branch import drop_levels
 
@@ -300,6 +326,53 @@ def test_image_level_rejection_holds_for_pim() -> None:
     assert pim.masks(pseudo, context)[0].tolist() == [False, True, False, True]
     TwoStage.mode = "mine"  # there it only adds labels
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("host, key", [("SoftTeacher", "SOFT_TEACHER"), ("PseCo", "PSE_CO")])
+def test_other_hosts_learn_through_pim_what_they_leave_out(host: str, key: str) -> None:
+    keys = {f"{key}__SCORE_THRESHOLD": 0.7}
+    found = [[(BOX, 1, 0.6), (OTHER, 2, 0.9)], []]
+    rig = Rig(config(host, "PIM", "SelfDistillation", **keys), found)
+    passes: List[Any] = []
+    rig.core.student.backbone.register_forward_hook(lambda m, args, out: passes.append(args[0]))
+    losses = rig.step()
+    assert set(rig.outputs.unlabeled.labels.tolist()) == {2, 3}
+    assert set(torch.cat([roi.gt_classes for roi in rig.branch().rois]).tolist()) == {1, 2, 3}
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert all(losses[name] > 0 for name in LOSSES)
+    # PseCo's second view and PIM's are the same images, which pass once.
+    assert [len(images) for images in passes] == [6, 2] and set(rig.outputs.extra) == {HALF_SIZE}
+
+
+def test_stored_labels_are_as_good_as_the_teachers() -> None:
+    """STAC as host: the same labels give the same losses, without a teacher's forward."""
+    found = [[(BOX, 1, 0.6), (OTHER, 2, 0.9)], [(OTHER, 0, 0.65)]]
+    online = Rig(config(*FULL), found).step(False)
+    rig = Rig(config(*FULL), found)
+    samples = [
+        replace(sample, stored=detections(rows)) for sample, rows in zip(rig.batch.unlabeled, found)
+    ]
+    rig.batch = SSODBatch(rig.batch.labeled, samples)
+    rig.core.label = None  # type: ignore[assignment,method-assign]
+    stored = rig.step(False)
+    assert stored.keys() == online.keys() and set(LOSSES) < stored.keys()
+    for name, loss in stored.items():
+        assert loss.item() == online[name].item(), name
+
+
+def test_a_map_for_the_half_size_images_alone_is_touched_in_burn_in() -> None:
+    """The box head and the RPN from P3 on: P2 has no other use, and DDP wants its gradient."""
+    cfg = config(*FULL)
+    cfg.MODEL.RPN.IN_FEATURES = ["p3", "p4", "p5", "p6"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8], [16], [32], [48]]
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p3", "p4", "p5"]
+    for found in ([], [[(BOX, 1, 0.6)], []]):
+        rig = Rig(cfg, found)
+        losses = rig.step()
+        assert (losses["loss_cls_pim"] > 0) == bool(found)
+        assert all(p.grad is not None for p in rig.core.student.backbone.parameters())
+    p2 = rig.core.student.backbone.fpn_output2.weight
+    assert p2.grad.any()  # its RoIs, small ones, come from P3
 
 
 def test_mlc_is_the_main_branch_at_half_size() -> None:

@@ -26,7 +26,7 @@ from ssod.methods.hosts.assignment import (
     prediction_guided_assignment,
 )
 from ssod.methods.hosts.second_view import align_levels
-from ssod.methods.lsm.half_size import half_size
+from ssod.methods.lsm.half_size import HALF_SIZE, add_half_size_view, idle_gradient
 from ssod.modeling.losses import foreground_deltas
 from ssod.modeling.outputs import Outputs
 from ssod.modeling.roi_heads import BoxPredictions, classify, roi_losses
@@ -113,9 +113,8 @@ class PseCo(Method):
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
         if views.unlabeled is None:
             return views
-        halves = [half_size(image) for image in views.unlabeled.images]
         unlabeled = replace(views.unlabeled, sample_rois=partial(self._sample_rois, context))
-        return replace(views, unlabeled=unlabeled, extra={**views.extra, self.name: halves})
+        return add_half_size_view(replace(views, unlabeled=unlabeled))
 
     @torch.no_grad()
     def _sample_rois(
@@ -201,14 +200,11 @@ class PseCo(Method):
     ) -> Dict[str, Tensor]:
         view = outputs.unlabeled
         if view is None:
-            # A level that serves the second view alone idles, and DDP wants a gradient of everything.
-            groups = outputs.labeled.maps.groups
-            corners = [maps[0, 0, 0, 0] for group in groups for maps in group.features.values()]
-            return {"loss_cls_pseco": 0.0 * torch.stack(corners).float().sum()}
+            return {"loss_cls_pseco": idle_gradient(outputs)}
         heads, rpn = context.student.roi_heads, context.student.proposal_generator
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in view.view.images]
         names = {*heads.box_in_features, *rpn.in_features}
-        maps = align_levels(outputs.extra[self.name], names, sizes)
+        maps = align_levels(outputs.extra[HALF_SIZE], names, sizes)
         with (
             EventStorage()
         ):  # Detectron2's sampling counts anchors under names that belong to the main branch

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Collection, Dict, List, Sequence, Tuple
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssod.methods.lsm.half_size import level_below
 from ssod.modeling.features import FeatureGroup, FeatureMaps
 
 
@@ -32,8 +32,7 @@ def align_levels(
 
 
 def _level(features: Dict[str, Tensor], name: str) -> Tensor:
-    found = re.fullmatch(r"(\D+)(\d+)", name)
-    below = f"{found.group(1)}{int(found.group(2)) - 1}" if found else ""
-    if below in features:
+    below = level_below(name, features)
+    if below:
         return features[below]
     return F.interpolate(features[name], scale_factor=2.0, mode="nearest")

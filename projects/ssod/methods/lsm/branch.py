@@ -8,7 +8,7 @@ Shapes: N images, R sampled RoIs over all of them, K foreground classes, D box-h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
@@ -22,10 +22,12 @@ from torch import Tensor
 from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext
 from ssod.methods.lsm.half_size import (
-    half_size,
+    HALF_SIZE,
+    add_half_size_view,
     half_size_box_features,
+    half_size_levels,
+    idle_gradient,
     pooling_levels,
-    shift_aligned_levels,
 )
 from ssod.modeling.outputs import Outputs
 from ssod.modeling.roi_heads import BoxPredictions, roi_losses, sample_rois
@@ -72,7 +74,7 @@ def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) 
     """Leaves out the RoIs of disabled maps.
 
     Args:
-        rois: N `Instances`, R rows. levels: (R,) int64. enabled: one entry a level.
+        rois: N `Instances`, R rows. levels: (R,) int64, the map of each. enabled: one entry a map.
     """
     if all(enabled):
         return rois
@@ -87,7 +89,7 @@ class HalfSizeBranch(Method):
 
     Args:
         loss_weight: of the branch. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
-        in_features: names of the box head's levels whose half-size maps take part; None: all of them.
+        in_features: which of the `half_size_levels` take part; None: all of them.
         cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
 
@@ -105,7 +107,10 @@ class HalfSizeBranch(Method):
         self.in_features = in_features
         self.cls_loss = cls_loss
         self.focal_gamma = focal_gamma
+        # The half-size maps, and which of them take part.
+        self.levels: List[str] = []
         self.enabled: List[bool] = []
+        self.idles_in_burn_in = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -117,15 +122,18 @@ class HalfSizeBranch(Method):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         names = list(student.roi_heads.box_in_features)
-        # The coarsest level's RoIs move one level down, so that its own half-size map is never used.
-        usable = names[:-1] or names
-        chosen = usable if self.in_features is None else list(self.in_features)
-        if not chosen or not set(chosen) <= set(usable):
+        self.levels = half_size_levels(names, student.backbone.output_shape())
+        chosen = self.levels if self.in_features is None else list(self.in_features)
+        if not chosen or not set(chosen) <= set(self.levels):
             raise UserError(
-                f"SSOD.{self.name}.IN_FEATURES is {chosen}: name some of {', '.join(usable)}, the levels of the box head "
-                "but the coarsest."
+                f"SSOD.{self.name}.IN_FEATURES is {chosen}: name some of {', '.join(self.levels)}, whose half-size maps stand "
+                f"in for the box head's {', '.join(names)}."
             )
-        self.enabled = [name in chosen for name in names]
+        self.enabled = [name in chosen for name in self.levels]
+        self.idles_in_burn_in = self.levels[0] not in {
+            *names,
+            *student.proposal_generator.in_features,
+        }
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Which labels of the strong view the branch learns: one bool (M,) an image."""
@@ -136,10 +144,7 @@ class HalfSizeBranch(Method):
         return predictor.cls_score(features)
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
-        if views.unlabeled is None:
-            return views
-        images = [half_size(image) for image in views.unlabeled.images]
-        return replace(views, extra={**views.extra, self.name: images})
+        return add_half_size_view(views)
 
     def run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
         """The branch's RoIs and predictions, computed once a step by whoever needs them first."""
@@ -156,10 +161,10 @@ class HalfSizeBranch(Method):
         # Sampling counts RoIs under names that belong to the main branch.
         with EventStorage():
             rois = sample_rois(heads, view.proposals, targets)
-        levels = pooling_levels(heads.box_pooler, [roi.proposal_boxes for roi in rois])
-        rois = drop_levels(rois, shift_aligned_levels(levels), self.enabled)
+        levels = pooling_levels(heads, self.levels, [roi.proposal_boxes for roi in rois])
+        rois = drop_levels(rois, levels, self.enabled)
         boxes = [roi.proposal_boxes for roi in rois]
-        features = half_size_box_features(heads, outputs.extra[self.name], boxes)
+        features = half_size_box_features(heads, outputs.extra[HALF_SIZE], self.levels, boxes)
         flat = features.flatten(1)
         predictor = heads.box_predictor
         logits, deltas = self.logits(predictor, flat), predictor.bbox_pred(flat)
@@ -168,8 +173,9 @@ class HalfSizeBranch(Method):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
+        name = self.name.lower()
         if outputs.unlabeled is None:
-            return {}
+            return {f"loss_cls_{name}": idle_gradient(outputs)} if self.idles_in_burn_in else {}
         branch = self.run(outputs, context)
         losses = roi_losses(
             context.student.roi_heads,
@@ -181,6 +187,5 @@ class HalfSizeBranch(Method):
             self.focal_gamma,
         )
         foreground = (branch.scores > 0).float().sum() / len(branch.rois)
-        name = self.name.lower()
         get_event_storage().put_scalar(f"{name}/foreground_rois_per_image", float(foreground))
         return {f"{key}_{name}": self.loss_weight * loss for key, loss in losses.items()}
