@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 
 from ssod.errors import UserError
 from ssod.evaluation.ensemble import EnsemblePredictor, fuse_predictions, load_ensemble
-from ssod.tools import ensemble
+from ssod.tools import ensemble, run_phases
 from tiny import tiny_cfg, with_squares
 
 
@@ -96,6 +96,23 @@ def test_command(squares: Path, tmp_path: Path, weights: List[str], capsys) -> N
                 "()",
             ]
         )
+
+
+def test_missing_package_is_one_line(
+    squares: Path, tmp_path: Path, weights: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssod.evaluation.ensemble.find_spec", lambda name: None)
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", ("ScoreThreshold",))
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    for command in (
+        lambda: fuse_predictions([found([]), found([])], 0.55),
+        lambda: EnsemblePredictor(cfg, weights),
+        lambda: run_phases.main(["--config-file", str(path)]),
+    ):
+        with pytest.raises(UserError, match="pip install ensemble-boxes"):
+            command()
+    assert not (tmp_path / "run").exists()  # before any training
 
 
 def test_no_weights() -> None:

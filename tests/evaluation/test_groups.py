@@ -221,6 +221,20 @@ def test_more_detections_than_cocos_hundred_count(declare: Any, tmp_path: Path) 
     assert run(declare(FORMAT="lvis"), outputs, tmp_path)["AP"] == 0
 
 
+def test_without_the_lvis_package(
+    declare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ssod.engine.trainer import SSODTrainer
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for start in (lambda: run(cfg, [], tmp_path), lambda: SSODTrainer(cfg)):
+        cfg = declare(FORMAT="lvis")
+        with pytest.raises(UserError, match="pip install --no-deps lvis") as error:
+            start()
+        assert "\n" not in str(error.value) and cfg.DATASETS.TEST[0] in str(error.value)
+    run(declare(FORMAT="coco"), detections(ALL), tmp_path)
+
+
 def test_files_that_are_not_lvis(declare: Any, truth: Path, tmp_path: Path) -> None:
     pytest.importorskip("lvis")
     content = json.loads(truth.read_text())

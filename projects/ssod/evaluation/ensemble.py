@@ -5,6 +5,7 @@ Shapes: M predictions of one detector on one image; boxes are XYXY in absolute p
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
@@ -16,6 +17,12 @@ from torch import nn
 
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
+
+
+def check_fusion() -> None:
+    """Raises `UserError` where the package is missing; commands that need it hours later ask at their start."""
+    if find_spec("ensemble_boxes") is None:
+        raise UserError("Ensembles need the package ensemble-boxes: pip install ensemble-boxes.")
 
 
 def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> Instances:
@@ -31,6 +38,7 @@ def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> 
     Returns:
         `Instances` on the CPU, by descending score.
     """
+    check_fusion()
     from ensemble_boxes import weighted_boxes_fusion  # compiles itself: only who needs it waits
 
     height, width = predictions[0].image_size
@@ -80,6 +88,7 @@ def load_ensemble(cfg: CfgNode, weights: Sequence[str]) -> EnsembleModel:
     """The detectors of one config with different weights; of full checkpoints the teachers."""
     if not weights:
         raise UserError("An ensemble needs at least one file of weights: name some.")
+    check_fusion()
     models = [load_detector(cfg, path, None) for path in weights]
     return EnsembleModel(models, iou_threshold=cfg.SSOD.MULTI_PHASE.FUSION_IOU)
 

@@ -29,6 +29,16 @@ MAX_DETECTIONS = 300
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
+def require_lvis(dataset_name: str) -> None:
+    """Raises `UserError` if the dataset needs the `lvis` package, which is not there."""
+    if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis":
+        return
+    if importlib.util.find_spec("lvis") is None:
+        raise UserError(
+            f"{dataset_name} has FORMAT lvis, whose evaluation needs a package: pip install --no-deps lvis."
+        )
+
+
 class FederatedEvaluator(LVISEvaluator):
     """Detectron2's `LVISEvaluator`, whose box metrics add those of the groups of the dataset's `groups_file`, if it has one.
 
@@ -36,10 +46,8 @@ class FederatedEvaluator(LVISEvaluator):
     """
 
     def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs: Any) -> None:
-        path = MetadataCatalog.get(dataset_name).json_file
-        if importlib.util.find_spec("lvis") is None:
-            raise UserError(f"{dataset_name} has FORMAT lvis: pip install --no-deps lvis.")
-        _check_file(path)
+        require_lvis(dataset_name)
+        _check_file(MetadataCatalog.get(dataset_name).json_file)
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(dataset_name, output_dir=output_dir, **kwargs)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -132,3 +134,24 @@ def test_softmax_weights() -> None:
     weights = weights_from_logits(torch.tensor([0.0, 1.0, -1.0]))
     assert float(weights.sum()) == pytest.approx(3.0)
     assert float(weights[1] / weights[0]) == pytest.approx(2.718282, rel=1e-5)
+
+
+def test_the_digit_scenes_rate_brings_rare_classes_up_within_their_run() -> None:
+    """configs/digit_scenes/ci_ssod moves 10 classes in tens of steps, not in the paper's thousands."""
+    from ssod.engine.setup import load_config
+
+    path = Path(__file__).parents[3] / "configs" / "digit_scenes" / "ci_ssod.yaml"
+    node = load_config(str(path)).SSOD.GRADIENT_REWEIGHTING
+    low, high = node.BOUNDS
+    # Untrained, so that all that tells classes apart is how often they occur.
+    frequency = torch.tensor([8.0] * 5 + [1.0] * 5 + [120.0])
+    labels = torch.repeat_interleave(torch.arange(11), frequency.long())
+    matrix = gradient_matrix(torch.zeros(len(labels), 11), labels, "focal", 1.0)
+    found = {n: weights_from_logits(jacobi(matrix, low, high, node.LR, n)) for n in (50, 400)}
+    for weights in found.values():
+        assert weights[5:10].min() > weights[:5].max() > weights[10]
+        assert weights.isfinite().all() and weights.max() <= high
+    assert found[50][5:10].mean() > 1.3
+    assert found[400][5:10].mean() > found[50][5:10].mean()
+    paper = weights_from_logits(jacobi(matrix, low, high, 0.01, 50))
+    assert paper[5:10].mean() < 1.1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from runs import digest, method_cfg, state_of, train
 from ssod.data.catalog import load_labeled
+from ssod.data.loader import build_train_loader
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import TrainingData, build_methods
@@ -113,10 +116,9 @@ def test_other_methods_roi_weights_stay_in_the_matrix(storage: Any) -> None:
 def test_weights_are_one_during_warm_up_and_move_after_it(storage: Any) -> None:
     core = build(("ScoreThreshold", GBR), "SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 2)
     balance = core.methods[GBR].balance
-    for _ in range(2):
-        core(batch())
-        assert balance.weights.tolist() == [1.0] * 4
-        assert balance.gradients.any()
+    core(batch())
+    assert balance.weights.tolist() == [1.0] * 4
+    assert balance.gradients.any()
     core(batch())
     assert (balance.weights != 1).any()
     assert float(balance.weights.sum()) == pytest.approx(4.0)
@@ -157,6 +159,10 @@ def test_burn_in_and_a_stream_without_images(storage: Any) -> None:
             ),
             "ScoreThreshold",
         ),
+        (("SSOD.GRADIENT_REWEIGHTING.LR", 0.0), "LR is 0.0"),
+        (("SSOD.GRADIENT_REWEIGHTING.LR", 2.5), "at most 2.0"),  # 3 classes
+        (("SSOD.GRADIENT_THRESHOLDING.EMA_DECAY", 1.0), "THRESHOLDING.EMA_DECAY"),
+        (("SSOD.CLASS_REBALANCING_SAMPLING.LABELED_REPEAT_THRESHOLD", -0.1), "LABELED_REPEAT"),
         (("SSOD.CLASS_REBALANCING_SAMPLING.GENERATIONS", 0), "GENERATIONS"),
         (("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", -0.5), "GAMMA"),
     ],
@@ -165,6 +171,17 @@ def test_bad_keys_are_one_line(keys: tuple[Any, ...], words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
         build((GBR, GBT, CRS), *keys)
     assert "\n" not in str(error.value)
+
+
+def test_bad_keys_of_the_comparators_are_one_line() -> None:
+    for method, key, value in (
+        ("LabelMatchThresholds", "SSOD.LABEL_MATCH.INITIAL_THRESHOLD", 1.5),
+        ("LabelMatchThresholds", "SSOD.LABEL_MATCH.EMA_DECAY", 1.0),
+        ("RepeatFactorSampling", "SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", -0.1),
+    ):
+        with pytest.raises(UserError, match=f"{key} is {value}: use") as error:
+            build((method,), key, value)
+        assert "\n" not in str(error.value)
 
 
 # ---------------------------------------------------------------- GbT
@@ -341,9 +358,24 @@ def run_cfg(squares: Path, output: Path, names: tuple[str, ...], steps: int) -> 
     return cfg
 
 
-def test_all_three_resume_in_the_middle_of_a_generation(squares: Path, tmp_path: Path) -> None:
+def factor_sources(trainer: Any) -> set[tuple[str, int]]:
+    """(method, snapshot id) in effect at any step of the run."""
+    return {pair for step in range(trainer.max_iter) for pair in trainer.board.in_effect(step)}
+
+
+def test_all_three_resume_in_the_middle_of_a_generation(
+    squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = (GBR, GBT, CRS)
+    built: List[Any] = []
+
+    def build_loader(*args: Any, **keywords: Any) -> Any:
+        built.append(build_train_loader(*args, **keywords))
+        return built[-1]
+
+    monkeypatch.setattr("ssod.engine.trainer.build_train_loader", build_loader)
     whole = train(run_cfg(squares, tmp_path / "whole", names, 10))
+    assert len(built) == 1 and len({id for _, id in factor_sources(whole)}) > 1
     assert whole.core.methods[CRS].begins == {1: 0, 4: 1, 7: 2}
     cfg = run_cfg(squares, tmp_path / "parts", names, 10)
     train(cfg)
@@ -379,8 +411,11 @@ def test_report_sections_of_a_run(squares: Path, tmp_path: Path) -> None:
         assert "nan" not in section.html.split("base64")[0]
     weights = run.series(f"{GBR}/weight/red")
     assert [step for step, _ in weights][-1] == 4
-    (tmp_path / "run" / "ci_ssod" / f"{GBR}_step_2.npz").write_bytes(b"half a file")
-    assert GradientReweighting.report_section(run) is not None
+    file = tmp_path / "run" / "ci_ssod" / f"{GBR}_step_2.npz"
+    for part in (b"no archive", file.read_bytes()[:100], b""):
+        file.write_bytes(part)
+        section = GradientReweighting.report_section(run)
+        assert section is not None and "step 2" not in section.html
 
 
 def test_labelled_images_alone(squares: Path, tmp_path: Path) -> None:
@@ -409,11 +444,29 @@ def test_scaling_to_more_processes() -> None:
         assert scaled.GRADIENT_THRESHOLDING.EMA_DECAY == pytest.approx(0.9995**0.5)
 
 
-def test_heat_map_is_a_picture() -> None:
+def picture_of(matrix: np.ndarray) -> np.ndarray:
     from ssod.methods.ci_ssod.report import heat_map
 
-    for matrix in (np.zeros((4, 4)), np.diag([-1.0, -0.1]), np.random.rand(1204, 1204)):
-        assert heat_map(matrix).startswith("data:image/png;base64,")
+    kind, _, data = heat_map(matrix).partition(",")
+    assert kind == "data:image/png;base64"
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+
+
+def test_heat_map() -> None:
+    assert (picture_of(np.zeros((4, 4))) == 255).all()
+    picture = picture_of(np.array([[-1.0, 0.1], [1e-6, -0.01]]))
+    side = len(picture) // 2
+    colours = picture[::side, ::side].astype(int)  # BGR
+    assert colours[0, 0].tolist() == [178, 114, 0]  # the largest pushes the logit up
+    assert colours[0, 1].argmax() == 2 and colours[1, 1].argmin() == 2
+    assert colours[1, 0].tolist() == [255] * 3  # more than three decades smaller
+
+
+def test_heat_map_of_many_classes_keeps_the_strongest() -> None:
+    picture = picture_of(np.diag(np.r_[np.full(1203, -1.0), -1e-2]))
+    assert 200 <= len(picture) <= 280
+    assert (picture[np.arange(241), np.arange(241)] != 255).any(axis=1).all()
+    assert (picture[0, 1:] == 255).all()
 
 
 def test_weights_are_a_function_of_the_matrix_alone() -> None:

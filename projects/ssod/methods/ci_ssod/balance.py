@@ -32,7 +32,7 @@ class ClassBalance(nn.Module):
     Args:
         num_classes: K. decay: of the moving average. lr: of plain gradient descent on `a`.
         solver: "jacobi", or "direct": `a` is the logarithm of the direct solution, clamped.
-        bounds: of the weights before the logarithm. warmup: updates before `a` starts to move.
+        bounds: of the weights before the logarithm. warmup: updates of the matrix before `a` starts to move.
         loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
     """
 
@@ -61,6 +61,10 @@ class ClassBalance(nn.Module):
             raise UserError(f"{node}.BOUNDS is {tuple(bounds)}: use 0 < low <= 1 <= high.")
         if not 0 <= decay < 1:
             raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
+        if not 0 < lr <= (num_classes + 1) / 2:
+            raise UserError(
+                f"{node}.LR is {lr}: use a value above 0, at most {(num_classes + 1) / 2}, or steps overshoot."
+            )
         self.decay, self.lr, self.solver = decay, lr, solver
         self.low, self.high = bounds
         self.warmup = warmup
@@ -129,4 +133,4 @@ class ClassBalance(nn.Module):
             target = jacobi_target(self.gradients, self.weights, self.low, self.high)
             moved = alignment_step(self.logits, target, self.lr)
         # As tensors, so that a GPU need not be waited for.
-        self.logits.copy_(torch.where(self.updates > self.warmup, moved, self.logits))
+        self.logits.copy_(torch.where(self.updates >= self.warmup, moved, self.logits))

@@ -14,6 +14,7 @@ from detectron2.engine import HookBase
 from torch import Tensor
 
 from ssod.engine.comm import all_reduce_sum
+from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
 from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
 from ssod.methods.ci_ssod.recording import RecordArrays
@@ -52,6 +53,11 @@ class LabelMatchThresholds(ClassThresholds):
         record_period: int,
     ) -> None:
         super().__init__()
+        node = "SSOD.LABEL_MATCH"
+        if not 0.0 <= initial <= 1.0:
+            raise UserError(f"{node}.INITIAL_THRESHOLD is {initial}: use a score between 0 and 1.")
+        if not 0 <= decay < 1:
+            raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
         self.initial, self.decay = initial, decay
         self.output_dir, self.record_period = output_dir, record_period
         self.class_names: List[str] = []

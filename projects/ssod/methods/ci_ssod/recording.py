@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import zipfile
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -79,6 +80,6 @@ def read_recorded(output_dir: str, name: str) -> List[Tuple[int, Dict[str, np.nd
         try:
             with np.load(path, allow_pickle=False) as file:
                 rows.append((step, {key: file[key] for key in file.files}))
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
             continue
     return rows

@@ -25,10 +25,21 @@ _DECADES = 3.0  # gradients smaller than the largest by more are white
 
 
 def heat_map(matrix: np.ndarray, pixels: int = 280) -> str:
-    """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a logarithmic scale."""
-    size = np.abs(matrix)
+    """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a logarithmic scale.
+
+    Of more classes than pixels, a pixel shows the largest gradient of a block, so that the diagonal stays visible.
+    """
+    block = -(-len(matrix) // pixels)
+    if block > 1:
+        size = -(-len(matrix) // block)
+        padded = np.pad(matrix, (0, size * block - len(matrix)))
+        blocks = padded.reshape(size, block, size, block).swapaxes(1, 2).reshape(size, size, -1)
+        strongest = np.abs(blocks).argmax(axis=2)[..., None]
+        matrix = np.take_along_axis(blocks, strongest, axis=2)[..., 0]
+    strength = np.abs(matrix)
     with np.errstate(divide="ignore"):
-        depth = 1 + np.log10(size / size.max()) / _DECADES if size.max() > 0 else 0 * size
+        largest = strength.max()
+        depth = 1 + np.log10(strength / largest) / _DECADES if largest > 0 else 0 * strength
     depth = np.clip(depth, 0.0, 1.0)[..., None]
     colours = np.where(matrix[..., None] < 0, (178.0, 114.0, 0.0), (0.0, 60.0, 200.0))  # BGR
     picture = (255 + depth * (colours - 255)).astype(np.uint8)

@@ -46,10 +46,15 @@ class RepeatFactorSampling(Method):
 
     needs_unlabeled = False
     conflicts: tuple[str, ...] = ("ClassRebalancingSampling",)  # has it built in
+    threshold_key = "SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD"
     published: Tensor
 
     def __init__(self, *, threshold: float) -> None:
         super().__init__()
+        if threshold < 0:
+            raise UserError(
+                f"{self.threshold_key} is {threshold}: use a share of images, 0 or more."
+            )
         self.threshold = threshold
         # Part of the state: a run that resumes has published already, one that branches off has not.
         self.register_buffer("published", torch.zeros((), dtype=torch.bool))
@@ -92,6 +97,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
 
     needs_unlabeled = True
     conflicts = ("RepeatFactorSampling",)
+    threshold_key = "SSOD.CLASS_REBALANCING_SAMPLING.LABELED_REPEAT_THRESHOLD"
     thresholds: Tensor
 
     def __init__(

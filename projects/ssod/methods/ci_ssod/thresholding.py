@@ -71,6 +71,8 @@ class GradientThresholding(ClassThresholds):
             raise UserError(
                 f"{node}: USE_GRADIENT and USE_SCORE are both off: use ScoreThreshold instead."
             )
+        if not 0 <= score_decay < 1:
+            raise UserError(f"{node}.EMA_DECAY is {score_decay}: use a value from 0 to below 1.")
         self.balance = balance
         self.base, self.low, self.high = base, low, high
         self.score_decay = score_decay
