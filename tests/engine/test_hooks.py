@@ -90,3 +90,12 @@ def test_console_line_counts_pseudo_labels(storage: Any, caplog: Any) -> None:
     assert "total_loss 1.500" in caplog.records[0].message
     assert "pseudo-boxes/image 2.0 of 9.0" in caplog.records[0].message
     assert "eta 0:" in caplog.records[1].message and "pseudo" not in caplog.records[1].message
+
+
+def test_no_console_line_after_the_last_step(storage: Any, caplog: Any) -> None:
+    writer = ConsoleWriter(max_iter=2)
+    with caplog.at_level(logging.INFO):
+        for step in range(3):  # training ends with one more write, at step max_iter + 1
+            storage.iter = step
+            writer.write()
+    assert [record.message.split("  ")[0] for record in caplog.records] == ["step 1/2", "step 2/2"]

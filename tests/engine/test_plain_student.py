@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
-from runs import digest, state_of, train
+from runs import RETINANET, digest, state_of, train, with_stored_labels
 from ssod.engine.plain_student import PlainTeacherStudent, build_core
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.trainer import evaluate_checkpoint
@@ -30,9 +30,8 @@ def retina_cfg(methods: tuple[str, ...] = METHODS) -> CfgNode:
     cfg = tiny_cfg()
     cfg.merge_from_list(
         [
-            *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 3),
-            *("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
-            *("MODEL.RETINANET.NUM_CONVS", 1, "SSOD.METHODS", methods),
+            *RETINANET,
+            *("SSOD.METHODS", methods),
             *("SSOD.PSEUDO_LABELS", "stored.json" if methods else ""),
         ]
     )
@@ -136,15 +135,8 @@ def test_no_label_at_all_trains_on_background() -> None:
 
 
 def run_cfg(root: Path, output: Path, methods: tuple[str, ...] = METHODS) -> CfgNode:
-    output.mkdir(parents=True, exist_ok=True)
     cfg = with_squares(retina_cfg(methods), root, output, methods)
-    if methods:
-        value = json.loads((root / "unlabeled.json").read_text())
-        for annotation in value["annotations"]:
-            annotation["score"] = 0.8
-        (output / "stored.json").write_text(json.dumps(value))
-        cfg.SSOD.PSEUDO_LABELS = str(output / "stored.json")
-    return cfg
+    return with_stored_labels(cfg, root, output) if methods else cfg
 
 
 def test_run_resume_evaluate_export(squares: Path, tmp_path: Path) -> None:

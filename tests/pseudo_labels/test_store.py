@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
-from runs import digest, state_of, train
+from runs import digest, state_of, train, with_stored_labels
 from ssod.data.catalog import load_unlabeled
 from ssod.data.mapper import TwoViewMapper, stored_instances
 from ssod.engine.teacher_student import TeacherStudent
@@ -67,10 +68,12 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     assert only["stored"]["classes"].tolist() == [0]
 
 
-def test_boxes_without_area_are_skipped(tmp_path: Path, caplog) -> None:
-    value = content(["a.png"], [row(1, [1, 2, 0, 20]), row(1, [1, 2, 3, 4])])
+def test_unusable_boxes_are_skipped_and_counted(tmp_path: Path, caplog) -> None:
+    boxes: List[Any] = [[1, 2, 0, 20], [1, 2, 3, 4], [1, 2, 3], [], ["x", 2, 3, 4], [1, None, 3, 4]]
+    value = content(["a.png"], [row(1, box) for box in boxes])
     (only,) = attach_stored_labels(RECORDS, write(tmp_path, value), CLASSES)
-    assert len(only["stored"]["boxes"]) == 1
+    assert only["stored"]["boxes"].tolist() == [[1, 2, 4, 6]]
+    assert "skipped 5 unusable boxes (1 no area, 4 not four finite numbers)" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -151,18 +154,8 @@ def test_mapper_moves_labels_with_the_pixels(squares: Path) -> None:
     assert len(widths) > 2
 
 
-def stored_squares(root: Path, output: Path, methods: tuple[str, ...], **keys: Any):
-    """A config that trains on the true boxes of the unlabelled squares, stored with scores."""
-    output.mkdir(parents=True, exist_ok=True)
-    value = json.loads((root / "unlabeled.json").read_text())
-    for annotation in value["annotations"]:
-        annotation["score"] = 0.8
-    cfg = with_squares(tiny_cfg(), root, output, methods)
-    cfg.SSOD.PSEUDO_LABELS = write(output, value)
-    cfg.SSOD.BURN_IN_STEPS = 0
-    for key, item in keys.items():
-        cfg.SSOD[key] = item
-    return cfg
+def stored_squares(root: Path, output: Path, methods: tuple[str, ...]) -> CfgNode:
+    return with_stored_labels(with_squares(tiny_cfg(), root, output, methods), root, output)
 
 
 METHODS = ("ScoreThreshold", "PseudoBoxRegression")

@@ -146,6 +146,20 @@ def test_goes_on_after_a_kill(
     assert models["a.pth"].calls == 12
 
 
+def test_a_runs_own_config_finds_the_predictions_again(config: Path, squares: Path) -> None:
+    dumped = load_config(str(config))
+    fresh = with_squares(tiny_cfg(), squares, config.parent / "run", ("ScoreThreshold",))
+    weights, records = str(config.parent / "a.pth"), load_unlabeled(dumped)
+    for tta in (False, True):
+        assert predictions._digest(dumped, weights, records, tta) == predictions._digest(
+            fresh, weights, records, tta
+        )
+    fresh.INPUT.MIN_SIZE_TEST = 96
+    assert predictions._digest(dumped, weights, records, False) != predictions._digest(
+        fresh, weights, records, False
+    )
+
+
 def test_ranks_share_the_shards(
     config: Path, models: Dict[str, Fake], squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ class CocoSet:
                     '"categories": correct it or add the category.'
                 )
             box = annotation.get("bbox") or []
-            problem = box_problem(_corners(box), record.get("height"), record.get("width"))
+            problem = box_problem(corners(box), record.get("height"), record.get("width"))
             if problem:
                 skipped.add(label, problem)
                 continue
@@ -186,7 +186,7 @@ class CocoSet:
         annotations = read_json(self.annotations).get("annotations", [])
         return all(
             {"id", "area", "iscrowd"} <= a.keys()
-            and not box_problem(_corners(a.get("bbox") or []), None, None)
+            and not box_problem(corners(a.get("bbox") or []), None, None)
             for a in annotations
         )
 
@@ -202,7 +202,7 @@ class LvisSet(CocoSet):
         return True  # LVIS reads the file itself, which has no "iscrowd"
 
 
-def _corners(box: List[Any]) -> List[Any]:
+def corners(box: List[Any]) -> List[Any]:
     """XYXY of an XYWH box; anything else is returned for `box_problem` to name."""
     if len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
         return []

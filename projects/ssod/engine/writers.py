@@ -27,6 +27,8 @@ class ConsoleWriter(EventWriter):
     def write(self) -> None:
         storage = get_event_storage()
         now, step = time.perf_counter(), storage.iter + 1
+        if step > self.max_iter:  # Detectron2 writes once more after the last step
+            return
         eta = speed = "?"
         if self._last is not None and step > self._last[1]:
             seconds = (now - self._last[0]) / (step - self._last[1])

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from ssod.engine.setup import load_config, setup
 from ssod.engine.trainer import SSODTrainer
+from ssod.evaluation.ensemble import check_fusion
 from ssod.phases.plan import Phase, check_unchanged, plan_phases
 from ssod.phases.summary import summarise_phases
 from ssod.pseudo_labels.labelling import label_images
@@ -28,6 +29,7 @@ def run_phases(config_file: str, opts: Sequence[str]) -> None:
     """
     cfg = load_config(config_file, opts)
     phases = plan_phases(cfg)
+    check_fusion()
     check_unchanged(phases, config_file, opts)
     comm.synchronize()  # before any rank writes a config
     cache = os.path.join(cfg.OUTPUT_DIR, "predictions")

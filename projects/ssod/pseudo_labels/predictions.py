@@ -151,18 +151,18 @@ def _predict_shards(
         generator=torch.Generator().manual_seed(0),
     )
     bar = tqdm(
-        loader,
         total=len(indices),
-        desc=os.path.basename(weights),
+        desc=os.sep.join(os.path.abspath(weights).split(os.sep)[-2:]),
         unit="image",
         mininterval=1.0,
         disable=not comm.is_main_process(),
     )
-    results = iter(bar)
+    results = iter(loader)
     for shard in shards:
         rows = []
         for _ in store.indices(shard):
             item = next(results)
+            bar.update()
             if isinstance(item, str):
                 rows.append(Prediction(None, item))
                 continue
@@ -230,9 +230,10 @@ def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: 
     model.defrost()
     model.WEIGHTS = model.DEVICE = ""
     sizes: Tuple[Any, ...] = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
-    augmented = cfg.TEST.AUG.dump() if tta else ""
-    settings = [model.dump(), sizes, cfg.TEST.DETECTIONS_PER_IMAGE, augmented, SHARD_SIZE]
-    sha = hashlib.sha256(json.dumps(settings).encode())
+    augmented = cfg.TEST.AUG if tta else None
+    settings = [model, sizes, cfg.TEST.DETECTIONS_PER_IMAGE, augmented, SHARD_SIZE]
+    # Not dump(), whose text depends on whether a config was itself read from a dump.
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for record in records:
         sha.update(record["file_name"].encode() + b"\0")
     try:

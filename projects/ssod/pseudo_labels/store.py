@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 import numpy as np
 
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco import category_map, read_coco
+from ssod.data.coco import category_map, corners, read_coco
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -134,8 +134,7 @@ def _rows(
             raise UserError(
                 f'{_KEY} {path}: {label} has no "score" between 0 and 1: add it (human labels belong in DATASETS.TRAIN).'
             )
-        x, y, width, height = (annotation.get("bbox") or [float("nan")] * 4)[:4]
-        box = [x, y, x + width, y + height]
+        box = corners(annotation.get("bbox") or [])
         problem = box_problem(box, *sizes[annotation["image_id"]])
         if problem:
             skipped.add(label, problem)

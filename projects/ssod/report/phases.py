@@ -49,12 +49,14 @@ def _quality(labels: Sequence[Dict[str, Any]]) -> str:
     if not measured:
         return ""
     headers = ["labels of phase", "images kept", "easy images %", "easy images % of the kept"]
-    headers += [f"{name} {subset} %" for subset in _SUBSETS for name in ("precision", "recall")]
+    headers += [f"precision / recall % {subset}" for subset in _SUBSETS]
     rows: List[List[str]] = []
     for entry in measured:
-        shares = [entry["easy_share"], entry["easy_share_kept"]]
-        shares += [value for subset in _SUBSETS for value in entry["quality"][subset]]
-        rows.append([str(entry["phase"]), str(entry["images"]), *(number(100 * v) for v in shares)])
+        row = [str(entry["phase"]), str(entry["images"])]
+        row += [number(100 * entry[key]) for key in ("easy_share", "easy_share_kept")]
+        for subset in _SUBSETS:
+            row.append(" / ".join(number(100 * value) for value in entry["quality"][subset]))
+        rows.append(row)
     return (
         "<p class=soft>Pseudo-labels of all unlabelled images against their truth; easy and difficult by the first "
         "phase's labels.</p>" + table(headers, rows)

@@ -74,6 +74,20 @@ def test_weights_are_the_formula_of_each_image(tmp_path: Path) -> None:
     assert wanted.min() < 0.9
 
 
+def test_mixed_precision_changes_nothing(tmp_path: Path) -> None:
+    core = build(tmp_path)
+    method = core.methods["UncertainNegatives"]
+    outputs, context = run(core)
+    found = []
+    for enabled in (False, True):
+        with EventStorage(0), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            weights = method.weigh(outputs, None, context).unlabeled.cls_weights
+            found.append((weights, method.losses(outputs, None, context)["loss_similarity"]))
+    (plain, loss), (mixed, mixed_loss) = found
+    assert torch.equal(plain, mixed) and torch.equal(loss, mixed_loss)
+    assert ((plain > 0.01) & (plain < 0.99)).any()  # where errors would show
+
+
 def test_similarity_loss_covers_both_streams_and_stays_in_its_head(tmp_path: Path) -> None:
     core = build(tmp_path, "SSOD.UNCERTAIN_NEGATIVES.SIMILARITY_LOSS_WEIGHT", 0.5)
     method = core.methods["UncertainNegatives"]

@@ -190,7 +190,7 @@ class UncertainNegatives(Method):
         return weight_section(run)
 
     def _embed(self, features: Tensor) -> Tensor:
-        # In single precision: exp(-50 exp(-14 D)) turns half precision's error of D into percents.
+        # In single precision, as all that follows.
         with torch.autocast(features.device.type, enabled=False):
             return self.embedding(features.float())
 

@@ -108,7 +108,9 @@ def _one_without_positives(weights: Tensor, positive_mask: Optional[Tensor]) -> 
 
 def _similarity(features: Tensor, others: Tensor) -> Tensor:
     """Eq. 3: (..., N, P) in [0, 1]."""
-    return (F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).mT).abs()
+    # Mixed precision would multiply in half precision: exp(-50 exp(-14 D)) turns its error of D into percents.
+    with torch.autocast(features.device.type, enabled=False):
+        return (F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).mT).abs()
 
 
 def _overlaps(boxes: Tensor, others: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
