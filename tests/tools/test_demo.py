@@ -25,7 +25,7 @@ def scene(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     configs.mkdir(parents=True)
     data.mkdir()
     (data / "digit_scenes").symlink_to(squares)
-    for name, methods in (("supervised", ()), ("unbiased_teacher", ("ScoreThreshold",))):
+    for name, methods in (("supervised", ()), ("best", ("ScoreThreshold",))):
         cfg = with_squares(tiny_cfg(), squares, tmp_path / "unused", methods)
         cfg.DATASETS.TEST = ("digit_scenes_test",)
         declared = cfg.SSOD.DATASETS
@@ -51,11 +51,9 @@ def test_demo_ends_with_table_pictures_and_report(scene: Path, capsys: Any) -> N
     output = scene / "output" / "demo"
     for name in ("detections.png", "pseudo.png", "report.html"):
         assert (output / name).stat().st_size > 1000 and name in printed
-    for run in ("supervised", "unbiased_teacher"):
+    for run in ("supervised", "best"):
         results = json.loads((output / run / "results.json").read_text())
         assert results["steps"] == 5
-        assert "Branching from" in (output / run / "log.txt").read_text()
-    assert "Branching" not in (output / "burn_in" / "log.txt").read_text()
 
 
 def test_second_call_trains_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,9 +68,12 @@ def test_wrong_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         demo.main([])
 
 
-def test_quoted_row_comes_from_the_committed_table(tmp_path: Path) -> None:
+def test_quoted_table_comes_from_the_committed_one(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    path.write_text("row,AP\nsupervised,1.0\nsupervised_all,2.0\n")
-    assert demo.quoted("supervised_all", str(path)) == {"row": "supervised_all", "AP": "2.0"}
-    assert demo.quoted("nothing", str(path)) is None
-    assert demo.quoted("supervised_all", str(tmp_path / "none.csv")) is None
+    path.write_text(
+        "row,AP_mean,gap_closed_percent,runs\nsupervised,1.04,0.0,1 of 1\nall,22.06,100.0,1 of 1\n"
+    )
+    lines = demo.measured(str(path)).splitlines()
+    assert lines[0].split() == ["system", "AP", "gap", "closed", "(%)", "runs"]
+    assert lines[-1].split() == ["all", "22.1", "100.0", "1", "of", "1"]
+    assert demo.measured(str(tmp_path / "none.csv")) == ""
