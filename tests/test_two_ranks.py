@@ -23,11 +23,30 @@ def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, 
 
 
 @pytest.mark.parametrize(
-    "case", ["toy", "live_bn", "threshold", "toy_resumed", "equal", *METHOD_NAMES]
+    "case",
+    [
+        *("toy", "live_bn", "threshold", "toy_resumed", "equal"),
+        *("stored", "stored_retinanet", "full_stack", *METHOD_NAMES),
+    ],
 )
 def test_ranks_agree_to_the_bit(found: Dict[str, Any], case: str) -> None:
     first, second = found[case]["digests"]
     assert first == second
+
+
+def test_the_running_number_of_positives_is_shared(found: Dict[str, Any]) -> None:
+    first, second = found["stored_retinanet"]["normalizers"]
+    assert first == second != 100  # where Detectron2 starts
+
+
+@pytest.mark.parametrize("refresh, steps", [("on_visit", [4, 6, 8]), ("sweep", [4, 7])])
+def test_crop_bank_reaches_both_ranks(found: Dict[str, Any], refresh: str, steps: list) -> None:
+    """Both ranks hold the same bank, publish it at the same steps, and draw from it."""
+    case = found[f"CropBank {refresh}"]
+    assert case["digests"][0] == case["digests"][1]
+    for rank in case["ranks"]:
+        assert [entry[1] for entry in rank["board"]] == steps
+        assert rank["visited"] == 12 and rank["pasted_from_pseudo"] > 0
 
 
 def test_two_ranks_resume_to_the_bit(found: Dict[str, Any]) -> None:

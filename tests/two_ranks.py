@@ -12,12 +12,15 @@ import torch  # noqa: E402
 from detectron2.utils import comm  # noqa: E402
 
 from runs import (  # noqa: E402
+    FULL_STACK,
     METHOD_NAMES,
+    RETINANET,
     digest,
     method_cfg,
     quota_free,
     state_of,
     train,
+    with_stored_labels,
 )
 from ssod.engine.trainer import SSODTrainer  # noqa: E402
 from tiny import tiny_cfg, with_squares  # noqa: E402
@@ -51,10 +54,37 @@ def main(root: str, output: str) -> None:
                 (folder / name / "last_checkpoint").write_text("model_0000003.pth")
             comm.synchronize()
             report("toy_resumed", train(cfg, resume=True))
-    for name in METHOD_NAMES:
-        cfg = method_cfg(Path(root), folder / name, (name,), 4)
+    # Stored labels: with re-weighting, and on a detector that only sees its own inputs.
+    stored = ("ScoreThreshold", "PseudoBoxRegression")
+    for name, methods, keys in (
+        ("stored", (*stored, "UncertainNegatives"), []),
+        ("stored_retinanet", stored, RETINANET),
+    ):
+        cfg = with_squares(tiny_cfg(), Path(root), folder / name, methods)
+        cfg.merge_from_list([*keys, "SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
+        trainer = train(with_stored_labels(cfg, Path(root), folder / name))
+        normalizers = comm.all_gather(getattr(trainer.core.student, "loss_normalizer", None))
+        report(name, trainer, normalizers=normalizers)
+    for name, methods in [*((name, (name,)) for name in METHOD_NAMES), ("full_stack", FULL_STACK)]:
+        cfg = method_cfg(Path(root), folder / name, methods, 4)
         cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
         report(name, train(cfg))
+    for refresh in (
+        "on_visit",
+        "sweep",
+    ):  # of CropBank: long enough to draw from what was published
+        cfg = method_cfg(Path(root), folder / refresh, ("CropBank",), 6)
+        cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 2, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
+        cfg.merge_from_list(["SSOD.CROP_BANK.REFRESH", refresh, "SSOD.CROP_BANK.REFRESH_PERIOD", 3])
+        cfg.merge_from_list(["SSOD.CROP_BANK.SNAPSHOT_PERIOD", 2])
+        trainer = train(cfg)
+        samples = trainer.core.last_batch.unlabeled
+        mine = {
+            "board": trainer.board.state_dict()["entries"]["CropBank"],
+            "visited": trainer.core.methods["CropBank"].pseudo_bank.visited,
+            "pasted_from_pseudo": sum(int(s.extras["CropBank"].banks.sum()) for s in samples),
+        }
+        report(f"CropBank {refresh}", trainer, ranks=comm.all_gather(mine))
     equal = quota_free(with_squares(tiny_cfg(), Path(root), folder / "equal"))
     trainer = train(equal)
     report("equal", trainer)

@@ -1,0 +1,190 @@
+"""python -m ssod.tools.config_table [--output docs/configs.md]
+
+The page that lists every config beside its published and its measured results. A config states what was published in one
+line of its header, `# Published: VALUES (SOURCE)`; what was measured stands in the tables of `docs/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+from detectron2.config import CfgNode
+
+from ssod.engine.atomic import write_atomically
+from ssod.engine.setup import load_config, run_cli
+from ssod.errors import UserError
+
+_PUBLISHED = re.compile(r"^# Published: (?P<values>[^()]+) \((?P<source>.+)\)$")
+
+_HEAD = """# Configs
+
+Written by `python -m ssod.tools.config_table`; change the configs' headers or `docs/results`, not this page.
+
+*Published* is what the papers print, with its source. *Measured here* is what this code has reached, with the number of runs and
+the page that tells how. The sections down to digit scenes need data sets and some eight GPUs that were not at hand: none
+of their rows was measured, and neither were the GPU-hours that they take.
+"""
+
+# Folder of configs: heading and what all of its rows share.
+_SECTIONS = {
+    "coco_standard": (
+        "COCO-standard",
+        "A share of train2017 labelled, the rest of it unlabelled; AP on val2017, fold 0 of 5.",
+    ),
+    "coco_additional": (
+        "COCO-additional",
+        "All of train2017 labelled, unlabeled2017 unlabelled; AP on val2017.",
+    ),
+    "voc": ("VOC07 → VOC12", "VOC07 trainval labelled, VOC12 trainval unlabelled; VOC07 test."),
+    "coco_imagenet": (
+        "COCO-ImageNet",
+        "All of train2017 labelled, a fifth of ImageNet unlabelled; AP on val2017.",
+    ),
+    "ci_ssod": ("Class-imbalanced settings", "CI-SSOD's, with Soft Teacher as host."),
+    "multi_phase": (
+        "Multi-phase learning",
+        "Each config runs all phases; the number is the ensemble's. co-35, co-115: COCO 2014.",
+    ),
+    "pudet": ("PUDet", "All of train2017 labelled, ImageNet as the wild pool; AP on val2017."),
+    "digit_scenes": (
+        "Digit scenes",
+        "The embedded data set; test AP of each run's best teacher, chosen on validation images.",
+    ),
+}
+
+# By a part of the config's name, where the heading leaves it open.
+_SETTINGS = {
+    "_split1": "COCO sub-task, split 1",
+    "_split2": "COCO sub-task, split 2",
+    "_objects365": "COCO → Objects365",
+    "_lvis": "LVIS, 10 %",
+    "co35_to_co80": "co-35 → co-80",
+    "co115_to_co120": "co-115 → co-120",
+    "voc07_to_voc12": "VOC07 → VOC12",
+}
+
+_NOT_SUPPORTED = """## Not yet supported
+
+There are no configs for these published rows.
+
+| setting | row | published | needs |
+|---|---|---|---|
+| COCO-ImageNet | Deformable DETR, supervised | AP 43.32 (LSM, Table 3) | Deformable DETR |
+| COCO-ImageNet | Deformable DETR, STAC | AP 40.11, with LSM 42.72 (LSM, Table 3) | Deformable DETR |
+| COCO-ImageNet | Deformable DETR, pretrain–finetune | AP 44.01, with LSM 45.34 (LSM, Table 3) | Deformable DETR |
+| VOC07 → VOC12 | SSD300 | AP50 70.2, multi-phase 74.5 (Multi-phase, Table 3) | SSD300 |
+| CI-SSOD's settings | C2AM, CReST, DASO, DeFRCN | CI-SSOD, Tables 1–3 | these comparators |
+"""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A header's statement. values: "AP 26.07", or "nothing". source: paper and table."""
+
+    values: str
+    source: str
+
+
+def read_published(path: Path) -> Optional[Published]:
+    """The statement in a config's header, None if there is none.
+
+    Raises:
+        UserError: it is not of the form above, or there are several.
+    """
+    lines = [line for line in path.read_text().splitlines() if line.startswith("# Published")]
+    if not lines:
+        return None
+    found = _PUBLISHED.match(lines[0])
+    if found is None or len(lines) > 1:
+        raise UserError(f"{path}: write one line '# Published: VALUES (SOURCE)' into its header.")
+    return Published(found["values"], found["source"])
+
+
+def read_measured(results: Path) -> Dict[str, List[str]]:
+    """Config -> what was measured with it, from the sweeps' `table.csv` below a folder."""
+    found: Dict[str, List[str]] = {}
+    for table in sorted(results.rglob("table.csv")):
+        page = f"{results.name}/{table.relative_to(results).with_suffix('.md').as_posix()}"
+        with table.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if not row.get("AP_mean"):
+                    continue
+                spread = f" ± {float(row['AP_std']):.1f}" if row["AP_std"] else ""
+                runs = f"{row['AP_n']} run" + "s" * (row["AP_n"] != "1")
+                value = (
+                    f"{float(row['AP_mean']):.1f}{spread} ({runs}, [{table.parent.name}]({page}))"
+                )
+                found.setdefault(row["config"], []).append(value)
+    return found
+
+
+def setting(cfg: CfgNode, name: str) -> str:
+    """What a row's data is, as far as the section's heading leaves it open."""
+    for part, title in _SETTINGS.items():
+        if part in name:
+            return title
+    share = re.search(r"/coco_([\d.]+)pct_", str(cfg.SSOD.DATASETS.get("coco_labeled", "")))
+    return f"{share[1]} %" if share else ""
+
+
+def _natural(path: Path) -> List[Tuple[float, str]]:
+    """Sorts 2pct before 10pct."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", path.with_suffix("").as_posix())
+    return [(float(part), "") if k % 2 else (-1.0, part) for k, part in enumerate(parts)]
+
+
+def write_page(configs: Path, results: Path) -> str:
+    """The whole page, in Markdown."""
+    measured = read_measured(results)
+    parts = [_HEAD]
+    for folder, (heading, remark) in _SECTIONS.items():
+        rows = []
+        for path in sorted((configs / folder).rglob("*.yaml"), key=_natural):
+            if path.name.startswith("base"):
+                continue
+            published = read_published(path)
+            cfg = load_config(str(path))
+            own = path.relative_to(configs).as_posix()
+            cells = [
+                f"[{own.split('/', 1)[1].removesuffix('.yaml')}](../configs/{own})",
+                setting(cfg, path.stem),
+                ", ".join(cfg.SSOD.METHODS) or "supervised",
+                f"{published.values} ({published.source})" if published else "",
+                ", ".join(measured.get(f"configs/{own}", [])) or "–",
+            ]
+            rows.append(cells)
+        parts.append(f"## {heading}\n\n{remark}\n\n{_table(rows)}")
+    return "\n".join([*parts, _NOT_SUPPORTED])
+
+
+def _table(rows: List[List[str]]) -> str:
+    """Columns that are empty in all rows are left out."""
+    head = ["config", "setting", "methods", "published", "measured here"]
+    kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line[k] for k in kept) + " |\n" for line in lines)
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssod.tools.config_table",
+        description="Write the page that lists every config with its published and measured results. Run it in the "
+        "repository's root.",
+    )
+    parser.add_argument("--output", default="docs/configs.md", help="file (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if not Path("configs").is_dir():
+        raise UserError("There is no folder configs here: run this in the repository's root.")
+    page = write_page(Path("configs"), Path("docs/results"))
+    write_atomically(args.output, lambda file: file.write(page.encode()))
+    print(f"Wrote {args.output}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
