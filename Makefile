@@ -16,7 +16,7 @@ help:
 	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
 	@echo "make test   the test suite"
 	@echo "make lint   black, isort, flake8 and mypy"
-	@echo "make data   only draw the digit scenes and their class-imbalanced sub-tasks"
+	@echo "make data   only draw the digit scenes, their class-imbalanced sub-tasks and the wild pool"
 	@echo "make clean  remove data, outputs and caches (and .venv with ENV=1)"
 
 demo: install $(DIGITS)/.complete
@@ -31,10 +31,15 @@ lint: install
 	$(PY) -m flake8 $(LINTED)
 	$(PY) -m mypy
 
-data: $(DIGITS)/.complete $(DIGITS)/.sub-tasks
+data: $(DIGITS)/.complete $(DIGITS)/.sub-tasks $(DIGITS)/.wild-pool
 
 $(DIGITS)/.complete: datasets/digit_scenes.py | install
 	$(PY) datasets/digit_scenes.py $(DIGITS)
+	@touch $@
+
+# For purification: half of the pool are distractors (configs/digit_scenes/pudet).
+$(DIGITS)/.wild-pool: $(DIGITS)/.complete
+	$(PY) datasets/digit_scenes.py $(DIGITS) --wild 2000
 	@touch $@
 
 # Digits 5 to 9 are the minority: common among the unlabelled scenes, or rare everywhere (configs/digit_scenes/ci_ssod).

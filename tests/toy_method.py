@@ -104,12 +104,10 @@ class Toy(Method):
         for group in outputs.labeled.maps.groups:
             predicted.append(head(group.bottom_up["res5"].mean(dim=(2, 3))).flatten())
             wanted += [len(outputs.labeled.view.targets[i]) for i in group.indices]
-        losses = {
-            "loss_toy_count": 0.1
-            * F.mse_loss(
-                torch.cat(predicted), torch.tensor(wanted, device=head.weight.device).float()
-            )
-        }
+        losses: Dict[str, Tensor] = {}
+        if predicted:  # streams that take turns: a batch may have no labelled image
+            counts = torch.tensor(wanted, device=head.weight.device).float()
+            losses["loss_toy_count"] = 0.1 * F.mse_loss(torch.cat(predicted), counts)
         if outputs.unlabeled is not None:
             embedded = self.embedding(outputs.unlabeled.predictions.features.detach())
             losses["loss_toy_embedding"] = 0.01 * embedded.pow(2).mean()
@@ -119,8 +117,9 @@ class Toy(Method):
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        labels = torch.cat([target.gt_classes for target in outputs.labeled.view.targets])
-        counts = torch.bincount(labels, minlength=3).float()
+        counts = torch.zeros_like(self.seen)
+        for target in outputs.labeled.view.targets:
+            counts += torch.bincount(target.gt_classes, minlength=3)
         all_reduce_sum([counts])
         self.seen += counts
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, List
 
 import pytest
+import torch
 
-from runs import train
+from runs import METHOD_NAMES, method_cfg, state_of, train
 from ssod.data.sampler import BatchRequest, StreamSpec, TwoStreamBatchSampler
 from tiny import tiny_cfg, with_squares
 
@@ -59,3 +60,14 @@ def test_losses_of_the_streams_come_in_turn(squares: Path, tmp_path: Path) -> No
     latest = trainer.storage.latest()
     # Steps 1, 3 and 5 are unlabelled, 2 and 4 labelled.
     assert latest["loss_cls"][1] == 4 and latest["loss_cls_unlabeled"][1] == 5
+
+
+@pytest.mark.parametrize("name", METHOD_NAMES)
+def test_methods_bear_batches_of_one_stream(squares: Path, tmp_path: Path, name: str) -> None:
+    cfg = method_cfg(squares, tmp_path / "run", (name,), 5)
+    cfg.SSOD.ALTERNATE_STREAMS = True
+    trainer = train(cfg)
+    assert trainer.core.last_batch.unlabeled
+    latest = trainer.storage.latest()
+    assert latest["loss_cls"][1] == 4 and latest["loss_cls_unlabeled"][1] == 3
+    assert all(torch.isfinite(value).all() for value in state_of(trainer).values())

@@ -12,13 +12,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
+from torch import Tensor, nn
 
 from ssod.data.catalog import load_unlabeled
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
+from ssod.methods.pudet import nnpu_risk
 from ssod.purification import scoring
-from ssod.purification.classifier import build_classifier
+from ssod.purification.classifier import PUClassifier, build_classifier
 from ssod.purification.files import FileList, walk_images, write_list
 from ssod.purification.images import ImageReader
 from ssod.purification.selection import measure, read_positives, top_scores
@@ -202,6 +205,87 @@ def test_classifier_starts_from_the_detector(pool: Path) -> None:
     weights = torch.load(pool / "detector.pth", weights_only=True)["model"]
     state = build_classifier(cfg).body.state_dict()
     assert state and all(torch.equal(v, weights[f"backbone.{k}"]) for k, v in state.items())
+
+
+class Pixels(nn.Module):
+    """A backbone that shows the image itself."""
+
+    def output_shape(self) -> Dict[str, ShapeSpec]:
+        return {"p2": ShapeSpec(channels=3, stride=1)}
+
+    def forward(self, images: Tensor) -> Dict[str, Tensor]:
+        return {"p2": images}
+
+
+def pixels_classifier() -> PUClassifier:
+    detector = nn.Module()
+    detector.backbone = Pixels()
+    detector.register_buffer("pixel_mean", torch.zeros(3, 1, 1))
+    detector.register_buffer("pixel_std", torch.ones(3, 1, 1))
+    return PUClassifier(detector)
+
+
+@pytest.mark.parametrize("prior", [0.1, 0.5])
+def test_risk_does_not_push_everything_down(prior: float) -> None:
+    """Maps with a large common mean and a prior below 1/2: the logits of all images sink together at first."""
+    generator = torch.Generator().manual_seed(0)
+
+    def images(positive: Tensor) -> Tensor:
+        pixels = 100 + 10 * torch.randn(len(positive), 3, 8, 8, generator=generator)
+        pixels[:, 0, 0, 0] += 100 * positive  # a bright spot
+        return pixels.to(torch.uint8)
+
+    classifier = pixels_classifier()
+    optimizer = torch.optim.SGD(classifier.linear.parameters(), 0.01, momentum=0.9)
+    for _ in range(100):
+        wild = images((torch.rand(32, generator=generator) < prior).float())
+        logits = classifier(torch.cat([images(torch.ones(32)), wild]))
+        optimizer.zero_grad()
+        nnpu_risk(logits[:32], logits[32:], prior).backward()
+        optimizer.step()
+    classifier.eval()
+    truth = torch.arange(100) < 100 * prior
+    logits = classifier(images(truth.float()))
+    assert truth[logits.topk(int(truth.sum())).indices].float().mean() > 0.9
+    assert logits.max() > 0 > logits.min()
+
+
+def as_rank(patch: pytest.MonkeyPatch, rank: int) -> None:
+    patch.setattr("detectron2.utils.comm.get_rank", lambda: rank)
+    patch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+
+
+def test_ranks_share_the_work(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks' parts of an epoch make up one rank's, and each writes the shards that the other does not."""
+    options = TrainingOptions(prior=0.5, batch_size=8, seed=3)
+    whole = list(EpochPlan(3, 10, options, epoch=0))
+    plans = []
+    for rank in range(2):
+        as_rank(monkeypatch, rank)
+        plans.append(list(EpochPlan(3, 10, options, epoch=0)))
+    for one, first, second in zip(whole, *plans):
+        for stream in range(2):
+            assert one[stream].indices == first[stream].indices + second[stream].indices
+            assert one[stream].seeds == first[stream].seeds + second[stream].seeds
+
+    monkeypatch.setattr(scoring, "SHARD", 6)
+    paths = list(walk_images(str(pool / "wild")))
+    wild = ImageReader(
+        paths, str(pool / "wild"), size=16, image_format="BGR", flip=False, replace=False
+    )
+    classifier = pixels_classifier()
+    nn.init.constant_(classifier.linear.weight, 0.01)
+    found = []
+    for rank in range(2):
+        as_rank(monkeypatch, rank)
+        # As if both had started at once.
+        scoring.score_images(classifier, wild, str(tmp_path / f"{rank}"), 4, 0)
+        found.append(sorted(path.name for path in (tmp_path / f"{rank}" / "scores").iterdir()))
+    assert found == [["000000.json", "000002.json"], ["000001.json", "000003.json"]]
+    for path in (tmp_path / "1" / "scores").iterdir():
+        shutil.copy(path, tmp_path / "0" / "scores")
+    scores = scoring.read_scores(str(tmp_path / "0"), len(paths))
+    assert np.isfinite(scores.values).sum() == 20 and list(scores.skipped) == ["part0/broken.jpg"]
 
 
 def test_file_list_is_on_disk(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ class SSODTrainer(DefaultTrainer):
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
         register_datasets(cfg)
         check_split_hashes(cfg)
+        from ssod.evaluation.lvis import require_lvis
+
+        for name in (*cfg.DATASETS.VAL, *cfg.DATASETS.TEST):
+            require_lvis(name)  # now, rather than at the first evaluation
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)

@@ -3,6 +3,9 @@
 Shapes: n images, (n, 3, S, S).
 The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to p6 of a pyramid). The mean of
 the coarsest stage alone, as in image classification, hardly tells whether there is an object: small ones vanish in it.
+
+These numbers are standardised. Where the prior is below 1/2, the risk first pushes all logits down together; with numbers that
+have a common mean (maxima do), that takes a few steps, and the sigmoid loss, flat by then, never lets them return.
 """
 
 from __future__ import annotations
@@ -37,8 +40,9 @@ class PUClassifier(nn.Module):
             )
         self.body = backbone
         channels = sum(shape.channels for shape in backbone.output_shape().values())
+        self.norm = nn.BatchNorm1d(2 * channels, affine=False)
         self.linear = nn.Linear(2 * channels, 1)
-        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.constant_(self.linear.weight, 0.0)
         nn.init.constant_(self.linear.get_parameter("bias"), 0.0)
         self.register_buffer("pixel_mean", detector.get_buffer("pixel_mean").clone(), False)
         self.register_buffer("pixel_std", detector.get_buffer("pixel_std").clone(), False)
@@ -48,7 +52,7 @@ class PUClassifier(nn.Module):
         mean, std = self.get_buffer("pixel_mean"), self.get_buffer("pixel_std")
         maps = self.body((images.float() - mean) / std).values()
         pooled = [m.mean(dim=(2, 3)) for m in maps] + [m.amax(dim=(2, 3)) for m in maps]
-        return self.linear(torch.cat(pooled, dim=1)).squeeze(1)
+        return self.linear(self.norm(torch.cat(pooled, dim=1))).squeeze(1)
 
 
 def build_classifier(cfg: CfgNode) -> PUClassifier:
