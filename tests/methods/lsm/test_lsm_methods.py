@@ -188,8 +188,6 @@ def test_distillation_compares_the_same_rois() -> None:
     rig = Rig(config(*FULL), [[(BOX, 1, 0.6), (OTHER, 0, 0.9)], [(OTHER, 2, 0.65)]])
     branches: List[Any] = []
     pim = rig.core.methods["PIM"]
-    pim.started.fill_(True)  # its classifier is no copy any more
-    torch.nn.init.normal_(pim.classifier.weight, std=0.5)
     inner = pim._run
     pim._run = lambda *args: branches.append(inner(*args)) or branches[-1]  # type: ignore
     losses = rig.step(False)
@@ -453,18 +451,3 @@ def test_main_threshold_is_that_of_the_selecting_method() -> None:
         assert main_threshold(cfg) == ("SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD", 0.9)
         pim = build_methods(cfg)["PIM"]
         assert isinstance(pim, PIM) and pim.main_threshold == 0.9
-
-
-def test_classifier_begins_as_the_main_one_and_goes_its_own_way() -> None:
-    rig = Rig(config(*FULL), [[(BOX, 1, 0.6)], []])
-    main, own = (
-        rig.core.student.roi_heads.box_predictor.cls_score,
-        rig.core.methods["PIM"].classifier,
-    )
-    assert not torch.equal(own.weight, main.weight)
-    rig.step(False)
-    assert torch.equal(own.weight, main.weight) and torch.equal(own.bias, main.bias)
-    with torch.no_grad():
-        own.weight.add_(1.0)
-    rig.step(False)
-    assert torch.allclose(own.weight, main.weight + 1.0)

@@ -22,7 +22,7 @@ from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
 from ssod.methods.lsm.thresholds import main_threshold
 from ssod.modeling.outputs import Outputs
 from ssod.modeling.roi_heads import classify
-from ssod.structures import PseudoLabels, Views
+from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
     from ssod.report.run_data import RunData
@@ -33,15 +33,12 @@ if TYPE_CHECKING:
 class PIM(HalfSizeBranch):
     """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of their own (Eq. 6).
 
-    The box regressor, the box head and everything below are the main branch's. The classifier begins as a copy of the main
-    one when mutual learning does.
+    The box regressor, the box head and everything below are the main branch's.
 
     Args:
         alpha: labels with a higher score take part. main_threshold: t, which must be higher. main_key: t's config key.
         num_classes: K. The rest as in `HalfSizeBranch`.
     """
-
-    started: Tensor
 
     def __init__(
         self,
@@ -95,21 +92,12 @@ class PIM(HalfSizeBranch):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         super().attach(student)
-        # Of the Method, so that neither teacher nor exported model has it.
-        main = student.roi_heads.box_predictor.cls_score
-        self.classifier = nn.Linear(main.in_features, self.num_classes + 1).to(student.device)
-        self.register_buffer("started", torch.zeros((), dtype=torch.bool, device=student.device))
-
-    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
-        if pseudo is not None:
-            # It idles in burn-in and begins as the main classifier: self-distillation would pull that one towards
-            # an untrained classifier's uniform distribution.
-            with torch.no_grad():
-                main = context.student.roi_heads.box_predictor.cls_score
-                for own, trained in zip(self.classifier.parameters(), main.parameters()):
-                    own.copy_(torch.where(self.started, own, trained))
-                self.started.fill_(True)
-        return super().views(views, pseudo, context)
+        # Of the Method, so that neither teacher nor exported model has it. Initialised as Detectron2's own.
+        self.classifier = nn.Linear(
+            student.roi_heads.box_predictor.cls_score.in_features, self.num_classes + 1
+        ).to(student.device)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, selected by the main branch or not.
