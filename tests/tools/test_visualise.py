@@ -208,7 +208,7 @@ def test_wrong_inputs(command: Any, arguments: Any, message: str) -> None:
 def test_teacher_that_does_not_fit(cfg: CfgNode, tmp_path: Path) -> None:
     weights, loaded = save_teacher(cfg, tmp_path), load_dataset(cfg, "squares_unlabeled")
     wide = cfg.clone()
-    wide.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    wide.MODEL.ROI_BOX_HEAD.FC_DIM = 48
     with pytest.raises(UserError, match="teacher.pth does not fit the config"):
         visualise.pseudo_cells(wide, loaded, weights, None)
     none = cfg.clone()

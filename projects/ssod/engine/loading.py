@@ -6,14 +6,16 @@ import sys
 from typing import Any, Dict, Optional
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from ssod.data.catalog import load_labeled, load_unlabeled
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.plain_student import build_core
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
+from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
 
 
 def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
@@ -48,17 +50,35 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
     return model.eval()
 
 
+def training_data(cfg: CfgNode) -> TrainingData:
+    """What the methods may know of the config's registered datasets."""
+    return TrainingData(
+        labeled=load_labeled(cfg),
+        unlabeled=load_unlabeled(cfg) if learns_from_unlabeled(cfg) else [],
+        class_names=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+    )
+
+
 def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
-    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone."""
-    core = build_core(cfg, build_model(cfg), build_methods(cfg))
+    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone.
+
+    The config's datasets must be registered: methods know them.
+    """
+    methods = build_methods(cfg)
+    if len(methods):
+        data = training_data(cfg)
+        for method in methods.values():
+            assert isinstance(method, Method)
+            method.setup(data)
+    core = build_core(cfg, build_model(cfg), methods)
     core.to(cfg.MODEL.DEVICE)
-    data = SSODCheckpointer(nn.Identity()).load_file(weights)
-    detector_state(data, weights, None)  # refuses what is no detector
-    fill_detector(core.teacher, data.get("teacher", data["model"]), weights)
-    fill_detector(core.student, data["model"], weights)
-    if "methods" in data:
-        core.methods.load_state_dict(data["methods"], strict=False)
-        core.step = data["trainer"]["iteration"] + 1
+    state = SSODCheckpointer(nn.Identity()).load_file(weights)
+    detector_state(state, weights, None)  # refuses what is no detector
+    fill_detector(core.teacher, state.get("teacher", state["model"]), weights)
+    fill_detector(core.student, state["model"], weights)
+    if "methods" in state:
+        core.methods.load_state_dict(state["methods"], strict=False)
+        core.step = state["trainer"]["iteration"] + 1
     elif core.methods.state_dict():
         print(
             f"note: {weights} holds no state of the methods, which start fresh: name a full checkpoint (model_*.pth).",

@@ -18,7 +18,6 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -26,7 +25,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
+from ssod.data.catalog import register_datasets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -42,14 +41,14 @@ from ssod.engine.hooks import (
     TeacherUpdate,
 )
 from ssod.engine.launch import wrap_ddp
-from ssod.engine.loading import load_detector
+from ssod.engine.loading import load_detector, training_data
 from ssod.engine.loop import TrainLoop
 from ssod.engine.plain_student import build_core
 from ssod.engine.solver import build_optimizer, scale_config
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
-from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
+from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.pseudo_labels.hook import PseudoLabelQuality
 
 logger = logging.getLogger(__name__)
@@ -77,12 +76,7 @@ class SSODTrainer(DefaultTrainer):
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)
         self.mutual = learns_from_unlabeled(cfg)
-        labeled = load_labeled(cfg)
-        self.data = TrainingData(
-            labeled=labeled,
-            unlabeled=load_unlabeled(cfg) if self.mutual else [],
-            class_names=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
-        )
+        self.data = training_data(cfg)
         # Mutual learning starts here; a supervised run never gets there.
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if self.mutual else cfg.SOLVER.MAX_ITER
 

@@ -137,10 +137,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     folder, semi = (os.path.join(args.output, name) for name in ("supervised", "best"))
     results = {"100 labels": results_of(folder), "100 labels + 1,900 images": results_of(semi)}
 
-    weights = ["--weights", os.path.join(semi, "teacher_best.pth")]
-    for what, dataset in (
-        ("detections", "digit_scenes_test"),
-        ("pseudo", "digit_scenes_unlabeled"),
+    for what, dataset, weights in (
+        ("detections", "digit_scenes_test", "teacher_best.pth"),
+        # The methods' heads, which choose the labels, are in full checkpoints alone.
+        ("pseudo", "digit_scenes_unlabeled", "model_final.pth"),
     ):
         picture = os.path.join(args.output, f"{what}.png")
         visualise.main(
@@ -153,7 +153,8 @@ def main(argv: Optional[List[str]] = None) -> None:
                 what,
                 "--output",
                 picture,
-                *weights,
+                "--weights",
+                os.path.join(semi, weights),
             ]
         )
     page = os.path.join(args.output, "report.html")
