@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssod.engine.comm import all_reduce_mean
 from ssod.engine.teacher_student import TeacherStudent, unsupported_part
 from ssod.errors import UserError
-from ssod.methods import Method, StepContext, learns_from_unlabeled
+from ssod.methods import Method, learns_from_unlabeled
 from ssod.modeling.outputs import TeacherOutputs
 from ssod.structures import Sample, SSODBatch
 
@@ -103,8 +103,7 @@ class PlainTeacherStudent(TeacherStudent):
         if not self.training:
             return self.teacher(batch)
         assert isinstance(batch, SSODBatch)
-        methods = {method.name: method for method in self.method_list}
-        context = StepContext(self.step, batch, self.student, self.teacher, methods=methods)
+        context = self.context(batch)
         pseudo = self.pseudo_labels(context) if batch.unlabeled else None
         views = self.student_views(batch, pseudo, context)
         losses: Dict[str, Tensor] = {}

@@ -140,8 +140,7 @@ class TeacherStudent(nn.Module):
         if not self.training:
             return self.teacher(batch)
         assert isinstance(batch, SSODBatch)
-        methods = {method.name: method for method in self.method_list}
-        context = StepContext(self.step, batch, self.student, self.teacher, methods=methods)
+        context = self.context(batch)
         pseudo = None
         if batch.unlabeled:
             pseudo = self.pseudo_labels(context)
@@ -158,6 +157,11 @@ class TeacherStudent(nn.Module):
         ):  # else a labelled turn of SSOD.ALTERNATE_STREAMS
             self.last_batch, self.last_pseudo = batch, pseudo
         return losses
+
+    def context(self, batch: SSODBatch) -> StepContext:
+        """What the methods' phases get to see of `batch`, in training or outside it."""
+        methods = {method.name: method for method in self.method_list}
+        return StepContext(self.step, batch, self.student, self.teacher, methods=methods)
 
     def pseudo_labels(self, context: StepContext) -> PseudoLabels:
         """Phases 2 and 3; the teacher does not run where the samples bring stored labels."""

@@ -19,7 +19,6 @@ from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.sampler import STREAMS
 from ssod.engine.atomic import write_atomically
 from ssod.engine.teacher_student import TeacherStudent
-from ssod.methods import StepContext
 from ssod.pseudo_labels.quality import LabelCounts, count_labels, sum_counts, summarise
 from ssod.pseudo_labels.sizes import SizeCounts, iou_by_size, summarise_sizes
 from ssod.pseudo_labels.truth import HiddenTruth, ImageTruth
@@ -141,9 +140,7 @@ class PseudoLabelQuality(HookBase):
         batch = SSODBatch([], [sample for _, sample in samples])
         # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
         with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
-            core, methods = self.core, {m.name: m for m in self.core.method_list}
-            context = StepContext(core.step, batch, core.student, core.teacher, methods=methods)
-            pseudo: PseudoLabels = self.core.pseudo_labels(context)
+            pseudo: PseudoLabels = self.core.pseudo_labels(self.core.context(batch))
         return [(i, sample, row) for (i, sample), row in zip(samples, pseudo.instances)]
 
     @staticmethod

@@ -34,7 +34,7 @@ from ssod.engine.atomic import write_atomically  # noqa: E402
 from ssod.engine.loading import load_detector, load_teacher  # noqa: E402
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
-from ssod.methods import Method, StepContext, build_methods  # noqa: E402
+from ssod.methods import Method, build_methods  # noqa: E402
 from ssod.report.contact_sheet import (  # noqa: E402
     Panel,
     beside,
@@ -175,8 +175,7 @@ def pseudo_cells(
     def cell(record: Dict[str, Any], index: int) -> List[Panel]:
         sample = views.sample(record, index)
         hidden = replace(sample, instances=None)
-        batch, methods = SSODBatch([], [hidden]), {m.name: m for m in core.method_list}
-        context = StepContext(core.step, batch, core.student, core.teacher, methods=methods)
+        context = core.context(SSODBatch([], [hidden]))
         with EventStorage():
             context.teacher_outputs = core.label([hidden])
             row = core.refine(context).instances[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 import cv2
@@ -19,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.sampler import STREAMS
 from ssod.engine.atomic import write_atomically
-from ssod.methods.base import StepContext
 from ssod.report.draw import draw_boxes
 from ssod.structures import Sample, SampleRef, SSODBatch
 
@@ -98,13 +98,8 @@ class SweepUnlabeled(HookBase):
             # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
             rng = np.random.default_rng([self.trainer.iter, samples[0].ref.index])
             with seeded_globals(rng), EventStorage(self.trainer.iter):
-                context = StepContext(
-                    self.trainer.iter,
-                    SSODBatch([], samples),
-                    core.student,
-                    core.teacher,
-                    methods={method.name: method for method in core.method_list},
-                )
+                # `core.step` still is the last step's before this one's forward.
+                context = replace(core.context(SSODBatch([], samples)), step=self.trainer.iter)
                 parts.append(pack_batch(core.pseudo_labels(context), samples))
         gathered = comm.all_gather((np.concatenate(parts), unreadable))
         self.method.replace_all(np.concatenate([part for part, _ in gathered]))

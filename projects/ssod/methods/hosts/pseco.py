@@ -226,23 +226,13 @@ class PseCo(Method):
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
-        from ssod.report.charts import Line, line_chart
-        from ssod.report.section import Section, grid, run_colour
+        from ssod.methods.hosts.report import scalar_section
 
-        charts = [
-            line_chart(
-                title,
-                [Line(key, run.series(f"pseco/{key}"), run_colour(0))],
-                low=0.0,
-                with_legend=False,
-            )
-            for key, title in (
-                ("positive_rois_per_image", "Positive RoIs per unlabelled image"),
-                ("vote", "Mean weight of box regression (consistency vote)"),
-            )
-        ]
-        charts = [chart for chart in charts if chart]
-        return Section("PseCo", grid(charts)) if charts else None
+        titles = {
+            "positive_rois_per_image": "Positive RoIs per unlabelled image",
+            "vote": "Mean weight of box regression (consistency vote)",
+        }
+        return scalar_section(run, "PseCo", "pseco", titles)
 
 
 def _sampled(

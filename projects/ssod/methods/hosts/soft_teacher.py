@@ -194,20 +194,10 @@ class SoftTeacher(Method):
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
-        from ssod.report.charts import Line, line_chart
-        from ssod.report.section import Section, grid, run_colour
+        from ssod.methods.hosts.report import scalar_section
 
-        charts = [
-            line_chart(
-                title,
-                [Line(key, run.series(f"soft_teacher/{key}"), run_colour(0))],
-                low=0.0,
-                with_legend=False,
-            )
-            for key, title in (
-                ("regressed_boxes_per_image", "Pseudo-boxes that regress, per image"),
-                ("background_score", "Teacher's background score of background RoIs"),
-            )
-        ]
-        charts = [chart for chart in charts if chart]
-        return Section("Soft Teacher", grid(charts)) if charts else None
+        titles = {
+            "regressed_boxes_per_image": "Pseudo-boxes that regress, per image",
+            "background_score": "Teacher's background score of background RoIs",
+        }
+        return scalar_section(run, "Soft Teacher", "soft_teacher", titles)

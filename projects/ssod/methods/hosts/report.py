@@ -1,0 +1,26 @@
+"""The hosts' part of the report: one chart a scalar."""
+
+from __future__ import annotations
+
+from typing import Mapping, Optional
+
+from ssod.report.charts import Line, line_chart
+from ssod.report.run_data import RunData
+from ssod.report.section import Section, grid, run_colour
+
+
+def scalar_section(
+    run: RunData, heading: str, prefix: str, titles: Mapping[str, str]
+) -> Optional[Section]:
+    """Charts of `<prefix>/<key>` over the run, titles by key; None where the run has written none of them."""
+    charts = [
+        line_chart(
+            title,
+            [Line(key, run.series(f"{prefix}/{key}"), run_colour(0))],
+            low=0.0,
+            with_legend=False,
+        )
+        for key, title in titles.items()
+    ]
+    charts = [chart for chart in charts if chart]
+    return Section(heading, grid(charts)) if charts else None
