@@ -126,6 +126,18 @@ def test_views_are_the_mappers_and_deterministic(cfg: CfgNode) -> None:
     assert torch.equal(view_cells(cfg, loaded)(loaded[0][3], 3)[0].image, weak.image)  # BGR again
 
 
+def test_views_show_what_is_pasted(cfg: CfgNode) -> None:
+    cfg.SSOD.METHODS = ("ScoreThreshold", "CropBank")
+    cfg.SSOD.CROP_BANK.PASTE_ON = ("labeled", "unlabeled")
+    loaded = load_dataset(cfg, "squares_labeled")
+    cells = [view_cells(cfg, loaded)(loaded[0][index], index) for index in range(4)]
+    assert sum(len(strong.boxes) for _, strong in cells) > sum(len(weak.boxes) for weak, _ in cells)
+    loaded = load_dataset(cfg, "squares_unlabeled")  # has a TRUTH, which training does not see
+    weak, strong = view_cells(cfg, loaded, "unlabeled")(loaded[0][0], 0)
+    assert len(weak.boxes) == 0 and len(strong.boxes) > 0
+    assert f"{len(strong.boxes)} box" in strong.caption
+
+
 def test_pseudo_labels_are_the_methods_or_all_above_a_score(
     cfg: CfgNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,18 +59,23 @@ def training_data(cfg: CfgNode) -> TrainingData:
     )
 
 
-def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
-    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone.
-
-    The config's datasets must be registered: methods know them.
-    """
+def methods_with_data(cfg: CfgNode) -> nn.ModuleDict:
+    """The config's methods as training sets them up. Its datasets must be registered: methods know them."""
     methods = build_methods(cfg)
     if len(methods):
         data = training_data(cfg)
         for method in methods.values():
             assert isinstance(method, Method)
             method.setup(data)
-    core = build_core(cfg, build_model(cfg), methods)
+    return methods
+
+
+def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
+    """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone.
+
+    The config's datasets must be registered: methods know them.
+    """
+    core = build_core(cfg, build_model(cfg), methods_with_data(cfg))
     core.to(cfg.MODEL.DEVICE)
     state = SSODCheckpointer(nn.Identity()).load_file(weights)
     detector_state(state, weights, None)  # refuses what is no detector

@@ -31,10 +31,10 @@ from ssod.data.coco import CocoSet  # noqa: E402
 from ssod.data.declarations import suggestion  # noqa: E402
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image  # noqa: E402
 from ssod.engine.atomic import write_atomically  # noqa: E402
-from ssod.engine.loading import load_detector, load_teacher  # noqa: E402
+from ssod.engine.loading import load_detector, load_teacher, methods_with_data  # noqa: E402
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
-from ssod.methods import Method, build_methods  # noqa: E402
+from ssod.methods import Method  # noqa: E402
 from ssod.report.contact_sheet import (  # noqa: E402
     Panel,
     beside,
@@ -109,20 +109,27 @@ class Views:
         self.swap = cfg.INPUT.FORMAT == "RGB"
         self._names = names
 
-    def sample(self, record: Dict[str, Any], index: int) -> Sample:
-        """Deterministic: it depends on the seed and the index alone."""
-        stream = "labeled" if "annotations" in record else "unlabeled"
+    def sample(self, record: Dict[str, Any], index: int, stream: Optional[str] = None) -> Sample:
+        """Deterministic: it depends on the seed and the index alone.
+
+        Args:
+            stream: "labeled" or "unlabeled", as training has the image; None: labelled where its boxes are known.
+        """
+        stream = stream or ("labeled" if "annotations" in record else "unlabeled")
         return self._mapper(record, SampleRef(stream, index, index))
 
     def panel(self, sample: Sample, view: str, title: str) -> Panel:
-        """One view ("weak" or "strong") with the true boxes, if there are any."""
+        """One view ("weak" or "strong") with its labels, pasted ones included, if there are any."""
         image: Tensor = getattr(sample, view)
         panel = Panel(image.flip(0) if self.swap else image, title, names=self._names)
-        if sample.instances is not None:
-            panel.boxes, panel.classes = (
-                sample.instances.gt_boxes.tensor,
-                sample.instances.gt_classes,
-            )
+        strong = view == "strong"
+        labels = (sample.strong_instances if strong else None) or sample.instances
+        pasted = sample.extras.get("CropBank") if strong else None
+        if labels is not None:
+            panel.boxes, panel.classes = labels.gt_boxes.tensor, labels.gt_classes
+        elif pasted is not None:  # all that is known of an unlabelled image
+            panel.boxes, panel.classes = pasted.boxes, pasted.classes
+        if labels is not None or pasted is not None:
             panel.caption = _counted(title, len(panel.boxes))
         return panel
 
@@ -141,12 +148,14 @@ def label_cells(cfg: CfgNode, loaded: Loaded) -> Callable[[Dict[str, Any], int],
     return cell
 
 
-def view_cells(cfg: CfgNode, loaded: Loaded) -> Callable[[Dict[str, Any], int], List[Panel]]:
-    """The weak and the strong view that training would see."""
-    views = Views(cfg, build_methods(cfg), loaded[1])
+def view_cells(
+    cfg: CfgNode, loaded: Loaded, stream: Optional[str] = None
+) -> Callable[[Dict[str, Any], int], List[Panel]]:
+    """The weak and the strong view that training would see; `stream` as in `Views.sample`."""
+    views = Views(cfg, methods_with_data(cfg), loaded[1])
 
     def cell(record: Dict[str, Any], index: int) -> List[Panel]:
-        sample = views.sample(record, index)
+        sample = views.sample(record, index, stream)
         return [
             views.panel(sample, "weak", f"{_base(record)}, weak view"),
             views.panel(sample, "strong", "strong view"),
@@ -341,7 +350,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.what == "labels":
         make = label_cells(cfg, loaded)
     elif args.what == "views":
-        make = view_cells(cfg, loaded)
+        make = view_cells(
+            cfg, loaded, "unlabeled" if args.dataset in cfg.DATASETS.UNLABELED else None
+        )
     elif args.what == "pseudo":
         make = pseudo_cells(cfg, loaded, args.weights, args.score)
     else:
