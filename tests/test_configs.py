@@ -163,7 +163,7 @@ def test_published_results(name: str) -> None:
 def test_every_config_says_what_was_published() -> None:
     for path in RUNS:
         found = read_published(ROOT / path)
-        assert (found is None) == path.startswith("configs/digit_scenes"), path
+        assert (found is None) == path.startswith(("configs/digit_scenes", "configs/bccd")), path
 
 
 @pytest.mark.parametrize("row", STANDARD)
@@ -197,6 +197,18 @@ def test_supervised_rows(name: str, batch: int, rate: float, steps: int) -> None
     )
     assert not cfg.SSOD.STRONG_AUGMENTATION.ENABLED and not cfg.SSOD.LABELED_WEAK_VIEW
     assert (cfg.SSOD.ROI_CLS_LOSS, cfg.SSOD.EMA.DECAY) == ("cross_entropy", 0.0)
+
+
+def test_best_recipe_is_the_same_on_blood_cells() -> None:
+    """Only the data differ: sets, classes, sizes and flips."""
+    ours, theirs = (load(f"configs/{name}/best.yaml") for name in ("digit_scenes", "bccd"))
+    for key in ("TRAIN", "UNLABELED", "VAL", "TEST"):
+        theirs.DATASETS[key] = ours.DATASETS[key]
+    theirs.SSOD.DATASETS, theirs.OUTPUT_DIR = ours.SSOD.DATASETS, ours.OUTPUT_DIR
+    theirs.MODEL.ROI_HEADS.NUM_CLASSES = 10
+    theirs.INPUT.MAX_SIZE_TRAIN = theirs.INPUT.MAX_SIZE_TEST = 128
+    theirs.INPUT.RANDOM_FLIP = "none"
+    assert theirs.dump() == ours.dump()
 
 
 def test_hyperparameters_of_multi_phase() -> None:

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from ssod.errors import UserError
-from ssod.tools.config_table import Published, main, read_measured, read_published, write_page
+from ssod.report.gpu_hours import gpu_hours
+from ssod.tools.config_table import (
+    Published,
+    headers,
+    main,
+    read_measured,
+    read_published,
+    write_header,
+    write_page,
+)
+from tiny import tiny_cfg
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +27,48 @@ def test_committed_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
     page = write_page(Path("configs"), Path("docs/results"))
     fresh = (ROOT / "docs" / "configs.md").read_text() == page
     assert fresh, "run python -m ssod.tools.config_table"
+
+
+def test_committed_headers_are_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    stale = [
+        str(path) for path, text in headers(Path("configs")).items() if path.read_text() != text
+    ]
+    assert not stale, "run python -m ssod.tools.config_table"
+
+
+def test_header_is_replaced_below_what_was_published(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("# launch\n# Published: AP 1 (A)\n# a remark\nA: 1\n")
+    for hours in ("about 3", "about 4"):
+        path.write_text(write_header(path, hours))
+    assert path.read_text().splitlines()[1:] == [
+        "# Published: AP 1 (A)",
+        "# GPU-hours: about 4 (V100, estimated)",
+        "# a remark",
+        "A: 1",
+    ]
+
+
+def test_gpu_hours_by_hand() -> None:
+    cfg = tiny_cfg("GN")
+    cfg.merge_from_list(
+        ["MODEL.RESNETS.DEPTH", 50, "SOLVER.MAX_ITER", 1000, "SOLVER.IMS_PER_BATCH", 8]
+    )
+    cfg.merge_from_list(["SSOD.BURN_IN_STEPS", 400, "SSOD.IMS_PER_BATCH_UNLABELED", 10])
+    cfg.merge_from_list(["DATASETS.UNLABELED", ("x",), "SSOD.METHODS", ("ScoreThreshold", "PIM")])
+    labelled, unlabelled = 16 * 1000, 10 * 600
+    online = 0.105 * (labelled + 1.25 * unlabelled) + 0.038 * unlabelled
+    assert gpu_hours(cfg) * 3600 == pytest.approx(online)
+    cfg.merge_from_list(["SSOD.PSEUDO_LABELS", "labels.json", "SSOD.METHODS", ("ScoreThreshold",)])
+    cfg.merge_from_list(["SSOD.BURN_IN_STEPS", 0, "SSOD.LABELED_WEAK_VIEW", False])
+    stored = 0.105 * 18 * 1000
+    assert gpu_hours(cfg) * 3600 == pytest.approx(stored)
+    assert gpu_hours(cfg, all_phases=True) * 3600 == pytest.approx(0.105 * 8 * 1000 + 2 * stored)
+    cfg.merge_from_list(["SSOD.ALTERNATE_STREAMS", True])
+    assert gpu_hours(cfg) * 3600 == pytest.approx(stored / 2)
+    cfg.merge_from_list(["SSOD.METHODS", (), "DATASETS.UNLABELED", ()])
+    assert gpu_hours(cfg) * 3600 == pytest.approx(0.105 * 8 * 1000)
 
 
 def test_every_config_is_on_the_page() -> None:
@@ -81,7 +133,7 @@ def test_page_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     main(["--output", "page.md"])
     rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if "x_" in line]
     assert [row.split(" | ")[1:] for row in rows] == [
-        ["2 %", "supervised", "AP 2 (P, Table 1)", "– |"],
-        ["10 %", "supervised", "AP 10 (P, Table 1)", "– |"],
+        ["2 %", "supervised", "37", "AP 2 (P, Table 1)", "– |"],
+        ["10 %", "supervised", "37", "AP 10 (P, Table 1)", "– |"],
     ]
     assert "base" not in (tmp_path / "page.md").read_text().split("##")[1]

@@ -1,7 +1,8 @@
 """python -m ssod.tools.config_table [--output docs/configs.md]
 
 The page that lists every config beside its published and its measured results. A config states what was published in one
-line of its header, `# Published: VALUES (SOURCE)`; what was measured stands in the tables of `docs/results`.
+line of its header, `# Published: VALUES (SOURCE)`; what was measured stands in the tables of `docs/results`. The line below it,
+the GPU-hours to expect, is written here too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from detectron2.config import CfgNode
 from ssod.engine.atomic import write_atomically
 from ssod.engine.setup import load_config, run_cli
 from ssod.errors import UserError
+from ssod.report.gpu_hours import gpu_hours
 
 _PUBLISHED = re.compile(r"^# Published: (?P<values>[^()]+) \((?P<source>.+)\)$")
 
@@ -26,8 +28,9 @@ _HEAD = """# Configs
 Written by `python -m ssod.tools.config_table`; change the configs' headers or `docs/results`, not this page.
 
 *Published* is what the papers print, with its source. *Measured here* is what this code has reached, with the number of runs and
-the page that tells how. The sections down to digit scenes need data sets and some eight GPUs that were not at hand: none
-of their rows was measured, and neither were the GPU-hours that they take.
+the page that tells how. The sections down to blood cells need data sets and some eight GPUs that were not at hand: none
+of their rows was measured. Their *GPU-hours* are estimates for V100s in single precision, from the images that a step shows to
+student and teacher and the speeds that Detectron2 publishes for them (`ssod/report/gpu_hours.py`).
 """
 
 # Folder of configs: heading and what all of its rows share.
@@ -51,11 +54,18 @@ _SECTIONS = {
         "Each config runs all phases; the number is the ensemble's. co-35, co-115: COCO 2014.",
     ),
     "pudet": ("PUDet", "All of train2017 labelled, ImageNet as the wild pool; AP on val2017."),
+    "bccd": (
+        "Blood cells (BCCD)",
+        "20 of 205 photographs labelled, shrunk for a CPU; test AP of each run's best teacher, chosen on validation images.",
+    ),
     "digit_scenes": (
         "Digit scenes",
         "The embedded data set; test AP of each run's best teacher, chosen on validation images.",
     ),
 }
+
+# No GPU is needed.
+_SMALL = ("bccd", "digit_scenes")
 
 # By a part of the config's name, where the heading leaves it open.
 _SETTINGS = {
@@ -105,6 +115,21 @@ def read_published(path: Path) -> Optional[Published]:
     return Published(found["values"], found["source"])
 
 
+def expected_hours(path: Path, cfg: CfgNode) -> str:
+    """The estimate for a config, to two digits: "about 1,300"."""
+    lines = path.read_text().splitlines()
+    hours = gpu_hours(cfg, all_phases="ssod.tools.run_phases" in lines[0])
+    return f"about {float(f'{hours:.1e}'):,.0f}"
+
+
+def write_header(path: Path, hours: str) -> str:
+    """The config's text with its line about GPU-hours below the launch command and what was published."""
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# GPU-hours")]
+    place = 2 if lines[1].startswith("# Published") else 1
+    lines.insert(place, f"# GPU-hours: {hours} (V100, estimated)")
+    return "\n".join(lines) + "\n"
+
+
 def read_measured(results: Path) -> Dict[str, List[str]]:
     """Config -> what was measured with it, from the sweeps' `table.csv` below a folder."""
     found: Dict[str, List[str]] = {}
@@ -132,6 +157,21 @@ def setting(cfg: CfgNode, name: str) -> str:
     return f"{share[1]} %" if share else ""
 
 
+def headers(configs: Path) -> Dict[Path, str]:
+    """Every config that needs GPUs, with its GPU-hours."""
+    paths = [
+        path for folder in _SECTIONS if folder not in _SMALL for path in _runs(configs / folder)
+    ]
+    return {
+        path: write_header(path, expected_hours(path, load_config(str(path)))) for path in paths
+    }
+
+
+def _runs(folder: Path) -> List[Path]:
+    found = sorted(folder.rglob("*.yaml"), key=_natural)
+    return [path for path in found if not path.name.startswith("base")]
+
+
 def _natural(path: Path) -> List[Tuple[float, str]]:
     """Sorts 2pct before 10pct."""
     parts = re.split(r"(\d+(?:\.\d+)?)", path.with_suffix("").as_posix())
@@ -144,9 +184,7 @@ def write_page(configs: Path, results: Path) -> str:
     parts = [_HEAD]
     for folder, (heading, remark) in _SECTIONS.items():
         rows = []
-        for path in sorted((configs / folder).rglob("*.yaml"), key=_natural):
-            if path.name.startswith("base"):
-                continue
+        for path in _runs(configs / folder):
             published = read_published(path)
             cfg = load_config(str(path))
             own = path.relative_to(configs).as_posix()
@@ -154,6 +192,7 @@ def write_page(configs: Path, results: Path) -> str:
                 f"[{own.split('/', 1)[1].removesuffix('.yaml')}](../configs/{own})",
                 setting(cfg, path.stem),
                 ", ".join(cfg.SSOD.METHODS) or "supervised",
+                "" if folder in _SMALL else expected_hours(path, cfg).removeprefix("about "),
                 f"{published.values} ({published.source})" if published else "",
                 ", ".join(measured.get(f"configs/{own}", [])) or "–",
             ]
@@ -164,7 +203,7 @@ def write_page(configs: Path, results: Path) -> str:
 
 def _table(rows: List[List[str]]) -> str:
     """Columns that are empty in all rows are left out."""
-    head = ["config", "setting", "methods", "published", "measured here"]
+    head = ["config", "setting", "methods", "GPU-hours", "published", "measured here"]
     kept = [k for k in range(len(head)) if any(row[k] for row in rows)]
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(line[k] for k in kept) + " |\n" for line in lines)
@@ -181,6 +220,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
     if not Path("configs").is_dir():
         raise UserError("There is no folder configs here: run this in the repository's root.")
+    for path, text in headers(Path("configs")).items():
+        path.write_text(text)
     page = write_page(Path("configs"), Path("docs/results"))
     write_atomically(args.output, lambda file: file.write(page.encode()))
     print(f"Wrote {args.output}")
