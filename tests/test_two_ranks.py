@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any, Dict
@@ -12,6 +13,7 @@ import torch
 import two_ranks
 from runs import METHOD_NAMES, quota_free, state_of, train
 from ssod.engine.launch import launch
+from ssod.tools.pseudo_label import work as pseudo_label
 from tiny import tiny_cfg, with_squares
 
 
@@ -47,6 +49,34 @@ def test_crop_bank_reaches_both_ranks(found: Dict[str, Any], refresh: str, steps
     for rank in case["ranks"]:
         assert [entry[1] for entry in rank["board"]] == steps
         assert rank["visited"] == 12 and rank["pasted_from_pseudo"] > 0
+
+
+def test_two_ranks_run_all_phases(found: Dict[str, Any]) -> None:
+    folder = found["output"] / "tools" / "phases"
+    record = json.loads((folder / "phases.json").read_text())
+    assert list(record["test"]["squares_test"]["rows"]) == ["0", "1", "0~1"]
+    labels = json.loads((folder / "phase_1" / "pseudo_labels.json").read_text())
+    assert len(labels["images"]) == 12 and labels["annotations"]
+    assert (folder / "phase_1" / "model_final.pth").exists() and (folder / "summary.md").exists()
+
+
+def test_two_ranks_label_as_one(found: Dict[str, Any]) -> None:
+    folder = found["output"] / "tools"
+    weights = str(folder / "phases" / "phase_0" / "teacher_best.pth")
+    pseudo_label(two_ranks.label_arguments(folder, weights, "alone.json"))
+    one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("alone", "labels"))
+    assert one["images"] == two["images"] and one["annotations"] == two["annotations"] != []
+
+
+def test_two_ranks_purify_together(found: Dict[str, Any]) -> None:
+    folder = found["output"] / "tools" / "purified"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["images"], summary["kept"], len(summary["risk"])) == (12, 5, 2)
+    with open(folder / "scores.csv") as file:
+        rows = list(csv.DictReader(file))
+    scores = sorted((float(row["score"]) for row in rows), reverse=True)
+    assert len(scores) == 12 and len(set(scores)) > 1
+    assert sorted(float(row["score"]) for row in rows if row["kept"] == "1") == scores[4::-1]
 
 
 def test_two_ranks_resume_to_the_bit(found: Dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from ssod import compat
 compat.apply()
 
 import json  # noqa: E402
+from argparse import Namespace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -23,6 +24,10 @@ from runs import (  # noqa: E402
     with_stored_labels,
 )
 from ssod.engine.trainer import SSODTrainer  # noqa: E402
+from ssod.phases.runner import run_phases  # noqa: E402
+from ssod.purification.run import purify  # noqa: E402
+from ssod.tools.pseudo_label import work as pseudo_label  # noqa: E402
+from ssod.tools.purify import build_parser  # noqa: E402
 from tiny import tiny_cfg, with_squares  # noqa: E402
 
 
@@ -85,9 +90,44 @@ def main(root: str, output: str) -> None:
             "pasted_from_pseudo": sum(int(s.extras["CropBank"].banks.sum()) for s in samples),
         }
         report(f"CropBank {refresh}", trainer, ranks=comm.all_gather(mine))
+    run_tools(Path(root), folder / "tools")
     equal = quota_free(with_squares(tiny_cfg(), Path(root), folder / "equal"))
     trainer = train(equal)
     report("equal", trainer)
     if comm.is_main_process():
         torch.save(state_of(trainer), folder / "equal.pth")
         (folder / "found.json").write_text(json.dumps(found))
+
+
+def run_tools(root: Path, folder: Path) -> None:
+    """Phases, stored labels and purification; what they write is compared by the tests."""
+    cfg = with_squares(
+        tiny_cfg(), root, folder / "phases", ("ScoreThreshold", "PseudoBoxRegression")
+    )
+    cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
+    cfg.merge_from_list(["SOLVER.MAX_ITER", 2, "TEST.EVAL_PERIOD", 2, "SSOD.BURN_IN_STEPS", 0])
+    cfg.merge_from_list(["SSOD.SCORE_THRESHOLD", 0.0, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0])
+    cfg.merge_from_list(["DATASETS.TEST", ("squares_test",), "SSOD.VIS_PERIOD", 0])
+    if comm.is_main_process():
+        folder.mkdir()
+        (folder / "config.yaml").write_text(cfg.dump())
+    comm.synchronize()
+    run_phases(str(folder / "config.yaml"), ["SSOD.MULTI_PHASE.PHASES", "1"])
+    weights = str(folder / "phases" / "phase_0" / "teacher_best.pth")
+    pseudo_label(label_arguments(folder, weights, "labels.json"))
+    arguments = ["--config-file", str(folder / "config.yaml"), "--wild", str(root / "unlabeled")]
+    arguments += ["--keep", "5", "--output", str(folder / "purified"), "--size", "64"]
+    arguments += ["--batch-size", "8", "--epochs", "2", "--prior", "0.5", "MODEL.WEIGHTS", weights]
+    purify(build_parser().parse_args(arguments))
+
+
+def label_arguments(folder: Path, weights: str, name: str) -> Namespace:
+    """Of `ssod.tools.pseudo_label`, from the phases' config."""
+    return Namespace(
+        config_file=str(folder / "config.yaml"),
+        opts=[],
+        weights=[weights],
+        output=str(folder / name),
+        thresholds=None,
+        tta=False,
+    )

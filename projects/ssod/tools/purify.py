@@ -13,10 +13,10 @@ from ssod import compat
 
 compat.apply()
 
-from ssod.engine.launch import launch  # noqa: E402
-from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
+from ssod.engine.setup import run_cli, split_opts  # noqa: E402
 from ssod.purification.run import purify  # noqa: E402
 from ssod.purification.training import TrainingOptions  # noqa: E402
+from ssod.tools.pseudo_label import add_launch_arguments, launch_from  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -27,7 +27,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(DATASETS.TRAIN) against a folder of wild ones; score every wild image and keep the best. The same command "
         "again goes on after an interruption; another --keep reuses the scores.",
     )
-    parser.add_argument("--config-file", required=True, help="of the detector")
     parser.add_argument(
         "--wild", required=True, help="folder of images, searched recursively; no labels needed"
     )
@@ -71,27 +70,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="Kiryo's ascending step instead of the clamp at zero",
     )
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument(
-        "--num-gpus", type=int, default=1, help="processes; with MODEL.DEVICE cpu as well"
-    )
-    parser.add_argument(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="KEY VALUE pairs, such as MODEL.WEIGHTS teacher_best.pth",
-    )
+    add_launch_arguments(parser)
     return parser
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.prior is None and not args.random:
         parser.error("--prior is required: the positives' share of the wild images, such as 0.1")
     args.opts = split_opts(args.opts)
-    device = load_config(args.config_file, args.opts).MODEL.DEVICE
-    launch(purify, args.num_gpus, args=(args,), device=device)
+    launch_from(purify, args)
 
 
 if __name__ == "__main__":
