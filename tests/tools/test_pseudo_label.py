@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Dict, List
@@ -19,6 +20,7 @@ from ssod.engine.setup import load_config
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.pseudo_labels import predictions
+from ssod.pseudo_labels.labelling import agreed_labels, write_labels
 from ssod.tools import pseudo_label
 from tiny import CLASSES, tiny_cfg, with_squares
 
@@ -187,6 +189,42 @@ def test_ranks_share_the_shards(
         done.append(store.missing())
     assert done == [[1], []] and models["a.pth"].calls == 12
     assert [len(row.found) for row in store if row.found is not None] == [2] * 12
+
+
+def test_memory_does_not_grow_with_the_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From 200 to 1,000 images it grows by the order of the images and their ids, not by 20 labels each."""
+    monkeypatch.setattr(predictions, "SHARD_SIZE", 50)
+
+    def peak(count: int) -> int:
+        store = predictions.PredictionStore(str(tmp_path / str(count)), count)
+        Path(store.folder).mkdir()
+        for shard in range(store.num_shards):
+            rows = []
+            for _ in store.indices(shard):
+                found = Instances((100, 100))
+                found.pred_boxes = Boxes(
+                    torch.rand(20, 2).repeat(1, 2) + torch.tensor([0, 0, 9, 9])
+                )
+                found.scores, found.pred_classes = torch.rand(20), torch.randint(3, (20,))
+                rows.append(predictions.Prediction(found))
+            store.write(shard, rows)
+        records = [{"file_name": f"{k}.png", "image_id": k} for k in range(count)]
+        limits = [torch.zeros(3, dtype=torch.float64)]
+        output = str(tmp_path / f"{count}.json")
+        tracemalloc.start()
+        try:
+            labels = agreed_labels([store], limits, 0.5)
+            kept = torch.ones(count, dtype=torch.bool)
+            write_labels(output, records, labels, kept, CLASSES, {"image_root": "."})
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(50)  # imports and caches
+    assert peak(1000) - peak(200) < 800 * 200
+    assert (tmp_path / "1000.json").stat().st_size > 1000 * 20 * 100
 
 
 def test_damaged_images_are_skipped_and_listed(

@@ -12,10 +12,12 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from runs import digest, state_of, train
+from ssod.engine.setup import load_config
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
+from ssod.methods import METHOD_REGISTRY, build_methods
 from ssod.methods.pudet.proposals import label_proposals
+from ssod.report.run_data import load_runs
 from ssod.structures import SSODBatch
 from tiny import make_sample, tiny_cfg, with_squares
 
@@ -280,6 +282,37 @@ def test_teacher_with_the_other_channel_order(storage: Any, tmp_path: Path) -> N
     cfg = frozen(cfg, (str(tmp_path / "rgb.yaml"), str(tmp_path / "rgb.pth")))
     losses = TeacherStudent.from_config(cfg, core.student, build_methods(cfg))(batch())
     assert losses["loss_bounded_hint"].item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_resnet_18_learns_from_resnet_50(
+    storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Table 3's second setting, from its own config; the teacher's pyramid is twice as wide."""
+    monkeypatch.chdir(Path(__file__).parents[3])
+    path = "configs/digit_scenes/pudet/teacher_r50.yaml"
+    teacher = build_model(load_config(path))
+    weights = str(tmp_path / "teacher.pth")
+    torch.save({"model": teacher.state_dict()}, weights)
+    keys = ["SSOD.BOUNDED_DISTILLATION.TEACHER_WEIGHTS", weights]
+    core = build(load_config("configs/digit_scenes/pudet/r18_under_r50.yaml", keys))
+    assert teacher.backbone.output_shape()["p2"].channels == 128
+    assert core.student.backbone.output_shape()["p2"].channels == 64
+    losses = core(batch(unlabeled=0))
+    total = torch.stack([losses[name] for name in NAMES]).sum()
+    total.backward()
+    assert torch.isfinite(total) and losses["loss_bounded_hint"] > 0
+    assert core.student.backbone.bottom_up.stem.conv1.weight.grad.abs().sum() > 0
+
+
+def test_report(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("{}")
+    method = METHOD_REGISTRY.get("BoundedDistillation")
+    assert method.report_section(load_runs([str(tmp_path)])[0]) is None
+    (tmp_path / "metrics.json").write_text(
+        '{"iteration": 1, "bounded_distillation/correct_share": 0.6}\n'
+    )
+    section = method.report_section(load_runs([str(tmp_path)])[0])
+    assert "classifies rightly" in section.html and "imitation region" not in section.html
 
 
 def test_missing_teacher_is_noticed_at_start(squares: Path, tmp_path: Path) -> None:
