@@ -280,8 +280,6 @@ def sampling(**keywords: Any) -> ClassRebalancingSampling:
         "first_step": 20,
         "last_step": 100,
         "fixed_threshold": 0.5,
-        "output_dir": "",
-        "record_period": 0,
         **keywords,
     }
     method = ClassRebalancingSampling(**values)

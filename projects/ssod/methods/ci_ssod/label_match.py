@@ -49,8 +49,6 @@ class LabelMatchThresholds(ClassThresholds):
         num_classes: int,
         initial: float,
         decay: float,
-        output_dir: str,
-        record_period: int,
     ) -> None:
         super().__init__()
         node = "SSOD.LABEL_MATCH"
@@ -59,8 +57,6 @@ class LabelMatchThresholds(ClassThresholds):
         if not 0 <= decay < 1:
             raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
         self.initial, self.decay = initial, decay
-        self.output_dir, self.record_period = output_dir, record_period
-        self.class_names: List[str] = []
         self.wanted = torch.zeros(num_classes)
         self.register_buffer("histogram", torch.zeros(num_classes, _BINS))
         self.register_buffer("seen", torch.zeros(()))  # the moving average's sum of coefficients
@@ -78,8 +74,6 @@ class LabelMatchThresholds(ClassThresholds):
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "initial": node.INITIAL_THRESHOLD,
             "decay": node.EMA_DECAY ** (1 / parts),
-            "output_dir": cfg.OUTPUT_DIR,
-            "record_period": cfg.TEST.EVAL_PERIOD,
         }
 
     @classmethod
@@ -87,7 +81,6 @@ class LabelMatchThresholds(ClassThresholds):
         cfg.SSOD.LABEL_MATCH.EMA_DECAY **= factor
 
     def setup(self, data: TrainingData) -> None:
-        self.class_names = list(data.class_names)
         for record in data.labeled:
             for annotation in record["annotations"]:
                 self.wanted[annotation["category_id"]] += 1 / len(data.labeled)
@@ -119,13 +112,7 @@ class LabelMatchThresholds(ClassThresholds):
 
     def build_hooks(self) -> List[HookBase]:
         return [
-            RecordArrays(
-                self.name,
-                self.output_dir,
-                self.record_period,
-                self.class_names,
-                lambda step: {"threshold": self._thresholds().cpu().numpy()},
-            )
+            RecordArrays(self.name, lambda step: {"threshold": self._thresholds().cpu().numpy()})
         ]
 
     @classmethod

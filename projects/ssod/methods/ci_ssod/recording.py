@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import zipfile
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
 import numpy as np
 from detectron2.engine import HookBase
@@ -15,6 +15,9 @@ from detectron2.utils.events import get_event_storage
 
 from ssod.engine.atomic import write_atomically
 
+if TYPE_CHECKING:
+    from ssod.engine.trainer import SSODTrainer
+
 FOLDER = "ci_ssod"
 
 
@@ -22,25 +25,17 @@ class RecordArrays(HookBase):
     """At every evaluation: `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz`, and per-class scalars. Rank 0 writes.
 
     Args:
-        name: the method's. period: in steps; 0 records at the end only.
+        name: the method's.
         arrays: called with the steps done; arrays of K entries also become `<name>/<array>/<class>` scalars.
     """
 
-    def __init__(
-        self,
-        name: str,
-        output_dir: str,
-        period: int,
-        class_names: Sequence[str],
-        arrays: Callable[[int], Dict[str, np.ndarray]],
-    ) -> None:
-        self.name = name
-        self.folder = os.path.join(output_dir, FOLDER)
-        self.period = period
-        self.class_names = list(class_names)
-        self.arrays = arrays
+    trainer: "SSODTrainer"
+
+    def __init__(self, name: str, arrays: Callable[[int], Dict[str, np.ndarray]]) -> None:
+        self.name, self.arrays = name, arrays
 
     def before_train(self) -> None:
+        self.folder = os.path.join(self.trainer.cfg.OUTPUT_DIR, FOLDER)
         # A run that starts again from an earlier step writes the later files anew.
         if comm.is_main_process():
             for step, path in recorded(self.folder, self.name):
@@ -48,18 +43,19 @@ class RecordArrays(HookBase):
                     os.remove(path)
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        due = done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
+        done, period = self.trainer.iter + 1, self.trainer.cfg.TEST.EVAL_PERIOD
+        due = done == self.trainer.max_iter or (period > 0 and done % period == 0)
         if not due or not comm.is_main_process():
             return
         arrays = self.arrays(done)
         path = os.path.join(self.folder, f"{self.name}_step_{done}.npz")
-        content: Dict[str, Any] = {"classes": np.array(self.class_names), **arrays}
+        class_names = self.trainer.data.class_names
+        content: Dict[str, Any] = {"classes": np.array(class_names), **arrays}
         write_atomically(path, lambda file: np.savez_compressed(file, **content))
         storage = get_event_storage()
         for key, values in arrays.items():
-            if values.shape == (len(self.class_names),):
-                for label, value in zip(self.class_names, values.tolist()):
+            if values.shape == (len(class_names),):
+                for label, value in zip(class_names, values.tolist()):
                     storage.put_scalar(f"{self.name}/{key}/{label}", value, smoothing_hint=False)
 
 

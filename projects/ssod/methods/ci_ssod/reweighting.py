@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
 from ssod.methods.ci_ssod.recording import RecordArrays
 from ssod.modeling.outputs import Outputs
@@ -34,16 +34,12 @@ class GradientReweighting(Method):
     needs_unlabeled = False
     conflicts = ("EQLv2",)  # its sigmoid loss has another gradient matrix
 
-    def __init__(
-        self, *, balance: ClassBalance, beta: float, output_dir: str, record_period: int
-    ) -> None:
+    def __init__(self, *, balance: ClassBalance, beta: float) -> None:
         super().__init__()
         if not 0.0 <= beta <= 1.0:
             raise UserError(f"SSOD.GRADIENT_REWEIGHTING.BETA is {beta}: use a value from 0 to 1.")
         self.balance = balance
         self.beta = beta
-        self.output_dir, self.record_period = output_dir, record_period
-        self.class_names: List[str] = []
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -63,16 +59,11 @@ class GradientReweighting(Method):
         return {
             "balance": ClassBalance.from_config(cfg),
             "beta": cfg.SSOD.GRADIENT_REWEIGHTING.BETA,
-            "output_dir": cfg.OUTPUT_DIR,
-            "record_period": cfg.TEST.EVAL_PERIOD,
         }
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         scale_balance(cfg, factor)
-
-    def setup(self, data: TrainingData) -> None:
-        self.class_names = list(data.class_names)
 
     def _stream_weights(self) -> StreamWeights:
         weights = self.balance.weights
@@ -98,15 +89,7 @@ class GradientReweighting(Method):
         self.balance.update(outputs, self._stream_weights())
 
     def build_hooks(self) -> List[HookBase]:
-        return [
-            RecordArrays(
-                self.name,
-                self.output_dir,
-                self.record_period,
-                self.class_names,
-                lambda step: balance_arrays(self.balance),
-            )
-        ]
+        return [RecordArrays(self.name, lambda step: balance_arrays(self.balance))]
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

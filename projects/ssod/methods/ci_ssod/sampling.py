@@ -110,8 +110,6 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         first_step: int,
         last_step: int,
         fixed_threshold: float,
-        output_dir: str,
-        record_period: int,
     ) -> None:
         super().__init__(threshold=threshold)
         node = "SSOD.CLASS_REBALANCING_SAMPLING"
@@ -123,8 +121,6 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         length = (last_step - first_step) / generations
         # Several generations may begin at the same step of a very short run: the last one counts.
         self.begins = {first_step + round(t * length): t for t in range(generations)}
-        self.output_dir, self.record_period = output_dir, record_period
-        self.class_names: List[str] = []
         self.memory = LabelMemory()
         self.labeled_counts = torch.zeros(num_classes)
         self.num_unlabeled = 0
@@ -148,13 +144,10 @@ class ClassRebalancingSampling(RepeatFactorSampling):
             "first_step": cfg.SSOD.BURN_IN_STEPS,
             "last_step": cfg.SOLVER.MAX_ITER,
             "fixed_threshold": cfg.SSOD.SCORE_THRESHOLD,
-            "output_dir": cfg.OUTPUT_DIR,
-            "record_period": cfg.TEST.EVAL_PERIOD,
         }
 
     def setup(self, data: TrainingData) -> None:
         super().setup(data)
-        self.class_names = list(data.class_names)
         self.num_unlabeled = len(data.unlabeled)
         self.num_labeled = len(data.labeled)
         for record in data.labeled:
@@ -199,11 +192,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         )
 
     def build_hooks(self) -> List[HookBase]:
-        return [
-            RecordArrays(
-                self.name, self.output_dir, self.record_period, self.class_names, self._arrays
-            )
-        ]
+        return [RecordArrays(self.name, self._arrays)]
 
     def _arrays(self, step: int) -> Dict[str, np.ndarray]:
         generation = max([t for begin, t in self.begins.items() if begin <= step], default=0)

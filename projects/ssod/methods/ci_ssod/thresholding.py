@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssod.engine.comm import all_reduce_sum
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
+from ssod.methods.base import METHOD_REGISTRY, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance
 from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
 from ssod.methods.ci_ssod.recording import RecordArrays
@@ -58,8 +58,6 @@ class GradientThresholding(ClassThresholds):
         score_decay: float,
         use_gradient: bool,
         use_score: bool,
-        output_dir: str,
-        record_period: int,
     ) -> None:
         super().__init__()
         node = "SSOD.GRADIENT_THRESHOLDING"
@@ -77,8 +75,6 @@ class GradientThresholding(ClassThresholds):
         self.base, self.low, self.high = base, low, high
         self.score_decay = score_decay
         self.use_gradient, self.use_score = use_gradient, use_score
-        self.output_dir, self.record_period = output_dir, record_period
-        self.class_names: List[str] = []
         # NaN would not survive comparisons of states: 0 stands for a class that was not seen yet.
         self.register_buffer("score_means", torch.zeros(num_classes))
         self._latest: Optional[Tensor] = None
@@ -106,8 +102,6 @@ class GradientThresholding(ClassThresholds):
             "score_decay": node.EMA_DECAY ** (1 / parts),
             "use_gradient": node.USE_GRADIENT,
             "use_score": node.USE_SCORE,
-            "output_dir": cfg.OUTPUT_DIR,
-            "record_period": cfg.TEST.EVAL_PERIOD,
         }
 
     @classmethod
@@ -115,9 +109,6 @@ class GradientThresholding(ClassThresholds):
         if _REWEIGHTING not in cfg.SSOD.METHODS:
             scale_balance(cfg, factor)
         cfg.SSOD.GRADIENT_THRESHOLDING.EMA_DECAY **= factor
-
-    def setup(self, data: TrainingData) -> None:
-        self.class_names = list(data.class_names)
 
     def thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `class_thresholds`."""
@@ -152,11 +143,7 @@ class GradientThresholding(ClassThresholds):
         self._latest = self.thresholds(context)
 
     def build_hooks(self) -> List[HookBase]:
-        return [
-            RecordArrays(
-                self.name, self.output_dir, self.record_period, self.class_names, self._arrays
-            )
-        ]
+        return [RecordArrays(self.name, self._arrays)]
 
     def _arrays(self, step: int) -> Dict[str, np.ndarray]:
         assert self._latest is not None
