@@ -21,7 +21,7 @@ from ssod.errors import UserError
 from ssod.methods.acrst.bank import Instances as BankInstances
 from ssod.methods.acrst.bank import PseudoBank, labeled_instances, pack_labels
 from ssod.methods.acrst.crops import FileNames
-from ssod.methods.acrst.paste import BANKS, PasteCrops, Pasted, PasteSettings
+from ssod.methods.acrst.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
 from ssod.methods.acrst.recall import class_sampling_probabilities, pseudo_recall
 from ssod.methods.acrst.visibility import visible_fraction
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
@@ -73,7 +73,7 @@ class CropBank(Method):
         picture_period: int,
     ) -> None:
         super().__init__()
-        _check(banks, refresh, refresh_period, snapshot_period, class_sampling, beta, settings)
+        _check(banks, refresh, refresh_period, snapshot_period, class_sampling, beta)
         self.num_classes = num_classes
         self.banks, self.refresh, self.refresh_period = banks, refresh, refresh_period
         self.snapshot_period = snapshot_period
@@ -400,11 +400,7 @@ def _check(
     snapshot_period: int,
     class_sampling: str,
     beta: float,
-    settings: PasteSettings,
 ) -> None:
-    def refuse(key: str, value: Any, mend: str) -> None:
-        raise UserError(f"SSOD.CROP_BANK.{key} is {value!r}: {mend}.")
-
     if not banks or set(banks) - set(BANKS):
         refuse("BANKS", banks, "name 'labeled', 'pseudo' or both")
     if refresh not in REFRESH:
@@ -416,17 +412,3 @@ def _check(
         refuse("CLASS_SAMPLING", class_sampling, "use 'affr', 'uniform' or 'instances'")
     if beta < 0:
         refuse("BETA", beta, "use 0 or more")
-    paste_on = settings.paste_on
-    if not paste_on or set(paste_on) - {"labeled", "unlabeled"}:
-        refuse("PASTE_ON", paste_on, "name 'labeled', 'unlabeled' or both")
-    if settings.min_instances < 0:
-        refuse("MIN_INSTANCES", settings.min_instances, "use 0 or more")
-    if settings.max_instances < settings.min_instances:
-        refuse("MAX_INSTANCES", settings.max_instances, "use MIN_INSTANCES or more")
-    scale = settings.scale
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-        refuse("SCALE", scale, "use (low, high) with 0 < low <= high")
-    if not 0 <= settings.flip_prob <= 1:
-        refuse("FLIP_PROB", settings.flip_prob, "use a number between 0 and 1")
-    if not 0 <= settings.min_visible_fraction < 1:
-        refuse("MIN_VISIBLE_FRACTION", settings.min_visible_fraction, "use 0 or more, less than 1")

@@ -6,7 +6,7 @@ Shapes: views are uint8 (3, H, W) in the model's channel order; P pasted crops; 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from ssod.data.augmentation import color_jitter
 from ssod.data.mapper import UnreadableImage
 from ssod.data.snapshots import Snapshot
+from ssod.errors import UserError
 from ssod.methods.acrst.bank import Instances
 from ssod.methods.acrst.crops import CropReader, FileNames, reduction
 from ssod.methods.acrst.visibility import visible_fraction
@@ -27,6 +28,11 @@ BANKS = ("labeled", "pseudo")
 # The stream whose images a bank's boxes lie in.
 _STREAM = {"labeled": "labeled", "pseudo": "unlabeled"}
 _JITTER_PROBABILITY = 0.8  # as in the strong view
+
+
+def refuse(key: str, value: Any, mend: str) -> NoReturn:
+    """A value of SSOD.CROP_BANK that makes no sense."""
+    raise UserError(f"SSOD.CROP_BANK.{key} is {value!r}: {mend}.")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,20 @@ class PasteSettings:
     color_jitter: bool
     min_visible_fraction: float
     image_format: str
+
+    def __post_init__(self) -> None:
+        if not self.paste_on or set(self.paste_on) - {"labeled", "unlabeled"}:
+            refuse("PASTE_ON", self.paste_on, "name 'labeled', 'unlabeled' or both")
+        if self.min_instances < 0:
+            refuse("MIN_INSTANCES", self.min_instances, "use 0 or more")
+        if self.max_instances < self.min_instances:
+            refuse("MAX_INSTANCES", self.max_instances, "use MIN_INSTANCES or more")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            refuse("SCALE", self.scale, "use (low, high) with 0 < low <= high")
+        if not 0 <= self.flip_prob <= 1:
+            refuse("FLIP_PROB", self.flip_prob, "use a number between 0 and 1")
+        if not 0 <= self.min_visible_fraction < 1:
+            refuse("MIN_VISIBLE_FRACTION", self.min_visible_fraction, "use 0 or more, less than 1")
 
 
 @dataclass
