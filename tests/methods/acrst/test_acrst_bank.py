@@ -12,8 +12,13 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from ssod.data.mapper import affine_matrix
-from ssod.methods.acrst.bank import Instances, PseudoBank, labeled_instances, pack_labels
-from ssod.methods.acrst.crop_bank import pack_batch
+from ssod.methods.acrst.bank import (
+    Instances,
+    PseudoBank,
+    labeled_instances,
+    pack_batch,
+    pack_labels,
+)
 from ssod.structures import Geometry, PseudoLabels
 from tiny import make_sample
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, fields
 from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
+import torch
 from detectron2.structures import BoxMode
 
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.structures import PseudoLabels, Sample
 
 # Columns of packed rows. A header row of each image is followed by its labels:
 # (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all of it exactly.
@@ -206,3 +208,25 @@ class PseudoBank:
         self._sizes[images] = state[head, 2:4]
         self._visited = len(images)
         self._set_rows(state[~head])
+
+
+def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
+    """The selected labels of a batch in original-image coordinates, packed; one transfer from the device."""
+    columns = ("scores", "gt_classes", "selected")
+    flat = torch.cat(
+        [
+            torch.cat(
+                [r.gt_boxes.tensor, *(r.get(name)[:, None].float() for name in columns)], dim=1
+            )
+            for r in pseudo.instances
+        ]
+    ).cpu()
+    parts = []
+    for sample, own in zip(samples, flat.split([len(row) for row in pseudo.instances])):
+        boxes = sample.geometry.boxes_to_original(own[:, :4])
+        # Nothing is left to crop of what clipping to the image made empty.
+        keep = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (own[:, 6] > 0)).numpy()
+        values = own.numpy()[keep]
+        packed = boxes.numpy()[keep], values[:, 5], values[:, 4]
+        parts.append(pack_labels(sample.ref.index, sample.geometry.original_size, *packed))
+    return np.concatenate(parts)

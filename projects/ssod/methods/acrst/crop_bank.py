@@ -14,19 +14,18 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ssod.errors import UserError
 from ssod.methods.acrst.bank import Instances as BankInstances
-from ssod.methods.acrst.bank import PseudoBank, labeled_instances, pack_labels
+from ssod.methods.acrst.bank import PseudoBank, labeled_instances, pack_batch
 from ssod.methods.acrst.crops import FileNames
 from ssod.methods.acrst.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
 from ssod.methods.acrst.recall import class_sampling_probabilities, pseudo_recall
+from ssod.methods.acrst.statistics import put_foreground_share
 from ssod.methods.acrst.visibility import visible_fraction
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
-from ssod.modeling.outputs import Outputs, ViewOutputs
-from ssod.pseudo_labels.quality import class_divergence
+from ssod.modeling.outputs import Outputs
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Sample, Views
 
 if TYPE_CHECKING:
@@ -174,11 +173,15 @@ class CropBank(Method):
     def recall(self) -> Tensor:
         """(K,) pseudo recall; the images expected to hold pseudo-labels are those visited so far."""
         visited = self.pseudo_bank.visited
-        truth = torch.from_numpy(self._truth)
+        truth = self.truth_counts()
         if not visited:  # nothing is known, so all classes are alike
             return torch.where(truth > 0, 0.0, torch.nan).double()
         counts = torch.from_numpy(self.pseudo_bank.class_counts)
         return pseudo_recall(counts, truth, visited / max(1, self._num_labeled))
+
+    def truth_counts(self) -> Tensor:
+        """int64 (K,) objects of the labelled images."""
+        return torch.from_numpy(self._truth)
 
     def sizes(self) -> np.ndarray:
         """int64 (K,) instances in the banks in use."""
@@ -242,9 +245,7 @@ class CropBank(Method):
         boxes = own.gt_boxes.tensor
         above = pasted.boxes.to(boxes)
         seen = visible_fraction(boxes, above) > self.settings.min_visible_fraction
-        rows = seen.nonzero()[
-            :, 0
-        ]  # once: on a GPU each look-up by a mask would wait for the device
+        rows = seen.nonzero()[:, 0]  # once: on a GPU each look-up by a mask would wait
         ones = own.scores.new_ones(len(above))
         known: Dict[str, Any] = {
             "gt_boxes": above,
@@ -275,47 +276,12 @@ class CropBank(Method):
             for part in comm.all_gather(packed):
                 self.pseudo_bank.replace(part)
         if done % _SHARE_PERIOD == 0:
-            self._put_foreground_share(outputs, context)
+            put_foreground_share(outputs, context.batch, self.settings.paste_on, self.num_classes)
         if self.picture_period and done % self.picture_period == 0 and comm.is_main_process():
             shown, samples = outputs.unlabeled, context.batch.unlabeled
             if shown is None or "unlabeled" not in self.settings.paste_on:
                 shown, samples = outputs.labeled, context.batch.labeled
             self.picture = (samples, [t.to("cpu") for t in shown.view.targets[: len(samples)]])
-
-    def _put_foreground_share(self, outputs: Outputs, context: StepContext) -> None:
-        """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting."""
-        streams = {
-            "labeled": (outputs.labeled, context.batch.labeled),
-            "unlabeled": (outputs.unlabeled, context.batch.unlabeled),
-        }
-        storage = get_event_storage()
-        for name, (found, samples) in streams.items():
-            if found is None or not samples or name not in self.settings.paste_on:
-                continue
-            total, foreground, own = _count_rois(found, samples, self.num_classes)
-            prefix = "crop_bank/foreground_share"
-            storage.put_scalar(f"{prefix}/{name}", foreground / max(1, total))
-            storage.put_scalar(f"{prefix}_without_pasted/{name}", own / max(1, total))
-
-    def put_statistics(self) -> None:
-        """Pseudo recall, sampling probability and bank size of each class, and the classes' divergence."""
-        storage = get_event_storage()
-        columns = {
-            "pseudo_recall": self.recall().tolist(),
-            "mu": self.probabilities().tolist(),
-            "size": self.sizes().tolist(),
-        }
-        if not self.pseudo_bank.visited:
-            del columns["pseudo_recall"]
-        for what, values in columns.items():
-            for name, value in zip(self.class_names, values):
-                storage.put_scalar(f"crop_bank/{what}/{name}", value, smoothing_hint=False)
-        storage.put_scalar("crop_bank/images_visited", self.pseudo_bank.visited)
-        counts = torch.from_numpy(self.pseudo_bank.class_counts)
-        # The quality measure is KL(truth || labels); Fig. 5b plots the other direction.
-        divergence = class_divergence(torch.from_numpy(self._truth), counts)
-        if np.isfinite(divergence):
-            storage.put_scalar("crop_bank/kl_pseudo_truth", divergence, smoothing_hint=False)
 
     # ---------------------------------------------------------------- state, hooks, report
 
@@ -350,47 +316,6 @@ class CropBank(Method):
 
 
 _REGRESSION = tuple(column for column in WEIGHT_COLUMNS if column.endswith("reg_weight"))
-
-
-def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
-    """The selected labels of a batch in original-image coordinates, packed; one transfer from the device."""
-    columns = ("scores", "gt_classes", "selected")
-    flat = torch.cat(
-        [
-            torch.cat(
-                [r.gt_boxes.tensor, *(r.get(name)[:, None].float() for name in columns)], dim=1
-            )
-            for r in pseudo.instances
-        ]
-    ).cpu()
-    parts = []
-    for sample, own in zip(samples, flat.split([len(row) for row in pseudo.instances])):
-        boxes = sample.geometry.boxes_to_original(own[:, :4])
-        # Nothing is left to crop of what clipping to the image made empty.
-        keep = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (own[:, 6] > 0)).numpy()
-        values = own.numpy()[keep]
-        packed = boxes.numpy()[keep], values[:, 5], values[:, 4]
-        parts.append(pack_labels(sample.ref.index, sample.geometry.original_size, *packed))
-    return np.concatenate(parts)
-
-
-def _count_rois(
-    found: ViewOutputs, samples: List[Sample], num_classes: int
-) -> Tuple[int, int, int]:
-    """RoIs of the strong views, foreground ones, and those of them that match no pasted box."""
-    total, counts = 0, []
-    for roi, sample in zip(found.rois, samples):
-        total += len(roi)
-        foreground = roi.gt_classes < num_classes
-        own = foreground
-        pasted = sample.extras.get("CropBank")
-        if pasted is not None:
-            boxes = roi.gt_boxes.tensor
-            same = (boxes[:, None] == pasted.boxes.to(boxes)[None]).all(dim=2).any(dim=1)
-            own = foreground & ~same
-        counts.append(torch.stack([foreground.sum(), own.sum()]))
-    both = torch.stack(counts).sum(dim=0).tolist()
-    return total, both[0], both[1]
 
 
 def _check(

@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.sampler import STREAMS
 from ssod.engine.atomic import write_atomically
+from ssod.methods.acrst.bank import pack_batch
+from ssod.methods.acrst.statistics import put_bank_statistics
 from ssod.report.draw import draw_boxes
 from ssod.structures import Sample, SampleRef, SSODBatch
 
@@ -70,8 +72,6 @@ class SweepUnlabeled(HookBase):
             self._sweep()
 
     def _sweep(self) -> None:
-        from ssod.methods.acrst.crop_bank import pack_batch
-
         cfg, core, records = self.trainer.cfg, self.trainer.core, self.trainer.data.unlabeled
         size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         mapper = TwoViewMapper(
@@ -123,7 +123,7 @@ class CropBankDiagnostics(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self.method.snapshot_period == 0 or done == self.trainer.max_iter:
-            self.method.put_statistics()
+            put_bank_statistics(self.method)
         if self.method.picture is not None:
             self._draw(done)
             self.method.picture = None
