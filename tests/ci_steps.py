@@ -1,0 +1,43 @@
+"""Steps of a tiny detector with CI-SSOD's methods, for their tests."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+from ssod.engine.teacher_student import TeacherStudent
+from ssod.methods import build_methods
+from ssod.structures import PseudoLabels, SSODBatch
+from tiny import make_sample, tiny_cfg
+
+GBR, GBT, CRS = "GradientReweighting", "GradientThresholding", "ClassRebalancingSampling"
+
+
+def build(methods: tuple[str, ...], *keys: Any) -> TeacherStudent:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = methods
+    cfg.merge_from_list(["SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 0, *keys])
+    torch.manual_seed(0)
+    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+
+
+def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
+    return SSODBatch(
+        [make_sample(i, True) for i in range(labeled)],
+        [make_sample(10 + i, False) for i in range(unlabeled)],
+    )
+
+
+def labels_of(rows: List[List[tuple[int, float]]], selected: float = 0.0) -> PseudoLabels:
+    """(class, score) pairs of each image; those with a score of at least `selected` are selected."""
+    found = []
+    for row in rows:
+        instances = Instances((64, 64))
+        instances.gt_classes = torch.tensor([c for c, _ in row], dtype=torch.int64)
+        instances.scores = torch.tensor([s for _, s in row])
+        instances.selected = instances.scores >= selected
+        found.append(instances)
+    return PseudoLabels(found)
