@@ -111,7 +111,17 @@ def test_measured_values(tmp_path: Path) -> None:
         "row,config,AP_mean,AP_std,AP_n\n"
         "a,configs/a.yaml,36.965,,1\nb,configs/b.yaml,44.04,0.26,3\nc,configs/c.yaml,,,0\n"
     )
+    phases = tmp_path / "results" / "phases"
+    phases.mkdir()
+    (phases / "summary.csv").write_text(
+        "config,dataset,phase,images,metric,value\n"
+        "configs/p.yaml,t,0,all,AP,30.04\nconfigs/p.yaml,t,0,all,AP50,60\nconfigs/p.yaml,t,0,easy,AP,40\n"
+        "configs/p.yaml,t,0~1,all,AP,35.5\n"
+    )
     assert read_measured(tmp_path / "results") == {
+        "configs/p.yaml": [
+            "phase 0: 30.0, phase 0~1: 35.5 (1 run, [phases](results/phases/summary.md))"
+        ],
         "configs/a.yaml": ["37.0 (1 run, [mine](results/mine/table.md))"],
         "configs/b.yaml": ["44.0 ± 0.3 (3 runs, [mine](results/mine/table.md))"],
     }

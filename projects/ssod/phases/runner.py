@@ -38,7 +38,7 @@ def run_phases(config_file: str, opts: Sequence[str]) -> None:
         if comm.all_gather(phase.finished)[0]:
             continue
         _train(config_file, opts, phase, phases[: phase.index], cache)
-    summarise_phases(cfg, phases, cache)
+    summarise_phases(cfg, config_file, phases, cache)
 
 
 def _train(

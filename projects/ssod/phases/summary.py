@@ -37,7 +37,7 @@ SUBSETS = ("all", "easy", "difficult")
 METRICS = ("AP", "AP50")
 
 
-def summarise_phases(cfg: CfgNode, phases: Sequence[Phase], cache: str) -> None:
+def summarise_phases(cfg: CfgNode, config_file: str, phases: Sequence[Phase], cache: str) -> None:
     """Evaluates every model and the ensembles 1~N and 0~N on `DATASETS.TEST`. Called on all ranks.
 
     Writes OUTPUT_DIR/phases.json (everything), summary.md and summary.csv (Table 5).
@@ -59,7 +59,7 @@ def summarise_phases(cfg: CfgNode, phases: Sequence[Phase], cache: str) -> None:
         labels = _label_quality(cfg, records, phases, stores, limits, classes)
         record = {"phases": len(phases) - 1, "test": tests, "labels": labels}
         _write(os.path.join(cfg.OUTPUT_DIR, "phases.json"), json.dumps(record, indent=1))
-        _write(os.path.join(cfg.OUTPUT_DIR, "summary.csv"), format_csv(tests))
+        _write(os.path.join(cfg.OUTPUT_DIR, "summary.csv"), format_csv(tests, config_file))
         text = format_markdown(tests)
         _write(os.path.join(cfg.OUTPUT_DIR, "summary.md"), text)
         logger.info(f"Results, also in {cfg.OUTPUT_DIR}/summary.md:\n{text}")
@@ -226,14 +226,14 @@ def _cell(value: Optional[float]) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
-def format_csv(tests: Mapping[str, Mapping[str, Any]]) -> str:
+def format_csv(tests: Mapping[str, Mapping[str, Any]], config_file: str) -> str:
     """All metrics, a line each."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "phase", "images", "metric", "value"])
+    writer.writerow(["config", "dataset", "phase", "images", "metric", "value"])
     for name, test in tests.items():
         for label, subsets in test["rows"].items():
             for subset, metrics in subsets.items():
                 for metric, value in metrics.items():
-                    writer.writerow([name, label, subset, metric, value])
+                    writer.writerow([config_file, name, label, subset, metric, value])
     return text.getvalue()

@@ -131,10 +131,10 @@ def write_header(path: Path, hours: str) -> str:
 
 
 def read_measured(results: Path) -> Dict[str, List[str]]:
-    """Config -> what was measured with it, from the sweeps' `table.csv` below a folder."""
+    """Config -> what was measured with it: sweeps' `table.csv` and run_phases' `summary.csv` below a folder."""
     found: Dict[str, List[str]] = {}
     for table in sorted(results.rglob("table.csv")):
-        page = f"{results.name}/{table.relative_to(results).with_suffix('.md').as_posix()}"
+        page = _page(results, table)
         with table.open(newline="") as file:
             for row in csv.DictReader(file):
                 if not row.get("AP_mean"):
@@ -145,7 +145,17 @@ def read_measured(results: Path) -> Dict[str, List[str]]:
                     f"{float(row['AP_mean']):.1f}{spread} ({runs}, [{table.parent.name}]({page}))"
                 )
                 found.setdefault(row["config"], []).append(value)
+    for table in sorted(results.rglob("summary.csv")):
+        with table.open(newline="") as file:
+            rows = [r for r in csv.DictReader(file) if (r["images"], r["metric"]) == ("all", "AP")]
+        values = ", ".join(f"phase {row['phase']}: {float(row['value']):.1f}" for row in rows)
+        value = f"{values} (1 run, [{table.parent.name}]({_page(results, table)}))"
+        found.setdefault(rows[0]["config"], []).append(value)
     return found
+
+
+def _page(results: Path, table: Path) -> str:
+    return f"{results.name}/{table.relative_to(results).with_suffix('.md').as_posix()}"
 
 
 def setting(cfg: CfgNode, name: str) -> str:

@@ -89,9 +89,7 @@ class PseCo(Method):
         node = CfgNode()
         node.SCORE_THRESHOLD = 0.5
         node.CANDIDATE_IOU = 0.4  # of a proposal with a label that it may learn
-        node.TOP_CANDIDATES = (
-            12  # highest IoUs whose sum is the number of positive proposals of a label
-        )
+        node.TOP_CANDIDATES = 12  # IoUs whose sum is a label's number of positive proposals
         cfg.SSOD.PSE_CO = node
 
     @classmethod
