@@ -110,6 +110,7 @@ def test_measured_values(tmp_path: Path) -> None:
     (folder / "table.csv").write_text(
         "row,config,AP_mean,AP_std,AP_n\n"
         "a,configs/a.yaml,36.965,,1\nb,configs/b.yaml,44.04,0.26,3\nc,configs/c.yaml,,,0\n"
+        'd,"configs/b.yaml,SOLVER.MAX_ITER=8",40.0,,1\n'
     )
     phases = tmp_path / "results" / "phases"
     phases.mkdir()
@@ -123,7 +124,10 @@ def test_measured_values(tmp_path: Path) -> None:
             "phase 0: 30.0, phase 0~1: 35.5 (1 run, [phases](results/phases/summary.md))"
         ],
         "configs/a.yaml": ["37.0 (1 run, [mine](results/mine/table.md))"],
-        "configs/b.yaml": ["44.0 ± 0.3 (3 runs, [mine](results/mine/table.md))"],
+        "configs/b.yaml": [
+            "44.0 ± 0.3 (3 runs, [mine](results/mine/table.md))",
+            "40.0 with SOLVER.MAX_ITER=8 (1 run, [mine](results/mine/table.md))",
+        ],
     }
 
 

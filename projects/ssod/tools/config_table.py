@@ -141,10 +141,10 @@ def read_measured(results: Path) -> Dict[str, List[str]]:
                     continue
                 spread = f" ± {float(row['AP_std']):.1f}" if row["AP_std"] else ""
                 runs = f"{row['AP_n']} run" + "s" * (row["AP_n"] != "1")
-                value = (
-                    f"{float(row['AP_mean']):.1f}{spread} ({runs}, [{table.parent.name}]({page}))"
-                )
-                found.setdefault(row["config"], []).append(value)
+                config, _, overrides = row["config"].partition(",")
+                changed = f" with {overrides}" if overrides else ""
+                value = f"{float(row['AP_mean']):.1f}{spread}{changed} ({runs}, [{table.parent.name}]({page}))"
+                found.setdefault(config, []).append(value)
     for table in sorted(results.rglob("summary.csv")):
         with table.open(newline="") as file:
             rows = [r for r in csv.DictReader(file) if (r["images"], r["metric"]) == ("all", "AP")]

@@ -36,7 +36,7 @@ CONFIGS = "configs/digit_scenes"
 DATA = "datasets/digit_scenes"
 RESULTS = "docs/results/digit_scenes/table.csv"
 # Long enough to see the difference, short enough for a quarter of an hour on two cores.
-STEPS, BURN_IN, EVAL_PERIOD = 500, 200, 250
+STEPS, BURN_IN, EVAL_PERIOD = 600, 400, 300
 
 
 def train(runs: Dict[str, Tuple[str, List[str]]], output: str) -> None:
