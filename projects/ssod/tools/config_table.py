@@ -116,17 +116,17 @@ def read_published(path: Path) -> Optional[Published]:
 
 
 def expected_hours(path: Path, cfg: CfgNode) -> str:
-    """The estimate for a config, to two digits: "about 1,300"."""
+    """The estimate for a config, to two digits: "1,300"."""
     lines = path.read_text().splitlines()
     hours = gpu_hours(cfg, all_phases="ssod.tools.run_phases" in lines[0])
-    return f"about {float(f'{hours:.1e}'):,.0f}"
+    return f"{float(f'{hours:.1e}'):,.0f}"
 
 
 def write_header(path: Path, hours: str) -> str:
     """The config's text with its line about GPU-hours below the launch command and what was published."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# GPU-hours")]
     place = 2 if lines[1].startswith("# Published") else 1
-    lines.insert(place, f"# GPU-hours: {hours} (V100, estimated)")
+    lines.insert(place, f"# GPU-hours: about {hours} (V100, estimated)")
     return "\n".join(lines) + "\n"
 
 
@@ -202,7 +202,7 @@ def write_page(configs: Path, results: Path) -> str:
                 f"[{own.split('/', 1)[1].removesuffix('.yaml')}](../configs/{own})",
                 setting(cfg, path.stem),
                 ", ".join(cfg.SSOD.METHODS) or "supervised",
-                "" if folder in _SMALL else expected_hours(path, cfg).removeprefix("about "),
+                "" if folder in _SMALL else expected_hours(path, cfg),
                 f"{published.values} ({published.source})" if published else "",
                 ", ".join(measured.get(f"configs/{own}", [])) or "–",
             ]
