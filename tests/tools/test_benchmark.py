@@ -10,15 +10,18 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from ssod.benchmark import bench as bench_module
+from ssod.benchmark import measure
+from ssod.benchmark.bench import SECTIONS, Bench, Stopwatch
+from ssod.benchmark.measure import summary
 from ssod.errors import UserError
-from ssod.tools import benchmark
-from ssod.tools.benchmark import SECTIONS, Bench, Stopwatch, main, summary
+from ssod.tools.benchmark import main
 from tiny import tiny_cfg, with_squares
 
 
 @pytest.fixture
 def cfg(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CfgNode:
-    monkeypatch.setattr(benchmark, "WARM_UP", 1)
+    monkeypatch.setattr(measure, "WARM_UP", 1)
     return with_squares(tiny_cfg(), squares, tmp_path / "unused", ("ScoreThreshold",))
 
 
@@ -29,7 +32,7 @@ def write(cfg: CfgNode, path: Path) -> str:
 
 def test_stopwatch_adds_up_by_section(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([10.0, 11.0, 20.0, 22.5, 30.0, 30.25])
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(bench_module.time, "perf_counter", lambda: next(ticks))
     waits = []
 
     class Owner:

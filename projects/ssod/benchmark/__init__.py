@@ -1,0 +1,5 @@
+"""Timing of mutual-learning steps; the command is `ssod.tools.benchmark`."""
+
+from ssod import compat
+
+compat.apply()
