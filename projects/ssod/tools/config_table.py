@@ -22,6 +22,7 @@ from ssod.errors import UserError
 from ssod.report.gpu_hours import gpu_hours
 
 _PUBLISHED = re.compile(r"^# Published: (?P<values>[^()]+) \((?P<source>.+)\)$")
+_HOURS = re.compile(r"^# GPU-hours: about (\S+) ", re.MULTILINE)
 
 _HEAD = """# Configs
 
@@ -130,6 +131,12 @@ def write_header(path: Path, hours: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_hours(path: Path) -> str:
+    """What `write_header` has written, "" where no GPU is needed."""
+    found = _HOURS.search(path.read_text())
+    return found[1] if found else ""
+
+
 def read_measured(results: Path) -> Dict[str, List[str]]:
     """Config -> what was measured with it: sweeps' `table.csv` and run_phases' `summary.csv` below a folder."""
     found: Dict[str, List[str]] = {}
@@ -189,7 +196,7 @@ def _natural(path: Path) -> List[Tuple[float, str]]:
 
 
 def write_page(configs: Path, results: Path) -> str:
-    """The whole page, in Markdown."""
+    """The whole page, in Markdown; GPU-hours as the configs' headers have them."""
     measured = read_measured(results)
     parts = [_HEAD]
     for folder, (heading, remark) in _SECTIONS.items():
@@ -202,7 +209,7 @@ def write_page(configs: Path, results: Path) -> str:
                 f"[{own.split('/', 1)[1].removesuffix('.yaml')}](../configs/{own})",
                 setting(cfg, path.stem),
                 ", ".join(cfg.SSOD.METHODS) or "supervised",
-                "" if folder in _SMALL else expected_hours(path, cfg),
+                read_hours(path),
                 f"{published.values} ({published.source})" if published else "",
                 ", ".join(measured.get(f"configs/{own}", [])) or "–",
             ]
