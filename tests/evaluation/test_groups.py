@@ -174,6 +174,24 @@ def test_missing_groups_stop_the_start(declare: Any, tmp_path: Path) -> None:
         check_split_hashes(cfg)
 
 
+def test_files_that_do_not_fit_stop_the_start(declare: Any, truth: Path, tmp_path: Path) -> None:
+    """Not the first evaluation, thousands of steps later."""
+    from ssod.engine.trainer import SSODTrainer
+
+    other = json.loads(truth.read_text())
+    other["categories"][0]["name"] = "mug"
+    groups = tmp_path / "other.json"
+    groups.write_text(json.dumps(other))
+    with pytest.raises(UserError, match="other.json, named by GROUPS, has no class cup"):
+        SSODTrainer(declare(FORMAT="coco", GROUPS=str(groups)))
+    pytest.importorskip("lvis")
+    content = json.loads(truth.read_text())
+    del content["categories"][1]["frequency"]
+    truth.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="categories without a frequency"):
+        SSODTrainer(declare(FORMAT="lvis"))
+
+
 def test_lvis_style_is_detectron2s_and_federated(declare: Any, tmp_path: Path) -> None:
     pytest.importorskip("lvis")
     false = [[2, 3], [1, 2], [2], [], [], [0]]
@@ -201,6 +219,10 @@ def test_lvis_groups_follow_the_labelled_set(declare: Any, tmp_path: Path) -> No
     assert results["AP-majority"] == pytest.approx(DOG / 2)
     nothing = run(cfg, detections([[]] * 6), tmp_path)
     assert set(nothing) == set(results) and not any(nothing.values())
+    rare = write_labeled(tmp_path / "rare.json", [4, 40, 12, 0])
+    cfg = declare(FORMAT="lvis", GROUPS=rare)
+    for finds in (SOME, [[]] * 6):
+        assert {"APr", "APc"} == {"APr", "APc", "APf"} & set(run(cfg, detections(finds), tmp_path))
 
 
 def test_more_detections_than_cocos_hundred_count(declare: Any, tmp_path: Path) -> None:

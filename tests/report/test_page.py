@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from ssod.methods import get_method
+from ssod.report.class_histogram import count_boxes
 from ssod.report.gallery import _detections
 from ssod.report.page import build_page
 from ssod.report.run_data import RunData, load_runs
@@ -113,6 +115,31 @@ def test_everything_in_one_file(squares: Path, tmp_path: Path) -> None:
     anchors = re.findall(r"<section id='([^']*)'", page)
     assert len(set(anchors)) == len(anchors)
     assert re.findall(r"href='#([^']*)'", page) == anchors
+
+
+def test_class_histogram(squares: Path, tmp_path: Path) -> None:
+    """Once for each choice of data; nothing where the files are not at hand."""
+    runs = load_runs([write_run(tmp_path, squares, name, ["ScoreThreshold"]) for name in "abc"])
+    assert "Data" not in titles(build_page(runs))
+    images = {"FORMAT": "coco", "IMAGES": str(squares / "labeled")}
+    few = {**images, "ANNOTATIONS": str(squares / "labeled.json")}
+    many = {**images, "ANNOTATIONS": str(squares / "labeled_empty.json")}
+    for run in runs[:2]:
+        run.config["DATASETS"].update({"TRAIN": ["histogram_few"], "UNLABELED": ["histogram_many"]})
+        run.config["SSOD"]["DATASETS"] = {
+            "histogram_few": few,
+            "histogram_many": {**many, "TRUTH": str(squares / "labeled.json")},
+        }
+    boxes = Counter(
+        a["category_id"] for a in json.loads((squares / "labeled.json").read_text())["annotations"]
+    )
+    labeled, unlabeled = count_boxes(runs[0])
+    assert sorted(labeled.values()) == sorted(boxes.values()) and unlabeled == labeled
+    page = build_page(runs[:2])
+    assert "Data" in titles(page) and page.count("histogram_few: boxes of each class") == 1
+    assert f"labelled: {sum(boxes.values())} boxes" in page
+    runs[1].config["SSOD"]["DATASETS"]["histogram_many"] = many
+    assert build_page(runs[:2]).count("histogram_few: boxes of each class") == 2
 
 
 def test_several_runs_share_their_charts(squares: Path, tmp_path: Path) -> None:

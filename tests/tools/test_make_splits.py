@@ -340,6 +340,7 @@ def test_share_of_a_folder(tmp_path):
     [
         (["--minority", "a"], "need --percent and --min-boxes-per-class"),
         (["--minority", "a", "--random-minority", "2"], "exclude one another"),
+        (["--random-minority", "0", "--percent", "10"], "must be at least 1"),
         (["--majority-from", "b.json", "--percent", "10"], "takes no --percent"),
         (["--all-boxes", "--percent", "10"], "goes with --minority"),
     ],

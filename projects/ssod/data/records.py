@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Tuple
+from typing import Any, List, Mapping, Tuple
 
 from PIL import Image
 
@@ -46,6 +46,11 @@ class Record(dict):
         except OSError:
             self["height"], self["width"] = 1, 1
         return self[key]
+
+
+def trained_classes(record: Mapping[str, Any]) -> List[int]:
+    """The class of each box that is trained on, so of all but crowds."""
+    return [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)]
 
 
 def is_image(path: str) -> bool:

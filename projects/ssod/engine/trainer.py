@@ -68,10 +68,10 @@ class SSODTrainer(DefaultTrainer):
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
         register_datasets(cfg)
         check_split_hashes(cfg)
-        from ssod.evaluation.lvis import require_lvis
+        from ssod.evaluation.build import check_evaluation
 
         for name in (*cfg.DATASETS.VAL, *cfg.DATASETS.TEST):
-            require_lvis(name)  # now, rather than at the first evaluation
+            check_evaluation(name)  # now, rather than after thousands of steps
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)

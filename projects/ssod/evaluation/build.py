@@ -20,10 +20,11 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from torch import nn
 
+from ssod.data.catalog import dataset_classes
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
-from ssod.evaluation.groups import GroupCOCOEvaluator
-from ssod.evaluation.lvis import FederatedEvaluator
+from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups
+from ssod.evaluation.lvis import FederatedEvaluator, check_lvis_file, require_lvis
 
 # (dataset name, output folder) -> evaluator
 EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
@@ -90,6 +91,16 @@ def evaluate(
             loader = build_loader(name) if build_loader else build_detection_test_loader(cfg, name)
             results[name] = inference_on_dataset(model, loader, evaluator)
     return results
+
+
+def check_evaluation(dataset_name: str) -> None:
+    """Raises now the `UserError` that a declared dataset's first evaluation would: a missing package, files that do not fit."""
+    metadata = MetadataCatalog.get(dataset_name)
+    require_lvis(dataset_name)
+    if metadata.get("evaluator_type") == "lvis":
+        check_lvis_file(metadata.json_file)
+    if metadata.get("groups_file"):
+        read_groups(metadata.groups_file, dataset_classes(dataset_name) or ())
 
 
 def _check_registered(name: str) -> None:

@@ -47,7 +47,7 @@ class FederatedEvaluator(LVISEvaluator):
 
     def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs: Any) -> None:
         require_lvis(dataset_name)
-        _check_file(MetadataCatalog.get(dataset_name).json_file)
+        check_lvis_file(MetadataCatalog.get(dataset_name).json_file)
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(dataset_name, output_dir=output_dir, **kwargs)
 
@@ -71,9 +71,11 @@ class FederatedEvaluator(LVISEvaluator):
         classes = self._metadata.get("thing_classes") or ()
         file = self._metadata.get("groups_file")
         groups = read_groups(file, classes) if file else {}
+        # One definition for all three: where the labelled set has no frequent class, there is no APf.
+        names = [name for name in METRICS if not (groups and name in ("APr", "APc", "APf"))]
         if not found:
             logger.warning("The model detects nothing at all in this dataset: every AP is 0.")
-            return dict.fromkeys([*METRICS, *groups], 0.0)
+            return dict.fromkeys([*names, *groups], 0.0)
         from lvis import LVISEval, LVISResults
 
         # It warns at every evaluation that it was given results, not a file.
@@ -83,7 +85,7 @@ class FederatedEvaluator(LVISEvaluator):
         )
         evaluation.run()
         values = evaluation.get_results()
-        results = {name: _percent(values[name]) for name in METRICS}
+        results = {name: _percent(values[name]) for name in names}
         return {**results, **group_means(_class_ap(evaluation.eval["precision"]), groups)}
 
 
@@ -98,7 +100,8 @@ def _percent(value: float) -> float:
     return float(value * 100) if value >= 0 else float("nan")
 
 
-def _check_file(path: str) -> None:
+def check_lvis_file(path: str) -> None:
+    """Raises `UserError` if a COCO-format file lacks what LVIS's evaluation needs."""
     content = read_coco(path, ("images", "annotations", "categories"))
     needed = {"neg_category_ids", "not_exhaustive_category_ids"}
     missing = next(

@@ -75,7 +75,7 @@ def detection_images(
     remarks = []
     for run, dataset, rows in _detections(runs):
         try:
-            records, metadata = _dataset(run, dataset)
+            records, metadata = read_dataset(run, dataset)
         except (UserError, OSError, KeyError) as error:
             remarks.append(f"{run.name}: {dataset} is not at hand ({error}).")
             continue
@@ -122,7 +122,8 @@ def _detections(runs: Sequence[RunData]) -> List[Tuple[RunData, str, List[Dict[s
     return chosen
 
 
-def _dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
+def read_dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
+    """Records and metadata of a dataset that a run's config names."""
     # Only the declarations: a config that this version cannot load whole may still show its pictures.
     register_datasets(CfgNode({"SSOD": {"DATASETS": run.get("SSOD.DATASETS", {})}}))
     return DatasetCatalog.get(name), MetadataCatalog.get(name)

@@ -7,6 +7,7 @@ import os
 import re
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from ssod.report.class_histogram import data_section
 from ssod.report.phases import phase_section
 from ssod.report.run_data import RunData, format_time
 from ssod.report.section import Section, number, run_colour, table, text
@@ -29,6 +30,7 @@ def build_page(runs: Sequence[RunData]) -> str:
     sections: List[Section] = [_overview(runs)]
     parts: List[Callable[[Sequence[RunData]], Optional[Section]]] = [
         warning_section,
+        data_section,
         ap_section,
         class_ap_section,
         phase_section,

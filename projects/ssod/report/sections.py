@@ -161,7 +161,7 @@ def _latest_quality(run: RunData) -> Dict[str, Any]:
 def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> str:
     first = measured[0][2]
     truth = {name: row["truth"] for name, row in first["selected"]["per_class"].items()}
-    names, remark = _shown_classes(truth)
+    names, remark = shown_classes(truth)
 
     def per_class(record: Dict[str, Any], key: str) -> List[Optional[float]]:
         rows = record["selected"]["per_class"]
@@ -211,7 +211,8 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
     return f"<h3>At the last measurement{text(remark)}</h3>{table(headers, rows)}<br>{grid(charts)}"
 
 
-def _shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
+def shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
+    """The classes that a bar chart has room for, from the boxes of each, and a remark if these are not all."""
     if len(truth) <= _MOST_CLASSES:
         return list(truth), ""
     ordered = sorted(truth, key=lambda name: -truth[name])

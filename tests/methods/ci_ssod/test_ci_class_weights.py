@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import List
 
 import pytest
 import torch
@@ -45,12 +46,25 @@ def test_direct_satisfies_the_equations(seed: int) -> None:
 
 
 def test_direct_does_not_care_for_the_scale_of_rows() -> None:
-    """A moving average of classes that were hardly sampled has rows of 1e-12 beside rows of 1."""
     matrix = softmax_matrix(6, 1)
     scale = torch.logspace(0, -12, 7).double()
     assert torch.allclose(
         solve_class_weights(scale[:, None] * matrix), solve_class_weights(matrix), rtol=1e-8
     )
+
+
+@pytest.mark.parametrize("sizes", [[1.0, 1e-8], [1.0, 1e-16], [1.0, 1e-30], [1e-25, 1e-5, 1e-12]])
+def test_direct_of_decayed_columns(sizes: List[float]) -> None:
+    """Classes that were not drawn for long: their columns have decayed, their rows still receive gradients."""
+    matrix = softmax_matrix(20, 2)
+    scale = torch.ones(21, dtype=torch.float64)
+    scale[3 : 3 + len(sizes)] = torch.tensor(sizes, dtype=torch.float64)
+    # w solves the scaled matrix if scale * w solves the matrix.
+    wanted = solve_class_weights(matrix) / scale
+    wanted = wanted * (21 / wanted.sum())
+    found = solve_class_weights(matrix * scale)
+    assert torch.allclose(found, wanted, rtol=1e-9, atol=0)
+    assert float(found.sum()) == pytest.approx(21.0)
 
 
 def test_direct_by_hand() -> None:

@@ -10,13 +10,14 @@ import torch
 from detectron2.modeling import build_model
 
 from ssod.engine.teacher_student import TeacherStudent
+from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.methods.ci_ssod.equalization import SigmoidOutputLayers, equalization_weights
 from ssod.structures import SSODBatch
 from tiny import make_sample, tiny_cfg
 
 
-def build(roi_heads: str = "StandardROIHeads") -> TeacherStudent:
+def build(roi_heads: str = "SigmoidROIHeads") -> TeacherStudent:
     cfg = tiny_cfg()
     cfg.SSOD.METHODS = ("ScoreThreshold", "EQLv2")
     cfg.MODEL.ROI_HEADS.NAME = roi_heads
@@ -56,9 +57,13 @@ def test_no_rois_give_a_loss_that_back_propagates() -> None:
     assert logits.grad is not None
 
 
-@pytest.mark.parametrize("roi_heads", ["StandardROIHeads", "SigmoidROIHeads"])
-def test_step_teacher_and_saved_weights(storage: Any, roi_heads: str) -> None:
-    core = build(roi_heads)
+def test_another_head_is_refused() -> None:
+    with pytest.raises(UserError, match="set MODEL.ROI_HEADS.NAME to SigmoidROIHeads"):
+        build("StandardROIHeads")
+
+
+def test_step_teacher_and_saved_weights(storage: Any) -> None:
+    core = build()
     batch = SSODBatch([make_sample(0, True)], [make_sample(10, False)])
     losses = core(batch)
     assert torch.isfinite(sum(losses.values()))

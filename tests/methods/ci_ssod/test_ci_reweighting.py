@@ -105,6 +105,7 @@ def test_weights_are_a_function_of_the_matrix_alone() -> None:
     [
         (("SSOD.GRADIENT_REWEIGHTING.SOLVER", "lu"), "SOLVER"),
         (("SSOD.GRADIENT_REWEIGHTING.BOUNDS", (2.0, 5.0)), "BOUNDS"),
+        (("SSOD.GRADIENT_REWEIGHTING.BOUNDS", (0.3, 5.0, 6.0)), "use .low, high."),
         (("SSOD.GRADIENT_REWEIGHTING.EMA_DECAY", 1.0), "EMA_DECAY"),
         (("SSOD.GRADIENT_REWEIGHTING.BETA", -1.0), "BETA"),
         (("SSOD.GRADIENT_THRESHOLDING.LOW", 0.95), "LOW"),

@@ -19,28 +19,40 @@ from tiny import make_sample
 
 
 def test_memory_keeps_the_last_visit_and_the_best_score_of_a_class() -> None:
-    memory = LabelMemory()
+    memory = LabelMemory(3)
     samples = [make_sample(3, False), make_sample(7, False)]
     memory.remember(samples, labels_of([[(0, 0.5), (0, 0.9), (2, 0.6), (1, 0.1)], []], 0.3))
     assert [v.tolist() for v in memory.rows()[:2]] == [[3, 3], [0, 2]]
     assert memory.rows()[2].tolist() == pytest.approx([0.9, 0.6])
     assert memory.visited == 2
-    assert memory.class_image_counts(3).tolist() == [1, 0, 1]
+    assert memory.class_image_counts().tolist() == [1, 0, 1]
     memory.remember(samples[:1], labels_of([[(1, 0.7)]]))
-    assert memory.class_image_counts(3).tolist() == [0, 1, 0] and memory.visited == 2
-    again = LabelMemory()
+    assert memory.class_image_counts().tolist() == [0, 1, 0] and memory.visited == 2
+    again = LabelMemory(3)
     again.load_state_dict(memory.state_dict())
     assert again.visited == 2 and [v.tolist() for v in again.rows()] == [
         v.tolist() for v in memory.rows()
     ]
 
 
-def test_replaced_images_are_not_remembered() -> None:
-    memory = LabelMemory()
+def test_unreadable_files_beside_an_image_do_not_matter() -> None:
+    """A substitute has its own index, and a crop that could not be pasted is no reason to forget its host."""
+    memory = LabelMemory(3)
     sample = make_sample(3, False)
     sample.skipped = [("broken.png", "truncated")]
     memory.remember([sample], labels_of([[(0, 0.9)]]))
-    assert memory.visited == 0
+    assert [v.tolist() for v in memory.rows()[:2]] == [[3], [0]]
+
+
+def test_an_image_twice_in_a_step_counts_once() -> None:
+    memory = LabelMemory(2)
+    assert memory.visited == 0 and memory.class_image_counts().tolist() == [0, 0]
+    memory.remember([make_sample(4, False)] * 2, labels_of([[(0, 0.9)], [(0, 0.8), (1, 0.7)]]))
+    assert memory.visited == 1 and memory.class_image_counts().tolist() == [1, 1]
+    assert memory.rows()[2].tolist() == pytest.approx([0.9, 0.7])
+    memory.remember([], labels_of([]))
+    memory.remember([make_sample(4, False)], labels_of([[]]))
+    assert memory.visited == 1 and len(memory.rows()[0]) == 0
 
 
 def sampling(**keywords: Any) -> ClassRebalancingSampling:
@@ -57,6 +69,7 @@ def sampling(**keywords: Any) -> ClassRebalancingSampling:
     method = ClassRebalancingSampling(**values)
     images = [[0], [0], [0, 1], [0], []]
     labeled = [{"annotations": [{"category_id": c} for c in image]} for image in images]
+    labeled[0]["annotations"].append({"category_id": 1, "iscrowd": 1})  # which nobody learns
     method.setup(TrainingData(labeled, [{}] * 6, ["a", "b", "c"]))
     return method
 

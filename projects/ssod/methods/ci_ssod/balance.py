@@ -57,8 +57,10 @@ class ClassBalance(nn.Module):
         node = "SSOD.GRADIENT_REWEIGHTING"
         if solver not in ("jacobi", "direct"):
             raise UserError(f"{node}.SOLVER is {solver!r}: use 'jacobi' or 'direct'.")
-        if not 0 < bounds[0] <= 1 <= bounds[1]:
-            raise UserError(f"{node}.BOUNDS is {tuple(bounds)}: use 0 < low <= 1 <= high.")
+        if len(bounds) != 2 or not 0 < bounds[0] <= 1 <= bounds[1]:
+            raise UserError(
+                f"{node}.BOUNDS is {tuple(bounds)}: use (low, high) with 0 < low <= 1 <= high."
+            )
         if not 0 <= decay < 1:
             raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
         if not 0 < lr <= (num_classes + 1) / 2:

@@ -6,6 +6,8 @@ holds what reaches logit i, column k what comes from RoIs of class k (see `gradi
 
 from __future__ import annotations
 
+from typing import Tuple
+
 import torch
 from torch import Tensor
 
@@ -29,16 +31,38 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
     count = len(seen)
     if count == 0:
         return weights
-    # A moving average leaves rows of very different size: each is divided by its diagonal. LAPACK's rank-revealing
-    # solver exists on the CPU only.
-    system = gradient_matrix[seen][:, seen].double().cpu()
-    system = system / system.diagonal().abs()[:, None]
+    # LAPACK's rank-revealing solver exists on the CPU only.
+    system, scale = _equilibrate(gradient_matrix[seen][:, seen].double().cpu())
     system[-1] = 1.0
     wanted = system.new_zeros(count, 1)
-    wanted[-1] = count
-    solution = torch.linalg.lstsq(system, wanted, driver="gelsd").solution.flatten()
-    weights[seen] = solution.to(weights)
+    wanted[-1] = 1.0
+    solution = torch.linalg.lstsq(system, wanted, driver="gelsd").solution.flatten() * scale
+    total = solution.sum()
+    if total != 0:
+        weights[seen] = (solution * (count / total)).to(weights)
     return weights
+
+
+def _equilibrate(matrix: Tensor) -> Tuple[Tensor, Tensor]:
+    """Scales rows and columns until the largest entry of each is about 1.
+
+    A moving average leaves both of very different size: a class that was not drawn for long has a column that has decayed,
+    while its row still receives gradients.
+
+    Args:
+        matrix: (n, n), without zero rows or columns.
+
+    Returns:
+        The scaled (n, n) and the columns' factors (n,), at most 1: what solves the scaled rows, times these, solves the
+        matrix's.
+    """
+    factors = torch.ones_like(matrix[0])
+    for _ in range(10):
+        matrix = matrix / matrix.abs().amax(dim=1, keepdim=True)
+        size = matrix.abs().amax(dim=0)
+        matrix = matrix / size
+        factors = factors / size
+    return matrix, factors / factors.max()
 
 
 @torch.no_grad()

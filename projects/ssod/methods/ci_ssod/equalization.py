@@ -18,6 +18,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ssod.engine.comm import all_reduce_sum
+from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels
@@ -90,9 +91,7 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
 
 
 def make_sigmoid(predictor: Any) -> None:
-    """Turns a `FastRCNNOutputLayers` into a fresh `SigmoidOutputLayers`, in place; nothing if it is one."""
-    if isinstance(predictor, SigmoidOutputLayers):
-        return
+    """Turns a `FastRCNNOutputLayers` into a fresh `SigmoidOutputLayers`, in place."""
     predictor.__class__ = SigmoidOutputLayers
     for name in ("positive", "negative"):
         zeros = predictor.cls_score.bias.detach().new_zeros(predictor.num_classes)
@@ -114,7 +113,7 @@ class SigmoidROIHeads(StandardROIHeads):
 class EQLv2(Method):
     """Trains the box head with EQL v2's loss, on both streams, and keeps its gradient sums.
 
-    Set `MODEL.ROI_HEADS.NAME` to "SigmoidROIHeads", so that evaluation of the saved weights knows about the sigmoids.
+    `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads": whoever loads the saved weights knows about the sigmoids by it.
     """
 
     needs_unlabeled = False
@@ -145,7 +144,11 @@ class EQLv2(Method):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         predictor = student.roi_heads.box_predictor
-        make_sigmoid(predictor)
+        if not isinstance(predictor, SigmoidOutputLayers):
+            raise UserError(
+                "EQLv2 needs its own classifier: set MODEL.ROI_HEADS.NAME to SigmoidROIHeads, so that evaluation of the "
+                "saved weights has it too."
+            )
         predictor.gamma, predictor.mu, predictor.alpha = self.gamma, self.mu, self.alpha
 
     def update(

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from ssod.data.records import trained_classes
 from ssod.engine.comm import all_reduce_sum
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
@@ -82,8 +83,8 @@ class LabelMatchThresholds(ClassThresholds):
 
     def setup(self, data: TrainingData) -> None:
         for record in data.labeled:
-            for annotation in record["annotations"]:
-                self.wanted[annotation["category_id"]] += 1 / len(data.labeled)
+            for label in trained_classes(record):
+                self.wanted[label] += 1 / len(data.labeled)
 
     def thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `matching_thresholds`."""

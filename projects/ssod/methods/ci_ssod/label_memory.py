@@ -5,7 +5,7 @@ Shapes: M rows, one for each (image, class) pair with a pseudo-label; K foregrou
 
 from __future__ import annotations
 
-from typing import Dict, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from detectron2.utils import comm
@@ -13,75 +13,86 @@ from torch import Tensor, nn
 
 from ssod.structures import PseudoLabels, Sample
 
-# (R, 3) float64 on the CPU: image index, class, score. Class -1: the image was visited and has none.
-_Rows = Tensor
+# Keys (R,) int64 and scores (R,) float32 on the CPU. A key is `image * (K + 1) + slot`: slot 0 says that the image was
+# visited and is there once for each such image, slot c + 1 that it has a label of class c.
+_Rows = Tuple[Tensor, Tensor]
 
 
 class LabelMemory(nn.Module):
     """Per visited image, the highest score of each class among its selected pseudo-labels.
 
-    Eq. 11 takes a maximum over an image's labels that grows with the score, so nothing else of them matters. Held as
-    plain Python on the CPU: dense (images x classes) tables would take gigabytes for LVIS and Objects365.
+    Eq. 11 takes a maximum over an image's labels that grows with the score, so nothing else of them matters. 12 bytes a
+    row: LVIS and Objects365 need some 100 MB, where (images x classes) tables would take gigabytes. Visits are collected
+    and merged when somebody asks.
+
+    Args:
+        num_classes: K.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self._labels: Dict[int, Dict[int, float]] = {}
+        self._slots = num_classes + 1
+        self._rows: _Rows = (torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+        self._visits: List[_Rows] = []
 
     @property
     def visited(self) -> int:
         """Images seen so far."""
-        return len(self._labels)
+        return int((self._merged()[0] % self._slots == 0).sum())
 
     def remember(self, samples: Sequence[Sample], pseudo: PseudoLabels) -> None:
-        """Replaces what is known of these images, on every rank by what all ranks have seen."""
+        """Replaces what is known of these images, on every rank by what all ranks have seen in this step."""
         rows = self._pack(samples, pseudo)
-        for part in comm.all_gather(rows) if comm.get_world_size() > 1 else [rows]:
-            self._store(part)
+        parts = comm.all_gather(rows) if comm.get_world_size() > 1 else [rows]
+        self._visits.append(_join(parts))
 
-    @staticmethod
-    def _pack(samples: Sequence[Sample], pseudo: PseudoLabels) -> _Rows:
-        parts = []
+    def _pack(self, samples: Sequence[Sample], pseudo: PseudoLabels) -> _Rows:
+        parts: List[_Rows] = []
         for sample, row in zip(samples, pseudo.instances):
-            if (
-                sample.skipped
-            ):  # the labels are another image's, which took the place of a broken one
-                continue
             kept = row[row.selected]
-            found = torch.stack([kept.gt_classes.double(), kept.scores.double()], dim=1)
-            found = torch.cat([found, found.new_tensor([[-1.0, 0.0]])])
-            image = torch.full_like(found[:, :1], sample.ref.index)
-            parts.append(torch.cat([image, found], dim=1))
-        return torch.cat(parts).cpu() if parts else torch.zeros(0, 3, dtype=torch.float64)
+            slots = torch.cat([kept.gt_classes.new_zeros(1), kept.gt_classes + 1]).cpu()
+            scores = torch.cat([kept.scores.new_zeros(1), kept.scores]).float().cpu()
+            parts.append((sample.ref.index * self._slots + slots, scores))
+        return _join(parts)
 
-    def _store(self, rows: _Rows) -> None:
-        fresh: Dict[int, Dict[int, float]] = {}
-        for image, label, score in rows.tolist():
-            labels = fresh.setdefault(int(image), {})
-            if label >= 0:
-                labels[int(label)] = max(score, labels.get(int(label), 0.0))
-        self._labels.update(fresh)
+    def _merged(self) -> _Rows:
+        """All rows in order of their keys, of each image those of its last visit."""
+        if self._visits:
+            rounds = [self._rows, *self._visits]
+            keys, scores = _join(rounds)
+            visit = torch.repeat_interleave(
+                torch.arange(len(rounds)), torch.tensor([len(row[0]) for row in rounds])
+            )
+            images, image = torch.unique(keys // self._slots, return_inverse=True)
+            last = torch.zeros(len(images), dtype=torch.int64)
+            last.scatter_reduce_(0, image, visit, "amax")
+            kept = visit == last[image]
+            keys, place = torch.unique(keys[kept], return_inverse=True)
+            best = torch.zeros(len(keys)).scatter_reduce_(0, place, scores[kept], "amax")
+            self._rows, self._visits = (keys, best), []
+        return self._rows
 
     def rows(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Images (M,) int64, classes (M,) int64 and scores (M,) float32."""
-        table = self._table()
-        table = table[table[:, 1] >= 0]
-        return table[:, 0].long(), table[:, 1].long(), table[:, 2].float()
+        keys, scores = self._merged()
+        labels = keys % self._slots > 0
+        keys = keys[labels]
+        return keys // self._slots, keys % self._slots - 1, scores[labels]
 
-    def class_image_counts(self, num_classes: int) -> Tensor:
+    def class_image_counts(self) -> Tensor:
         """(K,) float: images with a pseudo-label of each class."""
-        return torch.bincount(self.rows()[1], minlength=num_classes).float()
-
-    def _table(self) -> _Rows:
-        found = []
-        for image in sorted(self._labels):
-            labels = self._labels[image]
-            found += [(image, label, labels[label]) for label in sorted(labels)] or [(image, -1, 0)]
-        return torch.tensor(found, dtype=torch.float64).reshape(-1, 3)
+        return torch.bincount(self.rows()[1], minlength=self._slots - 1).float()
 
     def get_extra_state(self) -> Tensor:
-        return self._table()
+        # One tensor: keys are exact in float64 up to 2 ** 53.
+        keys, scores = self._merged()
+        return torch.stack([keys.double(), scores.double()], dim=1)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self._labels = {}
-        self._store(state)
+        self._rows, self._visits = (state[:, 0].long(), state[:, 1].float()), []
+
+
+def _join(parts: Sequence[_Rows]) -> _Rows:
+    if not parts:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    return torch.cat([keys for keys, _ in parts]), torch.cat([scores for _, scores in parts])

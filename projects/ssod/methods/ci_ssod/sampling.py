@@ -14,6 +14,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from ssod.data.records import trained_classes
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 
 def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) -> np.ndarray:
     """(N_l,) factors of Gupta et al., "LVIS", CVPR 2019: `max over classes of max(1, sqrt(threshold / frequency))`."""
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        list(records), threshold
-    )
+    images = [{"annotations": [{"category_id": k} for k in trained_classes(r)]} for r in records]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(images, threshold)
     return factors.numpy()
 
 
@@ -121,7 +121,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         length = (last_step - first_step) / generations
         # Several generations may begin at the same step of a very short run: the last one counts.
         self.begins = {first_step + round(t * length): t for t in range(generations)}
-        self.memory = LabelMemory()
+        self.memory = LabelMemory(num_classes)
         self.labeled_counts = torch.zeros(num_classes)
         self.num_unlabeled = 0
         self.register_buffer("thresholds", torch.full((num_classes,), fixed_threshold))
@@ -151,7 +151,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         self.num_unlabeled = len(data.unlabeled)
         self.num_labeled = len(data.labeled)
         for record in data.labeled:
-            for label in {annotation["category_id"] for annotation in record["annotations"]}:
+            for label in set(trained_classes(record)):
                 self.labeled_counts[label] += 1
 
     def update(
@@ -176,7 +176,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         }
 
     def _class_rates(self, generation: int) -> Tensor:
-        counts = self.labeled_counts + self.memory.class_image_counts(len(self.labeled_counts))
+        counts = self.labeled_counts + self.memory.class_image_counts()
         epsilon = self.gamma * generation / self.generations
         return class_sampling_rates(counts, self.num_labeled + self.memory.visited, epsilon)
 
@@ -196,7 +196,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
 
     def _arrays(self, step: int) -> Dict[str, np.ndarray]:
         generation = max([t for begin, t in self.begins.items() if begin <= step], default=0)
-        counts = self.memory.class_image_counts(len(self.labeled_counts))
+        counts = self.memory.class_image_counts()
         return {
             "generation": np.array([generation]),
             "rate": self._class_rates(generation).numpy(),

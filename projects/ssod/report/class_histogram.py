@@ -1,0 +1,80 @@
+"""How many boxes of each class a run's images have, labelled and unlabelled (CI-SSOD, Fig. 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Dict, Optional, Sequence, Tuple
+
+from detectron2.data import MetadataCatalog
+
+from ssod.data.records import trained_classes
+from ssod.errors import UserError
+from ssod.pseudo_labels.truth import read_truth
+from ssod.report.charts import Bars, bar_chart
+from ssod.report.gallery import read_dataset
+from ssod.report.run_data import RunData
+from ssod.report.section import TRUTH_COLOUR, Section, run_colour
+from ssod.report.sections import shown_classes
+
+# Class -> boxes.
+Counts = Dict[str, int]
+
+
+def data_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """A histogram for each choice of data among the runs; data that cannot be read here is left out."""
+    charts = []
+    for run in {_data_of(run): run for run in reversed(runs)}.values():
+        try:
+            labeled, unlabeled = count_boxes(run)
+        except (UserError, OSError, KeyError):
+            continue
+        if not labeled:
+            continue
+        total = Counter(labeled) + Counter(unlabeled)
+        names, remark = shown_classes(
+            {name: float(total[name]) for name in sorted(labeled, key=lambda n: -total[n])}
+        )
+        sources = [("labelled", labeled, run_colour(0))]
+        if unlabeled:
+            sources.append(("unlabelled, by their truth", unlabeled, TRUTH_COLOUR))
+        bars = [
+            Bars(
+                f"{label}: {sum(counts.values()):,} boxes",
+                [math.log10(1 + counts.get(name, 0)) for name in names],
+                colour,
+            )
+            for label, counts, colour in sources
+        ]
+        title = f"{' + '.join(run.get('DATASETS.TRAIN'))}: boxes of each class, log10(1 + count){remark}"
+        charts.append(bar_chart(title, names, bars))
+    return Section("Data", "".join(reversed(charts))) if charts else None
+
+
+def _data_of(run: RunData) -> Tuple[str, ...]:
+    names = [*run.get("DATASETS.TRAIN", []), *run.get("DATASETS.UNLABELED", [])]
+    return tuple(f"{name} {run.get(f'SSOD.DATASETS.{name}')}" for name in names)
+
+
+def count_boxes(run: RunData) -> Tuple[Counts, Counts]:
+    """Boxes of each class on the labelled images, and on the unlabelled ones as far as a TRUTH is declared ({}: none is).
+
+    Raises:
+        UserError, OSError, KeyError: the files are not at hand.
+    """
+    labeled: Counts = {}
+    for name in run.get("DATASETS.TRAIN", []):
+        records, metadata = read_dataset(run, name)
+        labeled = labeled or dict.fromkeys(metadata.thing_classes, 0)
+        for record in records:
+            for label in trained_classes(record):
+                labeled[metadata.thing_classes[label]] += 1
+    names = list(labeled)
+    unlabeled: Counts = {}
+    for name in run.get("DATASETS.UNLABELED", []):
+        file = MetadataCatalog.get(name).get("truth_file")
+        if file:
+            for image in read_truth(file, names).values():
+                for label in image.classes.tolist():
+                    unlabeled[names[label]] = unlabeled.get(names[label], 0) + 1
+    return labeled, unlabeled
