@@ -69,3 +69,12 @@ def test_label_match_follows_the_labelled_counts() -> None:
     found = method.thresholds(context)
     kept = [sum(s >= found[c] for k, s in scores if k == c) for c in range(3)]
     assert kept == [2, 1, 0]
+
+
+def test_a_stricter_selection_beside_it_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    build(("SoftTeacher", GBT))
+    (warning,) = [r.message for r in caplog.records if "GradientThresholding" in r.message]
+    assert "SSOD.SOFT_TEACHER.SCORE_THRESHOLD 0.9" in warning and "LOW, 0.5, or below" in warning
+    caplog.clear()
+    build(("SoftTeacher", GBT), "SSOD.SOFT_TEACHER.SCORE_THRESHOLD", 0.5)
+    assert not caplog.records

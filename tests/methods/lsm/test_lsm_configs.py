@@ -8,7 +8,7 @@ from typing import Tuple
 import pytest
 
 from ssod.engine.setup import load_config
-from ssod.methods.lsm.thresholds import main_threshold
+from ssod.methods.selection import main_threshold
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 LSM = ("ScoreThreshold", "PIM", "SelfDistillation")

@@ -18,7 +18,7 @@ from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, Method, StepContext, build_methods
 from ssod.methods.lsm.half_size import HALF_SIZE
 from ssod.methods.lsm.method import PIM
-from ssod.methods.lsm.thresholds import main_threshold
+from ssod.methods.selection import main_threshold
 from ssod.structures import PseudoLabels, SSODBatch, View
 from tiny import make_sample, tiny_cfg
 

@@ -5,6 +5,7 @@ Shapes: K foreground classes.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
@@ -21,12 +22,15 @@ from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
 from ssod.methods.ci_ssod.recording import RecordArrays
 from ssod.methods.ci_ssod.reweighting import GradientReweighting, balance_arrays, scale_balance
 from ssod.methods.ci_ssod.thresholds import class_thresholds
+from ssod.methods.selection import fixed_thresholds
 from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
     from ssod.report.run_data import RunData
     from ssod.report.section import Section
+
+logger = logging.getLogger(__name__)
 
 _REWEIGHTING = GradientReweighting.__name__
 
@@ -93,6 +97,12 @@ class GradientThresholding(ClassThresholds):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node, parts = cfg.SSOD.GRADIENT_THRESHOLDING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         shared = _REWEIGHTING in cfg.SSOD.METHODS
+        for name, (key, threshold) in fixed_thresholds(cfg).items():
+            if key != "SSOD.SCORE_THRESHOLD" and threshold > node.LOW:
+                logger.warning(
+                    f"{name} selects too, by {key} {threshold:g}: labels below it never reach GradientThresholding. Set it "
+                    f"to SSOD.GRADIENT_THRESHOLDING.LOW, {node.LOW:g}, or below."
+                )
         return {
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "balance": None if shared else ClassBalance.from_config(cfg),

@@ -19,7 +19,7 @@ from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.lsm.branch import HalfSizeBranch
 from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
-from ssod.methods.lsm.thresholds import main_threshold
+from ssod.methods.selection import main_threshold
 from ssod.modeling.outputs import Outputs
 from ssod.modeling.roi_heads import classify
 from ssod.structures import PseudoLabels

@@ -1,0 +1,37 @@
+"""Which fixed score thresholds a config's methods select pseudo-labels with."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, Tuple
+
+from detectron2.config import CfgNode
+
+
+def fixed_thresholds(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
+    """Selecting method -> (config key, value) of its score threshold.
+
+    A method that has one of its own has it in `SSOD.<METHOD>.SCORE_THRESHOLD` (TwoStageFilter, ...); for all others it is
+    `SSOD.SCORE_THRESHOLD`.
+    """
+    from ssod.methods import get_method  # imports the methods, which import this module
+
+    found = {}
+    for name in cfg.SSOD.METHODS:
+        if get_method(name).selects_pseudo_labels:
+            node = cfg.SSOD.get(config_node(name))
+            own = isinstance(node, CfgNode) and "SCORE_THRESHOLD" in node
+            key = f"SSOD.{config_node(name)}.SCORE_THRESHOLD" if own else "SSOD.SCORE_THRESHOLD"
+            found[name] = (key, float(node.SCORE_THRESHOLD if own else cfg.SSOD.SCORE_THRESHOLD))
+    return found
+
+
+def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
+    """The main branch's score threshold t, as (config key, value): the highest where several methods select."""
+    default = ("SSOD.SCORE_THRESHOLD", float(cfg.SSOD.SCORE_THRESHOLD))
+    return max(fixed_thresholds(cfg).values(), key=lambda entry: entry[1], default=default)
+
+
+def config_node(method: str) -> str:
+    """Name of a method's config node: TwoStageFilter -> TWO_STAGE_FILTER."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", method).upper()
