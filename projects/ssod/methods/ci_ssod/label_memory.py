@@ -58,19 +58,24 @@ class LabelMemory(nn.Module):
     def _merged(self) -> _Rows:
         """All rows in order of their keys, of each image those of its last visit."""
         if self._visits:
-            rounds = [self._rows, *self._visits]
-            keys, scores = _join(rounds)
-            visit = torch.repeat_interleave(
-                torch.arange(len(rounds)), torch.tensor([len(row[0]) for row in rounds])
-            )
-            images, image = torch.unique(keys // self._slots, return_inverse=True)
-            last = torch.zeros(len(images), dtype=torch.int64)
-            last.scatter_reduce_(0, image, visit, "amax")
-            kept = visit == last[image]
-            keys, place = torch.unique(keys[kept], return_inverse=True)
-            best = torch.zeros(len(keys)).scatter_reduce_(0, place, scores[kept], "amax")
-            self._rows, self._visits = (keys, best), []
+            fresh = self._last_visits()
+            old, scores = self._rows
+            kept = ~torch.isin(old // self._slots, fresh[0] // self._slots)
+            keys, scores = _join([(old[kept], scores[kept]), fresh])
+            keys, order = keys.sort()
+            self._rows, self._visits = (keys, scores[order]), []
         return self._rows
+
+    def _last_visits(self) -> _Rows:
+        """Of the images visited since the last merge, the rows of the last visit, each key once with its best score."""
+        keys, scores = _join(self._visits)
+        lengths = torch.tensor([len(visit) for visit, _ in self._visits])
+        visit = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        images, image = torch.unique(keys // self._slots, return_inverse=True)
+        last = torch.zeros_like(images).scatter_reduce_(0, image, visit, "amax")
+        kept = visit == last[image]
+        keys, place = torch.unique(keys[kept], return_inverse=True)
+        return keys, torch.zeros(len(keys)).scatter_reduce_(0, place, scores[kept], "amax")
 
     def rows(self) -> Tuple[Tensor, Tensor, Tensor]:
         """Images (M,) int64, classes (M,) int64 and scores (M,) float32."""
