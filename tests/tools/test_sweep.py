@@ -20,7 +20,7 @@ import ssod
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.sweep import runner
-from ssod.sweep.plan import parse_row
+from ssod.sweep.plan import Plan, parse_row
 from ssod.sweep.records import failure_reason, last_log_line, read_run
 from ssod.sweep.runner import Job, environment, locked, run_jobs
 from ssod.tools import sweep
@@ -260,6 +260,15 @@ def test_parse_row() -> None:
     assert parse_row("runs/a=1/b.yaml").config == "runs/a=1/b.yaml"
     with pytest.raises(UserError, match="no file is named"):
         parse_row("x=")
+
+
+def test_seed_in_a_value(tmp_path: Path) -> None:
+    row = parse_row("a=b.yaml,SSOD.BURN_IN_CHECKPOINT=burn_in/seed_{seed}/model_final.pth")
+    plan = Plan(str(tmp_path), (row,), (1, 2), ("OTHER", "{seed}"))
+    assert plan.overrides(row, 2)[:4] == [
+        *("OTHER", "2"),
+        *("SSOD.BURN_IN_CHECKPOINT", "burn_in/seed_2/model_final.pth"),
+    ]
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,9 @@ class Plan:
         return os.path.join(os.path.abspath(self.output), row.name, f"seed_{seed}")
 
     def overrides(self, row: Row, seed: int) -> List[str]:
-        """KEY VALUE ... of one run."""
-        own = ["SEED", str(seed), "OUTPUT_DIR", self.folder(row, seed)]
-        return [*self.opts, *row.overrides, *own]
+        """KEY VALUE ... of one run; `{seed}` in a value is its seed."""
+        asked = [word.replace("{seed}", str(seed)) for word in (*self.opts, *row.overrides)]
+        return [*asked, "SEED", str(seed), "OUTPUT_DIR", self.folder(row, seed)]
 
     def config(self, row: Row, seed: int) -> CfgNode:
         if not os.path.isfile(row.config):

@@ -6,7 +6,9 @@ python -m ssod.tools.sweep --configs configs/digit_scenes/supervised.yaml config
 Each run is an ordinary training run in OUTPUT/<row>/seed_<n>. The same command, or --output alone, continues a sweep that was
 stopped and tries failed runs again; finished runs are kept. A row can be one override away from a file:
 --configs supervised.yaml "no_ema=supervised.yaml,SSOD.EMA.DECAY=0.0". Overrides at the end count for all rows; separate them with -- after
-an option that takes several values. OUTPUT then holds table.md, table.csv, runs.csv (every run, every metric) and figure.png.
+an option that takes several values. {seed} in a value stands for the run's seed, as in the burn-in that rows share:
+SSOD.BURN_IN_CHECKPOINT=output/burn_in/supervised/seed_{seed}/model_final.pth. OUTPUT then holds table.md, table.csv, runs.csv (every run,
+every metric) and figure.png.
 """
 
 from __future__ import annotations
