@@ -22,6 +22,7 @@ from ssod.errors import UserError
 from ssod.report.gpu_hours import gpu_hours
 
 _PUBLISHED = re.compile(r"^# Published: (?P<values>[^()]+) \((?P<source>.+)\)$")
+_BURN_IN = re.compile(r"SSOD\.BURN_IN_CHECKPOINT=[^,]+")
 _HOURS = re.compile(r"^# GPU-hours: about (\S+) ", re.MULTILINE)
 
 _HEAD = """# Configs
@@ -149,6 +150,7 @@ def read_measured(results: Path) -> Dict[str, List[str]]:
                 spread = f" ± {float(row['AP_std']):.1f}" if row["AP_std"] else ""
                 runs = f"{row['AP_n']} run" + "s" * (row["AP_n"] != "1")
                 config, _, overrides = row["config"].partition(",")
+                overrides = _BURN_IN.sub("a shared burn-in", overrides)
                 changed = f" with {overrides}" if overrides else ""
                 value = f"{float(row['AP_mean']):.1f}{spread}{changed} ({runs}, [{table.parent.name}]({page}))"
                 found.setdefault(config, []).append(value)
