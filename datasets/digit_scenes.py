@@ -290,9 +290,9 @@ class SceneHash:
         return {**self.lines, **{key: h.hexdigest() for key, h in self.hashes.items()}}
 
 
-def committed_hashes(path: Path = HASH_FILE) -> Dict[str, str]:
+def committed_hashes() -> Dict[str, str]:
     """ "split.pixels", "split.boxes" and the same of the first scenes ("...[:8]"), each with its sha256."""
-    rows = (line.split() for line in path.read_text().splitlines() if not line.startswith("#"))
+    rows = (line.split() for line in HASH_FILE.read_text().splitlines() if not line.startswith("#"))
     return {name: digest for digest, name in rows}
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from ssod.config import add_ssod_config
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled, register_datasets
 from ssod.data.records import Record, read_image_size
+from ssod.data.splits import check_split_hashes
 from ssod.errors import UserError
 
 from detectron2.config import CfgNode, get_cfg  # isort: skip
@@ -357,6 +358,18 @@ def test_file_errors(tmp_path):
     )
     assert "two images with the id 10" in message(
         {"images": content["images"] + content["images"][:1]}
+    )
+    first, box = content["images"][0], annotation(5, 10, 3, [1, 1, 2, 2])
+    assert "'x' in its list \"images\"" in message({"images": ["x"]})
+    assert 'in its list "annotations"' in message({"annotations": [3]})
+    assert "write numbers" in message({"images": [{**first, "height": "128"}]})
+    assert 'without "id" or "file_name"' in message({"images": [{**first, "file_name": 3}]})
+    assert "numbers and with texts as id" in message(
+        {"categories": [*CATEGORIES, {"id": "9", "name": "owl"}]}
+    )
+    assert "has no usable box" in message({"annotations": [{**box, "bbox": 7}]})
+    assert "is a folder" in error_of(
+        check_split_hashes, make_cfg({**good, "ANNOTATIONS": str(tmp_path)})
     )
     assert "IMAGES folder" in message(declaration={**good, "IMAGES": str(tmp_path / "elsewhere")})
     shutil.rmtree(tmp_path / "images")

@@ -157,6 +157,24 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "class.pth")
     with pytest.raises(UserError, match="class.pth holds a torch.nn.modules.linear.Linear"):
         checkpointer.load_file(str(tmp_path / "class.pth"))
+    strange = {
+        "number.pth": {"model": 3},
+        "teacher.pth": {"model": {}, "teacher": 5},
+        "keys.pth": {5: torch.zeros(1)},
+        "zoo.pkl": {"model": 3, "__author__": "x"},
+        "blobs.pkl": {"blobs": 3},
+        "keys.pkl": {5: 3},
+        "state.pyth": {"model_state": 3},
+    }
+    for name, content in strange.items():
+        path = tmp_path / name
+        if name.endswith(".pkl"):
+            path.write_bytes(pickle.dumps(content))
+        else:
+            torch.save(content, path)
+        for read in (checkpointer.load_file, checkpointer.load):
+            with pytest.raises(UserError, match=name):
+                read(str(path))
 
 
 def test_another_configuration(tmp_path: Path) -> None:

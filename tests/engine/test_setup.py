@@ -45,6 +45,8 @@ def test_file_over_base_over_defaults(tmp_path: Path) -> None:
         ("just text", "c.yaml: it or its _BASE_ is empty or no mapping"),
         ("SOLVER: [", "c.yaml is no valid YAML"),
         ("_BASE_: none.yaml", "c.yaml: its _BASE_ .*none.yaml does not exist"),
+        ("_BASE_: .", "c.yaml: its _BASE_ .* is no file"),
+        ("SEED: null", "SEED is empty"),
         ("_BASE_: c.yaml", "c.yaml: its _BASE_ leads back to itself"),
         ("_BASE_: bad.yaml", "c.yaml.*python/object"),
         (
@@ -74,6 +76,10 @@ def test_mistakes_in_files(
         ),
         (["NONSENSE.KEY.AT.ALL", "5"], "there is no key NONSENSE.KEY.AT.ALL"),
         (["SOLVER.MAX_ITER", "x"], "command line: .*SOLVER.MAX_ITER"),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0: use 1 or more"),
+        (["SOLVER.GRADIENT_ACCUMULATION_STEPS", "0"], "STEPS is 0: use 1 or more"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu': use cuda or cpu"),
+        (["MODEL.DEVICE", "None"], "MODEL.DEVICE is empty"),
     ],
 )
 def test_mistakes_in_overrides(opts: list, message: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssod.data.splits import HASH_KEY, content_hash
+from ssod.data.splits import HASH_KEY, content_hash, write_files
+from ssod.errors import UserError
 from ssod.tools.make_splits import main
 
 
@@ -335,9 +336,21 @@ def test_share_of_a_folder(tmp_path):
         main(["--folder", str(tmp_path / "empty"), "--percent", "20", "--prefix", "s"])
 
 
+def test_prefixes_that_name_no_file(tmp_path):
+    file = tmp_path / "a.json"
+    write_files({file: {"a": 1}})
+    for path, words in ((file / "b.json", "Cannot write"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=words):
+            write_files({path: {}}, force=True)
+    file.write_bytes(b"\xff")
+    with pytest.raises(UserError, match="exists with other content"):
+        write_files({file: {}})
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        (["--minority", "a", "--prefix", "."], "--prefix must end in a name"),
         (["--minority", "a"], "need --percent and --min-boxes-per-class"),
         (["--minority", "a", "--random-minority", "2"], "exclude one another"),
         (["--random-minority", "0", "--percent", "10"], "must be at least 1"),

@@ -168,6 +168,7 @@ def test_random_choice_is_seeded_and_measured(pool: Path, tmp_path: Path) -> Non
         (["--prior", "0.5", "--size", "48"], ["--size 48", "multiple of 32"]),
         (["--prior", "0.5", "--wild", "nowhere"], ["nowhere", "--wild"]),
         (["--random", "--truth", "nowhere.csv"], ["nowhere.csv", "--truth"]),
+        (["--prior", "0.5", "--output", __file__], [__file__, "--output"]),
     ],
 )
 def test_wrong_input_is_one_line(

@@ -41,6 +41,9 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
             raise UserError(
                 f'{path} has no list "{key}": it must be a COCO file with {", ".join(keys)}.'
             )
+        strange = next((entry for entry in content[key] if not isinstance(entry, dict)), None)
+        if strange is not None:
+            raise UserError(f'{path} has {strange!r} in its list "{key}": each entry is an object.')
     if not content["images"]:
         raise UserError(f"{path} lists no images: use another file.")
     return content
@@ -48,8 +51,10 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
 
 def category_map(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, Tuple[int, str]]:
     """category id -> (contiguous class index, name), in the order of the ids, as Detectron2 has it."""
-    if not all(isinstance(c, dict) and "id" in c and "name" in c for c in categories):
+    if not all("id" in c and "name" in c for c in categories):
         raise UserError(f'{path} has a category without "id" or "name": add it.')
+    if len({isinstance(c["id"], str) for c in categories}) > 1:
+        raise UserError(f"{path} has categories with numbers and with texts as id: use numbers.")
     ordered = sorted(categories, key=lambda c: c["id"])
     for key in ("id", "name"):
         values = [c[key] for c in ordered]
@@ -80,14 +85,19 @@ def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[A
     records: Dict[Any, Record] = {}
     for image in sorted(images, key=lambda i: (isinstance(i.get("id"), str), i.get("id", 0))):
         file_name = image_file_name(image)
-        if "id" not in image or not file_name:
+        if "id" not in image or not file_name or not isinstance(file_name, str):
             raise UserError(f'{path} has an image without "id" or "file_name" ({image}): add it.')
         if image["id"] in records:
             raise UserError(
                 f"{path} has two images with the id {image['id']!r}: give each its own."
             )
         record = Record(file_name=os.path.join(root, file_name), image_id=image["id"])
-        if image.get("height") and image.get("width"):
+        size = [image.get("height"), image.get("width")]
+        if not all(value is None or isinstance(value, (int, float)) for value in size):
+            raise UserError(
+                f"{path} has height and width {size} of {file_name}: write numbers, or leave them out."
+            )
+        if all(size):
             record.update(height=image["height"], width=image["width"])
         records[image["id"]] = record
     _check_images_exist(path, root, list(records.values()))
@@ -175,7 +185,7 @@ class CocoSet:
                     "bbox": [float(v) for v in box],
                     "bbox_mode": BoxMode.XYWH_ABS,
                     "category_id": indices[annotation["category_id"]],
-                    "iscrowd": int(annotation.get("iscrowd", 0)),
+                    "iscrowd": int(bool(annotation.get("iscrowd"))),
                 }
             )
         skipped.report()
@@ -202,8 +212,10 @@ class LvisSet(CocoSet):
         return True  # LVIS reads the file itself, which has no "iscrowd"
 
 
-def corners(box: List[Any]) -> List[Any]:
+def corners(box: Any) -> List[Any]:
     """XYXY of an XYWH box; anything else is returned for `box_problem` to name."""
-    if len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+    if not isinstance(box, list) or len(box) != 4:
+        return []
+    if not all(isinstance(v, (int, float)) for v in box):
         return []
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]

@@ -49,7 +49,7 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
             f"{key} is {node!r}: it must be a mapping such as {{FORMAT: folder, IMAGES: path}}."
         )
     kind = node.get("FORMAT")
-    if kind not in KEYS:
+    if not isinstance(kind, str) or kind not in KEYS:
         wrong = f"{key}.FORMAT is {kind!r}" if kind is not None else f"{key} has no FORMAT"
         raise UserError(f"{wrong}: {suggestion(str(kind), KEYS)}")
     required, optional = KEYS[kind]
@@ -61,6 +61,9 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
     for needed in required:
         if not node.get(needed) or not isinstance(node[needed], str):
             raise UserError(f"{key} needs {needed}, a string, for FORMAT {kind}: add it.")
+    for found in ("TRUTH", "GROUPS"):
+        if node.get(found) and not isinstance(node[found], str):
+            raise UserError(f"{key}.{found} is {node[found]!r}: name a file.")
     truth = resolve_path(node["TRUTH"]) if node.get("TRUTH") else None
     groups = resolve_path(node["GROUPS"]) if node.get("GROUPS") else None
     if kind in ("coco", "lvis"):
@@ -69,7 +72,7 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
     if kind == "folder":
         return FolderSet(name, resolve_path(node["IMAGES"]), truth)
     classes = node.get("CLASSES") or ()
-    if not isinstance(classes, (list, tuple)) or len(set(classes)) != len(classes):
+    if not isinstance(classes, (list, tuple)) or len(set(map(str, classes))) != len(classes):
         raise UserError(f"{key}.CLASSES is {classes!r}: it must be a list of different names.")
     return VocSet(
         name, resolve_path(node["ROOT"]), node["SPLIT"], tuple(map(str, classes)), truth, groups

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from ssod.data.coco import read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.data.folder import FolderSet
+from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
 
 HASH_KEY = "ssod_sha256"
@@ -66,18 +67,17 @@ def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) ->
         if not path.exists():
             changed.append(path)
             continue
-        old = path.read_text(encoding="utf-8")
-        if old != json.dumps(content):
+        if not path.is_file():
+            raise UserError(f"{path} is a folder: change --prefix.")
+        if path.read_bytes() != json.dumps(content).encode():
             if not force:
                 raise UserError(
                     f"{path} exists with other content: add --force to replace it, or change --prefix."
                 )
             changed.append(path)
     for path in changed:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-        partial.write_text(json.dumps(contents[path]), encoding="utf-8")
-        os.replace(partial, path)
+        text = json.dumps(contents[path]).encode()
+        write_atomically(str(path), lambda file: file.write(text))
     return changed
 
 
@@ -101,10 +101,11 @@ def verified_hash(path: str) -> str:
     """A hash of a dataset's file; where it carries its own content hash (only split files do), that is checked.
 
     Raises:
-        UserError: the file was edited after it was made, or is missing.
+        UserError: the file was edited after it was made, is missing or is a folder.
     """
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist: correct its path or create it.")
+    if not os.path.isfile(path):
+        what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
+        raise UserError(f"{path} {what}: correct its path or create it.")
     if not _mentions(path, HASH_KEY.encode()):
         return _raw_hash(path)
     content = read_json(path)

@@ -75,6 +75,15 @@ def _check_sums(path: str) -> None:
             raise UserError(f"{path} is damaged (its check sums are wrong).")
 
 
+def _checked(data: Dict[str, Any], path: str) -> Dict[str, Any]:
+    """Raises `UserError` unless what should be weights is a dict by name."""
+    for role in ("model", "teacher"):
+        weights = data.get(role, {})
+        if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
+            raise UserError(f"{path} holds no weights by name under {role!r}: name a weights file.")
+    return data
+
+
 class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
     """Detectron2's checkpointer with the student as "model"; everything with a state_dict may join under its own key.
 
@@ -148,7 +157,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         if local.endswith((".pkl", ".pyth")):
             return self._load_file(local)
         data = load_tensor_file(local)
-        return data if "model" in data else {"model": data}
+        return _checked(data if "model" in data else {"model": data}, local)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
         """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the weights of `path`.
@@ -220,7 +229,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             data = self._load_published(filename)
         elif filename.endswith(".pyth"):  # pycls
             weights = load_tensor_file(filename).get("model_state")
-            if weights is None:
+            if not isinstance(weights, dict):
                 raise UserError(
                     f"{filename} has no 'model_state', as pycls checkpoints have: rename it to .pth."
                 )
@@ -229,12 +238,12 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         else:
             data = super()._load_file(filename)
         self._keys_read = list(data)
-        return data
+        return _checked(data, filename)
 
     def _load_published(self, filename: str) -> Dict[str, Any]:
         with open(filename, "rb") as file:
             data = load_pickle(file, filename)
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not isinstance(data.get("blobs", {}), dict):
             raise UserError(
                 f"{filename} holds a {type(data).__name__}, not a dict of weights: name a weights file."
             )
@@ -244,7 +253,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         blobs = {
             key: value
             for key, value in data.get("blobs", data).items()
-            if not key.endswith("_momentum")
+            if not str(key).endswith("_momentum")
         }
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 

@@ -38,9 +38,18 @@ def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict
     return {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
 
 
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """`detectron2.modeling.build_model`; `UserError` for a name or number under MODEL that it does not know."""
+    try:
+        return build_model(cfg)
+    except (KeyError, ValueError, AssertionError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"The model cannot be built ({detail}): check MODEL.") from None
+
+
 def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
     """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
-    model = build_model(cfg)
+    model = build_detector(cfg)
     checkpointer = SSODCheckpointer(model)
     data = checkpointer.load_file(weights)
     if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
@@ -75,7 +84,7 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
 
     The config's datasets must be registered: methods know them.
     """
-    core = build_core(cfg, build_model(cfg), methods_with_data(cfg))
+    core = build_core(cfg, build_detector(cfg), methods_with_data(cfg))
     core.to(cfg.MODEL.DEVICE)
     state = SSODCheckpointer(nn.Identity()).load_file(weights)
     detector_state(state, weights, None)  # refuses what is no detector

@@ -49,7 +49,29 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
             raise UserError(_explain(cfg, error, "command line", key)) from None
+    _check_values(cfg)
     return cfg
+
+
+def _check_values(cfg: CfgNode) -> None:
+    """What a config's types allow and nothing can be done with."""
+    for key in ("SEED", "MODEL.DEVICE", "SOLVER.MAX_ITER", "OUTPUT_DIR"):
+        if _value(cfg, key) is None:
+            raise UserError(f"{key} is empty: give it a value or leave it out.")
+    for key in ("SOLVER.MAX_ITER", "SOLVER.GRADIENT_ACCUMULATION_STEPS"):
+        if _value(cfg, key) < 1:
+            raise UserError(f"{key} is {_value(cfg, key)}: use 1 or more.")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: use cuda or cpu.") from None
+
+
+def _value(cfg: CfgNode, key: str) -> Any:
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -107,9 +129,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     chatter.setLevel(logging.ERROR)
     try:
         cfg.merge_from_file(path, allow_unsafe=False)
-    except FileNotFoundError as error:
+    except OSError as error:
+        what = "does not exist" if isinstance(error, FileNotFoundError) else "is no file"
         raise UserError(
-            f"{path}: its _BASE_ {error.filename} does not exist: mend the path, relative to the file."
+            f"{path}: its _BASE_ {error.filename} {what}: mend the path, relative to the file."
         ) from None
     except yaml.constructor.ConstructorError as error:
         mark = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
@@ -41,7 +40,7 @@ from ssod.engine.hooks import (
     TeacherUpdate,
 )
 from ssod.engine.launch import wrap_ddp
-from ssod.engine.loading import load_detector, training_data
+from ssod.engine.loading import build_detector, load_detector, training_data
 from ssod.engine.loop import TrainLoop
 from ssod.engine.plain_student import build_core
 from ssod.engine.solver import build_optimizer, scale_config
@@ -115,7 +114,15 @@ class SSODTrainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The student, as `detectron2.modeling.build_model` builds it."""
-        return build_model(cfg)
+        return build_detector(cfg)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        """Detectron2's."""
+        try:
+            return super().build_lr_scheduler(cfg, optimizer)
+        except ValueError as error:
+            raise UserError(f"The learning rate has no schedule ({error}): check SOLVER.") from None
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

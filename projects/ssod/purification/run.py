@@ -47,7 +47,10 @@ def purify(args: argparse.Namespace) -> None:
     options = None if args.random else _options(args, cfg)
     _check(args)
     if comm.is_main_process():
-        os.makedirs(args.output, exist_ok=True)
+        try:
+            os.makedirs(args.output, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--output {args.output} cannot be made: {error.strerror}.") from None
         _claim(args, cfg, options)
         if not has_list(args.output):
             print(f"{write_list(args.wild, args.output)} images below {args.wild}")
@@ -57,11 +60,13 @@ def purify(args: argparse.Namespace) -> None:
         raise UserError(
             f"--keep {args.keep}, but {args.wild} holds {len(paths)} images: keep fewer."
         )
+    # Before the training, so that a wrong file does not waste it.
+    positive = read_positives(args.truth, paths) if args.truth else None
     history: Dict[str, Any] = {"history": [], "skipped": {}}
     if options is not None:
         history = _train_and_score(args, cfg, options, paths)
     if comm.is_main_process():
-        _select(args, check_classes(cfg), paths, history, scored=options is not None)
+        _select(args, check_classes(cfg), paths, history, positive, scored=options is not None)
     comm.synchronize()
 
 
@@ -105,6 +110,8 @@ def _claim(args: argparse.Namespace, cfg: CfgNode, options: Optional[TrainingOpt
     path = os.path.join(args.output, SETTINGS)
     if os.path.exists(path):
         found = read_json(path)
+        if not isinstance(found, dict):
+            raise UserError(f"{path} holds no settings: name another --output or delete it.")
         for key in sorted(set(found) | set(wanted)):
             if found.get(key) != wanted.get(key):
                 raise UserError(
@@ -149,9 +156,9 @@ def _select(
     class_names: List[str],
     paths: FileList,
     history: Dict[str, Any],
+    positive: Optional[np.ndarray],
     scored: bool,
 ) -> None:
-    positive = read_positives(args.truth, paths) if args.truth else None
     skipped: Dict[str, str] = dict(history["skipped"])
     values: Optional[np.ndarray] = None
     if scored:

@@ -78,8 +78,8 @@ def read_positives(path: str, paths: Sequence[str]) -> np.ndarray:
             raise UserError(f"{path} cannot be read ({error.strerror}): correct --truth.") from None
     else:
         content = read_coco(path, ("images", "annotations"))
-        with_boxes = {annotation["image_id"] for annotation in content["annotations"]}
-        known = {i["file_name"]: int(i["id"] in with_boxes) for i in content["images"]}
+        with_boxes = {annotation.get("image_id") for annotation in content["annotations"]}
+        known = {i.get("file_name"): int(i.get("id") in with_boxes) for i in content["images"]}
     found = np.fromiter((known.get(name, -1) for name in paths), dtype=np.int8, count=len(paths))
     if (found < 0).all():
         raise UserError(

@@ -218,7 +218,7 @@ def _load(path: str, name: str, now: Optional[float]) -> RunData:
         name=name,
         config=_read_config(os.path.join(path, "config.yaml")),
         metrics=read_metrics(os.path.join(path, "metrics.json")),
-        results=_read_json(os.path.join(path, "results.json")),
+        results=_read_results(os.path.join(path, "results.json")),
         quality=_read_quality(os.path.join(path, "pseudo_quality")),
         log=_read_log(os.path.join(path, "log.txt")),
         now=time.time() if now is None else now,
@@ -259,6 +259,12 @@ def _read_json(path: str) -> Optional[Any]:
             return json.load(file)
     except (OSError, ValueError):
         return None
+
+
+def _read_results(path: str) -> Optional[Dict[str, Any]]:
+    content = _read_json(path)
+    best = content.get("teacher_best", {}) if isinstance(content, dict) else None
+    return content if isinstance(best, dict) else None
 
 
 def _read_quality(folder: str) -> Dict[int, Dict[str, Any]]:

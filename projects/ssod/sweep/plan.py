@@ -224,6 +224,8 @@ def load_plan(output: str) -> Plan:
         data: Dict[str, Any] = json.loads(Path(path).read_text())
         rows = tuple(Row(r["name"], r["config"], tuple(r["overrides"])) for r in data.pop("rows"))
         lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        if not lists["seeds"] or not all(isinstance(seed, int) for seed in lists["seeds"]):
+            raise ValueError("no list of seeds")
         return Plan(**{**data, **lists, "output": output, "rows": rows})
     except FileNotFoundError:
         raise UserError(

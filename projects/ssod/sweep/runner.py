@@ -123,7 +123,6 @@ def run_jobs(
     on_start: Callable[[Job], None],
     on_end: Callable[[Job, Optional[str]], None],
     on_tick: Callable[[List[Job]], None],
-    poll_seconds: float = 0.5,
 ) -> None:
     """Runs all jobs, `slots` at a time; returns when none is left. A job that fails leaves `failed.txt` in its folder.
 
@@ -143,7 +142,7 @@ def run_jobs(
                     active[slot] = (job, _start(job, extra, lock))
                     on_start(job)
             on_tick([job for job, _ in active.values()])
-            time.sleep(poll_seconds)
+            time.sleep(0.5)
             for slot, (job, process) in list(active.items()):
                 code = process.poll()
                 if code is not None:

@@ -127,7 +127,7 @@ def expected_hours(path: Path, cfg: CfgNode) -> str:
 def write_header(path: Path, hours: str) -> str:
     """The config's text with its line about GPU-hours below the launch command and what was published."""
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# GPU-hours")]
-    place = 2 if lines[1].startswith("# Published") else 1
+    place = 2 if lines[1:2] and lines[1].startswith("# Published") else 1
     lines.insert(place, f"# GPU-hours: about {hours} (V100, estimated)")
     return "\n".join(lines) + "\n"
 
@@ -157,6 +157,8 @@ def read_measured(results: Path) -> Dict[str, List[str]]:
     for table in sorted(results.rglob("summary.csv")):
         with table.open(newline="") as file:
             rows = [r for r in csv.DictReader(file) if (r["images"], r["metric"]) == ("all", "AP")]
+        if not rows:
+            continue
         values = ", ".join(f"phase {row['phase']}: {float(row['value']):.1f}" for row in rows)
         value = f"{values} (1 run, [{table.parent.name}]({_page(results, table)}))"
         found.setdefault(rows[0]["config"], []).append(value)

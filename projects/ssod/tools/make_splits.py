@@ -339,6 +339,8 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
     if sum(map(bool, rules)) > 1:
         return "--minority, --random-minority, --majority-from and --unbiased-teacher-seeds exclude one another"
+    if not args.prefix.name:
+        return "--prefix must end in a name, which the files' names begin with"
     if args.random_minority is not None and args.random_minority < 1:
         return "--random-minority must be at least 1"
     if args.folds < 1 or args.min_boxes_per_class < 0:

@@ -134,7 +134,7 @@ class Views:
         return panel
 
 
-def label_cells(cfg: CfgNode, loaded: Loaded) -> Callable[[Dict[str, Any], int], List[Panel]]:
+def label_cells(loaded: Loaded) -> Callable[[Dict[str, Any], int], List[Panel]]:
     """Images as they are in their files, with their labels."""
     names = loaded[1]
 
@@ -348,7 +348,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     cfg = load_config(args.config_file, split_opts(args.opts))
     loaded = load_dataset(cfg, args.dataset)
     if args.what == "labels":
-        make = label_cells(cfg, loaded)
+        make = label_cells(loaded)
     elif args.what == "views":
         make = view_cells(
             cfg, loaded, "unlabeled" if args.dataset in cfg.DATASETS.UNLABELED else None

@@ -49,7 +49,7 @@ def detections(scores: List[float], classes: List[int]) -> Instances:
     return found
 
 
-def label_with(core: TeacherStudent, found: List[Instances], monkeypatch: Any) -> None:
+def label_with(found: List[Instances], monkeypatch: Any) -> None:
     """Lets the teacher find what we say."""
     label = TeacherStudent.label
 
@@ -69,7 +69,7 @@ def batch(labeled: int = 2) -> SSODBatch:
 def test_both_stages_select(monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
     core = build()
     set_head(core, [-1.0, -2.0, 3.0])  # 0.27, 0.12 and 0.95: class 1 is inactive
-    label_with(core, [detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)
+    label_with([detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)
     losses = core(batch())
     assert core.last_pseudo is not None
     assert [row.selected.tolist() for row in core.last_pseudo.instances] == [
@@ -87,9 +87,7 @@ def test_both_stages_select(monkeypatch: pytest.MonkeyPatch, storage: Any) -> No
 def test_mining_adds_to_the_first_stage(monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
     core = build("SSOD.TWO_STAGE_FILTER.MODE", "mine")
     set_head(core, [-1.0, -2.0, 3.0])
-    label_with(
-        core, [detections([0.9, 0.8, 0.6, 0.6], [0, 1, 2, 1]), detections([], [])], monkeypatch
-    )
+    label_with([detections([0.9, 0.8, 0.6, 0.6], [0, 1, 2, 1]), detections([], [])], monkeypatch)
     core(batch())
     assert core.last_pseudo is not None
     assert core.last_pseudo.instances[0].selected.tolist() == [True, True, True, False]
@@ -114,7 +112,7 @@ def test_image_level_targets(monkeypatch: pytest.MonkeyPatch, storage: Any) -> N
         )
 
     monkeypatch.setattr(method, "views", paste)
-    label_with(core, [detections([], []), detections([], [])], monkeypatch)
+    label_with([detections([], []), detections([], [])], monkeypatch)
     given = batch(labeled=1)
     sample = given.labeled[0]
     changed = Instances((64, 64))
@@ -130,7 +128,7 @@ def test_image_level_targets(monkeypatch: pytest.MonkeyPatch, storage: Any) -> N
 
 def test_no_pseudo_labels_and_no_labeled_images(monkeypatch: Any, storage: Any) -> None:
     core = build()
-    label_with(core, [detections([], []), detections([], [])], monkeypatch)
+    label_with([detections([], []), detections([], [])], monkeypatch)
     method = core.methods["TwoStageFilter"]
     losses = core(batch())
     assert all(torch.isfinite(loss) for loss in losses.values())
