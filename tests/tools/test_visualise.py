@@ -105,7 +105,7 @@ def test_labels_of_every_kind_of_dataset(cfg: CfgNode, squares: Path) -> None:
     plain, names = load_dataset(cfg, "squares_folder")
     assert len(plain) == 6 and names == [] and "annotations" not in plain[0]
     assert model_classes(cfg, names) == ["red", "green", "blue"]
-    cell = visualise.label_cells(cfg, (records, ["red", "green", "blue"]))(records[0], 0)
+    cell = visualise.label_cells((records, ["red", "green", "blue"]))(records[0], 0)
     content = json.loads((squares / "labeled.json").read_text())
     expected = [a for a in content["annotations"] if a["image_id"] == 1]
     corners = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in expected)]
