@@ -55,23 +55,21 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
 
 def _check_values(cfg: CfgNode) -> None:
     """What a config's types allow and nothing can be done with."""
-    for key in ("SEED", "MODEL.DEVICE", "SOLVER.MAX_ITER", "OUTPUT_DIR"):
-        if _value(cfg, key) is None:
+    counts = {
+        "SOLVER.MAX_ITER": cfg.SOLVER.MAX_ITER,
+        "SOLVER.GRADIENT_ACCUMULATION_STEPS": cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
+    }
+    others = {"SEED": cfg.SEED, "OUTPUT_DIR": cfg.OUTPUT_DIR, "MODEL.DEVICE": cfg.MODEL.DEVICE}
+    for key, value in {**counts, **others}.items():
+        if value is None:
             raise UserError(f"{key} is empty: give it a value or leave it out.")
-    for key in ("SOLVER.MAX_ITER", "SOLVER.GRADIENT_ACCUMULATION_STEPS"):
-        if _value(cfg, key) < 1:
-            raise UserError(f"{key} is {_value(cfg, key)}: use 1 or more.")
+    for key, value in counts.items():
+        if value < 1:
+            raise UserError(f"{key} is {value}: use 1 or more.")
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
         raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: use cuda or cpu.") from None
-
-
-def _value(cfg: CfgNode, key: str) -> Any:
-    node: Any = cfg
-    for part in key.split("."):
-        node = node[part]
-    return node
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
