@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 from PIL import Image
 
@@ -48,9 +48,14 @@ class Record(dict):
         return self[key]
 
 
+def trained_annotations(record: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """A record's annotations, those of crowds left out; none where it has no labels."""
+    return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
+
+
 def trained_classes(record: Mapping[str, Any]) -> List[int]:
-    """The class of each box that is trained on, so of all but crowds."""
-    return [a["category_id"] for a in record["annotations"] if not a.get("iscrowd", 0)]
+    """The class of each box that is trained on."""
+    return [a["category_id"] for a in trained_annotations(record)]
 
 
 def is_image(path: str) -> bool:

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.data.catalog import check_classes, load_unlabeled, register_datasets
+from ssod.data.records import trained_annotations
 from ssod.engine.atomic import write_atomically
 from ssod.engine.trainer import SSODTrainer
 from ssod.evaluation.build import quiet_evaluation
@@ -141,7 +142,7 @@ def _evaluate(
 
 
 def _truth(record: Mapping[str, Any]) -> ImageTruth:
-    rows = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+    rows = trained_annotations(record)
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in rows]
     table = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return ImageTruth(table, torch.tensor([a["category_id"] for a in rows], dtype=torch.int64))

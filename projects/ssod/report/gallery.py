@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
 from detectron2.structures import BoxMode
 
 from ssod.data.catalog import register_datasets
+from ssod.data.records import trained_annotations
 from ssod.errors import UserError
 from ssod.report.draw import draw_boxes
 from ssod.report.run_data import RunData
@@ -130,7 +131,7 @@ def read_dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
 
 
 def _truth(record: Dict[str, Any]) -> Boxes:
-    rows = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
+    rows = trained_annotations(record)
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in rows]
     return Boxes([list(box) for box in boxes], [a["category_id"] for a in rows])
 

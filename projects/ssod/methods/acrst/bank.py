@@ -13,6 +13,7 @@ import torch
 from detectron2.structures import BoxMode
 
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.records import trained_annotations
 from ssod.structures import PseudoLabels, Sample
 
 # Columns of packed rows. A header row of each image is followed by its labels:
@@ -84,9 +85,7 @@ def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) ->
     rows: List[List[float]] = []
     for index, record in enumerate(records):
         height, width = record["height"], record["width"]
-        for annotation in record.get("annotations", ()):
-            if annotation.get("iscrowd", 0):
-                continue
+        for annotation in trained_annotations(record):
             box = BoxMode.convert(
                 list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
             )

@@ -20,6 +20,7 @@ from detectron2.utils.events import get_event_storage
 
 from ssod.data.augmentation import StrongAugmentation
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
 from ssod.errors import UserError
 from ssod.methods.acrst.mixing import MixedLabels, Tile, cover_tile, draw_mosaic, mix_labels
@@ -128,7 +129,7 @@ class MixWithLabeled:
             except UnreadableImage as error:
                 skipped.append((error.file_name, f"{error.reason}; it is not mixed in"))
                 continue
-            found = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+            found = trained_annotations(record)
             boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in found]
             whole = Tile(
                 image,
