@@ -146,6 +146,7 @@ class PseudoLabels:
 
     Columns of each `Instances`: `gt_boxes` (Boxes), `gt_classes` (M,) int64, `scores` (M,) float,
     `selected` (M,) bool, the rows the main branch trains on, and the float `WEIGHT_COLUMNS`.
+    `rpn_selected` (M,) bool is there if a method chose other rows for the RPN than for the RoI head.
     The defaults are Unbiased Teacher's: classification weighs 1, box regression 0.
     """
 
@@ -177,17 +178,27 @@ class PseudoLabels:
             rows.append(row)
         return PseudoLabels(rows)
 
-    def select(self, masks: List[Tensor]) -> "PseudoLabels":
-        """Keeps of the selected rows those in `masks`, one bool (M,) an image."""
-        return self.with_columns(
-            [{"selected": row.selected & mask} for row, mask in zip(self.instances, masks)]
-        )
+    def select(
+        self, masks: List[Tensor], rpn_masks: Optional[List[Tensor]] = None
+    ) -> "PseudoLabels":
+        """Keeps of the selected rows those in `masks`, one bool (M,) an image.
 
-    def to_targets(self) -> List[Instances]:
-        """Training targets of the selected rows (see `make_targets`)."""
+        The RPN keeps those in `rpn_masks` instead, where they are given.
+        """
+        columns = []
+        for index, (row, mask) in enumerate(zip(self.instances, masks)):
+            column = {"selected": row.selected & mask}
+            if rpn_masks is not None or row.has("rpn_selected"):
+                before = row.rpn_selected if row.has("rpn_selected") else row.selected
+                column["rpn_selected"] = before & (rpn_masks[index] if rpn_masks else mask)
+            columns.append(column)
+        return self.with_columns(columns)
+
+    def to_targets(self, rpn: bool = False) -> List[Instances]:
+        """Training targets of the rows selected for the RoI head, or for the RPN (see `make_targets`)."""
         targets = []
         for row in self.instances:
-            kept = row[row.selected]
+            kept = row[row.rpn_selected if rpn and row.has("rpn_selected") else row.selected]
             weights = {column: kept.get(column) for column in WEIGHT_COLUMNS}
             targets.append(
                 make_targets(
@@ -204,6 +215,7 @@ class View:
     Attributes:
         images: uint8 tensors (3, H, W) in the model's channel order, on its device.
         targets: from `make_targets`, one an image. Of unlabelled images they follow from `pseudo` after the `views` phase.
+        rpn_targets: the same for the RPN; None: `targets` (see `PseudoLabels`).
         pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects replaces it by one with
             more (and fewer) rows; the teacher's own labels are what the phases get as `pseudo`.
         sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as `ssod.modeling.roi_heads.sample_rois` gives
@@ -214,6 +226,7 @@ class View:
     targets: List[Instances]
     pseudo: Optional[PseudoLabels] = None
     sample_rois: Optional[Callable[[List[Instances], List[Instances]], List[Instances]]] = None
+    rpn_targets: Optional[List[Instances]] = None
 
 
 @dataclass

@@ -31,6 +31,10 @@ def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> Teac
         for key in ("MASK_ON", "KEYPOINT_ON"):
             if cfg.MODEL[key]:
                 raise UserError(f"MODEL.{key} is set, but only boxes are trained: set it to False.")
+        if cfg.SSOD.RPN_SCORE_THRESHOLD > 0:
+            raise UserError(
+                "SSOD.RPN_SCORE_THRESHOLD is set, but this model's RPN cannot have labels of its own: set it to 0."
+            )
         return PlainTeacherStudent.from_config(cfg, student, methods)
     return TeacherStudent.from_config(cfg, student, methods)  # type: ignore[arg-type]
 

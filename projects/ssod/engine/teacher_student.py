@@ -222,8 +222,12 @@ class TeacherStudent(nn.Module):
         for method in self.method_list:
             views = method.views(views, pseudo, context)
         if views.unlabeled is not None and views.unlabeled.pseudo is not None:
-            targets = views.unlabeled.pseudo.to_targets()
-            views = replace(views, unlabeled=replace(views.unlabeled, targets=targets))
+            labels = views.unlabeled.pseudo
+            targets = labels.to_targets()
+            apart = any(row.has("rpn_selected") for row in labels.instances)
+            rpn_targets = labels.to_targets(rpn=True) if apart else None
+            unlabeled = replace(views.unlabeled, targets=targets, rpn_targets=rpn_targets)
+            views = replace(views, unlabeled=unlabeled)
         return views
 
     def run_student(self, views: Views) -> Outputs:
@@ -233,7 +237,8 @@ class TeacherStudent(nn.Module):
         images = [image for view in streams for image in view.images]
         targets = [target for view in streams for target in view.targets]
         maps = extract_features(student, images)
-        proposals, anchors = run_rpn(student.proposal_generator, maps, targets)
+        rpn_targets = [target for view in streams for target in view.rpn_targets or view.targets]
+        proposals, anchors = run_rpn(student.proposal_generator, maps, rpn_targets)
         rois = sample_rois(heads, proposals, targets)
         first = 0
         for view in streams:

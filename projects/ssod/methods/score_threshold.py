@@ -8,28 +8,41 @@ from detectron2.config import CfgNode
 
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.structures import PseudoLabels
 
 
 @METHOD_REGISTRY.register()
 class ScoreThreshold(Method):
-    """Keeps pseudo-labels with `score >= threshold`; their boxes classify but do not regress."""
+    """Keeps pseudo-labels with `score >= threshold`; their boxes classify but do not regress.
+
+    Args:
+        threshold: of the labels of both heads. rpn_threshold: of the RPN's, where it has its own; 0: it has not.
+    """
 
     selects_pseudo_labels = True
 
-    def __init__(self, *, threshold: float) -> None:
+    def __init__(self, *, threshold: float, rpn_threshold: float = 0.0) -> None:
         super().__init__()
         if not 0.0 <= threshold <= 1.0:
             raise UserError(f"SSOD.SCORE_THRESHOLD is {threshold}: use a score between 0 and 1.")
+        check_rpn_threshold("SSOD", rpn_threshold)
         self.threshold = threshold
+        self.rpn_threshold = rpn_threshold
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         cfg.SSOD.SCORE_THRESHOLD = 0.7
+        # Of the RPN's pseudo-labels alone; 0: SCORE_THRESHOLD.
+        cfg.SSOD.RPN_SCORE_THRESHOLD = 0.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        return {"threshold": cfg.SSOD.SCORE_THRESHOLD}
+        return {
+            "threshold": cfg.SSOD.SCORE_THRESHOLD,
+            "rpn_threshold": cfg.SSOD.RPN_SCORE_THRESHOLD,
+        }
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
-        return pseudo.select([row.scores >= self.threshold for row in pseudo.instances])
+        chosen = [row.scores >= self.threshold for row in pseudo.instances]
+        return pseudo.select(chosen, rpn_masks(pseudo, self.rpn_threshold))

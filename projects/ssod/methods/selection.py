@@ -1,11 +1,28 @@
-"""Which fixed score thresholds a config's methods select pseudo-labels with."""
+"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own."""
 
 from __future__ import annotations
 
 import re
-from typing import Dict, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.structures import PseudoLabels
+
+
+def check_rpn_threshold(node: str, value: float) -> None:
+    """Raises `UserError` unless `node`.RPN_SCORE_THRESHOLD is a score."""
+    if not 0.0 <= value <= 1.0:
+        raise UserError(
+            f"{node}.RPN_SCORE_THRESHOLD is {value}: use a score between 0 and 1; 0: the RPN learns what the RoI head learns."
+        )
+
+
+def rpn_masks(pseudo: PseudoLabels, threshold: float) -> Optional[List[Tensor]]:
+    """Which labels the RPN learns, one bool (M,) an image; None for a threshold of 0: those of the RoI head."""
+    return [row.scores >= threshold for row in pseudo.instances] if threshold > 0 else None
 
 
 def fixed_thresholds(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:

@@ -252,6 +252,7 @@ class CropBank(Method):
             "gt_classes": pasted.classes.to(own.gt_classes),
             "scores": pasted.scores.to(own.scores),
             "selected": ones.bool(),
+            "rpn_selected": ones.bool(),
             **dict.fromkeys(WEIGHT_COLUMNS, ones),
             **dict.fromkeys(_REGRESSION, regress * ones),
         }

@@ -124,7 +124,7 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
             added.gt_classes = mixed.classes.to(device)
         elif name in WEIGHT_COLUMNS:
             added.set(name, value.new_full((count,), mixed.weight))
-        elif name in ("scores", "selected"):
+        elif name in ("scores", "selected", "rpn_selected"):
             added.set(name, value.new_ones(count))
         else:
             added.set(name, value.new_zeros(count, *value.shape[1:]))

@@ -206,7 +206,7 @@ class PseCo(Method):
         with (
             EventStorage()
         ):  # Detectron2's sampling counts anchors under names that belong to the main branch
-            _, anchors = run_rpn(rpn, maps, view.view.targets)
+            _, anchors = run_rpn(rpn, maps, view.view.rpn_targets or view.view.targets)
         losses = rpn_losses(rpn, anchors)
         predictions = classify(heads, maps, [roi.proposal_boxes for roi in view.rois])
         losses.update(

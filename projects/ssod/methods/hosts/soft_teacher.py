@@ -17,6 +17,7 @@ from torch import Tensor
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
+from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.modeling.losses import foreground_deltas
 from ssod.modeling.outputs import Outputs, ViewOutputs
 from ssod.modeling.roi_heads import classify, roi_losses, sample_rois
@@ -35,14 +36,14 @@ class SoftTeacher(Method):
     """Classification and box regression trust different pseudo-labels, and RoIs are assigned for each of them.
 
     Classification (the main branch): labels with `score > score_threshold`; every other RoI is background, weighted by
-    the teacher's background score of the same box (`soft_background_weights`).
+    the teacher's background score of the same box (`soft_background_weights`). The RPN may have a threshold of its own.
     Regression: labels with `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or
     not. They have `roi_reg_weight` 1; RoIs are matched with and sampled for them anew, and the main branch's own
     regression is switched off. The RPN regresses those of the selected labels that are reliable.
 
     Args:
-        score_threshold, reg_score_threshold, max_deviation: see above. num_jitters: J. jitter: the largest offset in
-            widths and heights. unsup_loss_weight: lambda_u.
+        score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold: 0: `score_threshold`.
+        num_jitters: J. jitter: the largest offset in widths and heights. unsup_loss_weight: lambda_u.
     """
 
     selects_pseudo_labels = True
@@ -53,6 +54,7 @@ class SoftTeacher(Method):
         self,
         *,
         score_threshold: float,
+        rpn_score_threshold: float,
         reg_score_threshold: float,
         max_deviation: float,
         num_jitters: int,
@@ -70,7 +72,9 @@ class SoftTeacher(Method):
             raise UserError(
                 f"SSOD.SOFT_TEACHER.NUM_JITTERS is {num_jitters}: use 2 or more, or there is no deviation."
             )
+        check_rpn_threshold("SSOD.SOFT_TEACHER", rpn_score_threshold)
         self.score_threshold = score_threshold
+        self.rpn_score_threshold = rpn_score_threshold
         self.reg_score_threshold = reg_score_threshold
         self.max_deviation = max_deviation
         self.num_jitters = num_jitters
@@ -81,6 +85,7 @@ class SoftTeacher(Method):
     def add_config(cls, cfg: CfgNode) -> None:
         node = CfgNode()
         node.SCORE_THRESHOLD = 0.9  # of labels that classify
+        node.RPN_SCORE_THRESHOLD = 0.0  # of the RPN's labels alone; 0: SCORE_THRESHOLD
         node.REG_SCORE_THRESHOLD = 0.5  # of labels that may regress
         node.MAX_DEVIATION = 0.02  # of the teacher's refinements, in widths and heights
         node.NUM_JITTERS = 10
@@ -100,7 +105,8 @@ class SoftTeacher(Method):
         weights = [mask.to(row.scores.dtype) for mask, row in zip(reliable, pseudo.instances)]
         columns = [{"rpn_reg_weight": weight, "roi_reg_weight": weight} for weight in weights]
         chosen = [row.scores > self.score_threshold for row in pseudo.instances]
-        return pseudo.with_columns(columns).select(chosen)
+        masks = rpn_masks(pseudo, self.rpn_score_threshold)
+        return pseudo.with_columns(columns).select(chosen, masks)
 
     def _reliable(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """One bool (M,) an image: which labels regress."""
