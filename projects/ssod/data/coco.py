@@ -6,11 +6,12 @@ import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from detectron2.structures import BoxMode
 
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -114,6 +115,7 @@ def _check_images_exist(path: str, root: str, records: List[Record]) -> None:
             )
 
 
+@register_format("coco", required=("ANNOTATIONS", "IMAGES"), optional=("TRUTH", "GROUPS"))
 @dataclass(frozen=True)
 class CocoSet:
     """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`.
@@ -127,12 +129,20 @@ class CocoSet:
     truth: Optional[str] = None
     groups: Optional[str] = None
 
+    @classmethod
+    def from_node(cls, name: str, node: Mapping[str, Any]) -> "CocoSet":
+        paths = resolve_path(node["ANNOTATIONS"]), resolve_path(node["IMAGES"])
+        return cls(name, *paths, optional_path(node, "TRUTH"), optional_path(node, "GROUPS"))
+
     @property
     def source(self) -> str:
         return self.annotations
 
     def files_to_hash(self) -> List[str]:
         return [self.annotations, *([self.groups] if self.groups else [])]
+
+    def names_to_hash(self) -> List[str]:
+        return []
 
     def classes(self) -> List[str]:
         return list(classes_of_json(self.annotations)[0])
@@ -201,6 +211,7 @@ class CocoSet:
         )
 
 
+@register_format("lvis", required=("ANNOTATIONS", "IMAGES"), optional=("GROUPS",))
 @dataclass(frozen=True)
 class LvisSet(CocoSet):
     """`{FORMAT: lvis, ...}`: LVIS's own file, evaluated by LVIS's rules."""

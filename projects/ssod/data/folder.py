@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
+from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.records import Record, is_image
 from ssod.errors import UserError
 
 
+@register_format("folder", required=("IMAGES",), optional=("TRUTH",))
 @dataclass(frozen=True)
 class FolderSet:
     """`{FORMAT: folder, IMAGES: folder}`."""
@@ -18,12 +20,19 @@ class FolderSet:
     images: str
     truth: Optional[str] = None
 
+    @classmethod
+    def from_node(cls, name: str, node: Mapping[str, Any]) -> "FolderSet":
+        return cls(name, resolve_path(node["IMAGES"]), optional_path(node, "TRUTH"))
+
     @property
     def source(self) -> str:
         return self.images
 
     def files_to_hash(self) -> List[str]:
         return []
+
+    def names_to_hash(self) -> List[str]:
+        return self.relative_paths()
 
     def classes(self) -> List[str]:
         return []

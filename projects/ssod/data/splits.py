@@ -14,7 +14,6 @@ from detectron2.utils import comm
 
 from ssod.data.coco import read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
-from ssod.data.folder import FolderSet
 from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
 
@@ -121,10 +120,12 @@ def verified_hash(path: str) -> str:
 
 
 def dataset_hash(dataset: DeclaredSet) -> str:
-    """A hash of what decides which image has which index: the annotation file, the split list or the file names."""
-    if isinstance(dataset, FolderSet):
-        return hashlib.sha256("\n".join(dataset.relative_paths()).encode()).hexdigest()
-    return "/".join(verified_hash(path) for path in dataset.files_to_hash())
+    """A hash of what decides which image has which index: the annotation files, the split list or the file names."""
+    hashes = [verified_hash(path) for path in dataset.files_to_hash()]
+    names = dataset.names_to_hash()
+    if names:
+        hashes.append(hashlib.sha256("\n".join(names).encode()).hexdigest())
+    return "/".join(hashes)
 
 
 def check_split_hashes(cfg: CfgNode) -> None:

@@ -6,11 +6,12 @@ import os
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from detectron2.structures import BoxMode
 
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.formats.registry import class_list, optional_path, register_format, resolve_path
 from ssod.data.records import IMAGE_SUFFIXES, Record, read_image_size
 from ssod.errors import UserError
 
@@ -62,6 +63,7 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     return [x0 - 1, y0 - 1, x1, y1]
 
 
+@register_format("voc", required=("ROOT", "SPLIT"), optional=("CLASSES", "TRUTH", "GROUPS"))
 @dataclass(frozen=True)
 class VocSet:
     """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`.
@@ -76,6 +78,17 @@ class VocSet:
     truth: Optional[str] = None
     groups: Optional[str] = None
 
+    @classmethod
+    def from_node(cls, name: str, node: Mapping[str, Any]) -> "VocSet":
+        return cls(
+            name,
+            resolve_path(node["ROOT"]),
+            node["SPLIT"],
+            class_list(node),
+            optional_path(node, "TRUTH"),
+            optional_path(node, "GROUPS"),
+        )
+
     @property
     def split_file(self) -> str:
         return os.path.join(self.root, "ImageSets", "Main", f"{self.split}.txt")
@@ -86,6 +99,9 @@ class VocSet:
 
     def files_to_hash(self) -> List[str]:
         return [self.split_file, *([self.groups] if self.groups else [])]
+
+    def names_to_hash(self) -> List[str]:
+        return []
 
     def classes(self) -> List[str]:
         return list(self.class_names or classes_of_folder(self.root))

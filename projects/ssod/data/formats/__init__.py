@@ -1,0 +1,1 @@
+"""Dataset formats: one file each, entered into `FORMATS` by `register_format`."""
