@@ -1,5 +1,6 @@
-# make demo | test | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python 3.11-3.13, but no
-# compiler, git or sudo.
+# make demo | test | test-portable | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python
+# 3.11-3.13, but no compiler, git or sudo.
+#   TEST_JOBS=4                  processes that run the tests (default: one a core, 4 at most)
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: the first one found that fits)
 
 VENV := .venv
@@ -9,12 +10,13 @@ CONSTRAINTS := requirements/constraints.txt
 DIGITS := datasets/digit_scenes
 LINTED := projects tests $(wildcard datasets/*.py train_net.py)
 
-.PHONY: help install demo data test lint clean always
+.PHONY: help install demo data test test-portable lint clean always
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
 	@echo "make test   the test suite"
+	@echo "make test-portable  the tests that train, with the kernels of other processors and with two threads"
 	@echo "make lint   black, isort, flake8 and mypy"
 	@echo "make data   only draw the digit scenes, their class-imbalanced sub-tasks and the wild pool"
 	@echo "make clean  remove data, outputs and caches (and .venv with ENV=1)"
@@ -22,8 +24,18 @@ help:
 demo: install $(DIGITS)/.complete
 	$(PY) -m ssod.tools.demo
 
+# One thread a process, and tests that share an expensive fixture in one process.
+TEST_JOBS := auto
+PYTEST = $(PY) -m pytest --numprocesses $(TEST_JOBS) --maxprocesses 4 --dist loadgroup
+
 test: install
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PYTEST)
+
+# PyTorch and oneDNN choose their kernels by the processor. No verdict may depend on them.
+test-portable: install
+	OMP_NUM_THREADS=2 $(PYTEST) -m trains
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m trains
+	OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) -m trains
 
 lint: install
 	$(PY) -m black --check --quiet $(LINTED)

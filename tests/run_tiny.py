@@ -1,6 +1,7 @@
 """Trains from a dumped config with the tests' backbone and method, in a process of its own."""
 
 import argparse
+import os
 import sys
 
 from ssod import compat
@@ -15,7 +16,7 @@ from ssod.engine.setup import setup  # noqa: E402
 from ssod.engine.trainer import SSODTrainer  # noqa: E402
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     resume = "--resume" in sys.argv
     path, *opts = [argument for argument in sys.argv[1:] if argument != "--resume"]
     trainer = SSODTrainer(setup(argparse.Namespace(config_file=path, opts=opts)))

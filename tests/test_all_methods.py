@@ -17,6 +17,8 @@ from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, build_methods
 
+pytestmark = pytest.mark.trains
+
 ROOT = Path(__file__).parent.parent
 
 

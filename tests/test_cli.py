@@ -47,6 +47,7 @@ def config_file(squares: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.trains
 def test_trains_resumes_and_evaluates(run: Any, config_file: Path, tmp_path: Path) -> None:
     assert run("--config-file", str(config_file))[0] == 0
     assert {
@@ -114,6 +115,7 @@ def test_truncated_checkpoint(run: Any, config_file: Path, tmp_path: Path) -> No
     assert status == 1 and "model_final.pth" in error and "Traceback" not in error
 
 
+@pytest.mark.trains
 def test_corrupt_image_is_replaced_and_listed(squares: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -16,6 +16,9 @@ from ssod.engine.launch import launch
 from ssod.tools.pseudo_label import work as pseudo_label
 from tiny import tiny_cfg, with_squares
 
+# One worker of pytest-xdist runs them all, since `found` takes a minute.
+pytestmark = [pytest.mark.trains, pytest.mark.xdist_group("two_ranks")]
+
 
 @pytest.fixture(scope="module")
 def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:

@@ -5,6 +5,7 @@ from ssod import compat
 compat.apply()
 
 import json  # noqa: E402
+import os  # noqa: E402
 from argparse import Namespace  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -33,7 +34,7 @@ from tiny import tiny_cfg, with_squares  # noqa: E402
 
 def main(root: str, output: str) -> None:
     """Runs every case and has rank 0 write what the ranks found."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     folder, found = Path(output), {}
 
     def report(name: str, trainer: SSODTrainer, **more: Any) -> None:

@@ -50,6 +50,7 @@ def test_without_unlabelled_images_there_are_no_turns() -> None:
     assert letters(take(3, unlabeled=None)) == ["ll", "ll", "ll"]
 
 
+@pytest.mark.trains
 def test_losses_of_the_streams_come_in_turn(squares: Path, tmp_path: Path) -> None:
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", ("ScoreThreshold",))
     cfg.SSOD.ALTERNATE_STREAMS = True
@@ -62,6 +63,7 @@ def test_losses_of_the_streams_come_in_turn(squares: Path, tmp_path: Path) -> No
     assert latest["loss_cls"][1] == 4 and latest["loss_cls_unlabeled"][1] == 5
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_methods_bear_batches_of_one_stream(squares: Path, tmp_path: Path, name: str) -> None:
     cfg = method_cfg(squares, tmp_path / "run", (name,), 5)

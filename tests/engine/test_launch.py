@@ -21,6 +21,7 @@ from ssod.errors import UserError
 HERE = Path(__file__).parent
 
 
+@pytest.mark.trains
 def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(HERE))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

@@ -139,6 +139,7 @@ def run_cfg(root: Path, output: Path, methods: tuple[str, ...] = METHODS) -> Cfg
     return with_stored_labels(cfg, root, output) if methods else cfg
 
 
+@pytest.mark.trains
 def test_run_resume_evaluate_export(squares: Path, tmp_path: Path) -> None:
     whole = train(run_cfg(squares, tmp_path / "a"))
     cfg = run_cfg(squares, tmp_path / "b")
@@ -159,6 +160,7 @@ def test_run_resume_evaluate_export(squares: Path, tmp_path: Path) -> None:
     assert json.loads(Path(classes).read_text()) == ["red", "green", "blue"]
 
 
+@pytest.mark.trains
 def test_supervised_run(squares: Path, tmp_path: Path) -> None:
     trainer = train(run_cfg(squares, tmp_path, ()))
     assert isinstance(trainer.core, PlainTeacherStudent)

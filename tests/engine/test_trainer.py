@@ -21,6 +21,8 @@ from ssod.errors import TrainingDiverged, UserError
 from tiny import tiny_cfg, with_squares
 from toy_method import Toy
 
+pytestmark = pytest.mark.trains
+
 HERE = Path(__file__).parent
 
 
@@ -105,7 +107,7 @@ def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     resumed = train(cfg.clone(), resume=True)
-    assert 0 < resumed.start_iter < 40
+    assert resumed.start_iter > 0
     whole = config(
         squares,
         tmp_path / "whole",

@@ -47,6 +47,7 @@ def lines(output: Path) -> list[Dict[str, Any]]:
     return [json.loads(line) for line in open(output / "metrics.json")]
 
 
+@pytest.mark.trains
 def test_training_does_not_notice_it(squares: Path, tmp_path: Path) -> None:
     seeing = train(config(squares, tmp_path / "seeing"))
     blind = train(config(squares, tmp_path / "blind", truth=False))
@@ -72,6 +73,7 @@ def test_training_does_not_notice_it(squares: Path, tmp_path: Path) -> None:
     assert not any("pseudo_quality" in key for line in lines(tmp_path / "blind") for key in line)
 
 
+@pytest.mark.trains
 def test_what_it_writes(squares: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     train(config(squares, output))

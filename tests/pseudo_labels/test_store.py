@@ -161,6 +161,7 @@ def stored_squares(root: Path, output: Path, methods: tuple[str, ...]) -> CfgNod
 METHODS = ("ScoreThreshold", "PseudoBoxRegression")
 
 
+@pytest.mark.trains
 def test_training_uses_them_and_the_teacher_rests(
     squares: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -181,6 +182,7 @@ def test_training_uses_them_and_the_teacher_rests(
     assert (tmp_path / "run/pseudo_quality/step_6.json").exists()
 
 
+@pytest.mark.trains
 def test_resumed_equals_uninterrupted(squares: Path, tmp_path: Path) -> None:
     methods = (*METHODS, "UncertainNegatives")
     whole = train(stored_squares(squares, tmp_path / "a", methods))

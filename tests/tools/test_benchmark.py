@@ -98,6 +98,7 @@ def test_lower_bound_sees_the_same_images(cfg: CfgNode, tmp_path: Path) -> None:
     assert all(p.grad is None for p in student.parameters())
 
 
+@pytest.mark.trains
 def test_lower_bound_changes_no_number_of_training(cfg: CfgNode, tmp_path: Path) -> None:
     def run(name: str, bound: bool) -> Any:
         bench = Bench(cfg.clone(), str(tmp_path / name))

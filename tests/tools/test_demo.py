@@ -44,6 +44,7 @@ def scene(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
+@pytest.mark.trains
 def test_demo_ends_with_table_pictures_and_report(scene: Path, capsys: Any) -> None:
     demo.main([])
     printed = capsys.readouterr().out
@@ -56,6 +57,7 @@ def test_demo_ends_with_table_pictures_and_report(scene: Path, capsys: Any) -> N
         assert results["steps"] == 5
 
 
+@pytest.mark.trains
 def test_second_call_trains_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     demo.main([])
     monkeypatch.setattr(demo, "run_jobs", None)

@@ -23,6 +23,8 @@ from ssod.report.run_data import load_runs
 from ssod.tools import run_phases
 from tiny import tiny_cfg, with_squares
 
+pytestmark = pytest.mark.trains
+
 METHODS = ("ScoreThreshold", "PseudoBoxRegression")
 
 

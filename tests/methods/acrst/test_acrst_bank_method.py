@@ -246,6 +246,7 @@ def test_pasting_on_unlabelled_images_needs_some() -> None:
 # ---------------------------------------------------------------- whole runs
 
 
+@pytest.mark.trains
 def test_run_writes_statistics_and_pictures(squares: Path, tmp_path: Path) -> None:
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", ("ScoreThreshold", "CropBank"))
     cfg.merge_from_list(
@@ -285,6 +286,7 @@ def test_report_of_a_run_without_anything(tmp_path: Path) -> None:
     assert CropBank.report_section(load_runs([str(tmp_path)])[0]) is None
 
 
+@pytest.mark.trains
 def test_supervised_run_with_pasted_labels(squares: Path, tmp_path: Path) -> None:
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run")
     cfg.merge_from_list(["SSOD.METHODS", ("CropBank",), "SSOD.CROP_BANK.PASTE_ON", ("labeled",)])
@@ -300,6 +302,7 @@ def test_supervised_run_with_pasted_labels(squares: Path, tmp_path: Path) -> Non
     assert all(row["labels"] == row["regress"] for row in index["images"])
 
 
+@pytest.mark.trains
 def test_sweep_labels_everything_and_resumes(squares: Path, tmp_path: Path) -> None:
     def swept(folder: str) -> CfgNode:
         cfg = with_squares(tiny_cfg(), squares, tmp_path / folder, ("ScoreThreshold", "CropBank"))

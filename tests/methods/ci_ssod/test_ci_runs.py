@@ -40,6 +40,7 @@ def factor_sources(trainer: Any) -> set[tuple[str, int]]:
     return {pair for step in range(trainer.max_iter) for pair in trainer.board.in_effect(step)}
 
 
+@pytest.mark.trains
 def test_all_three_resume_in_the_middle_of_a_generation(
     squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +69,7 @@ def test_all_three_resume_in_the_middle_of_a_generation(
     assert factors.max() > 1
 
 
+@pytest.mark.trains
 def test_report_sections_of_a_run(squares: Path, tmp_path: Path) -> None:
     from ssod.report.run_data import load_runs
 
@@ -95,6 +97,7 @@ def test_report_sections_of_a_run(squares: Path, tmp_path: Path) -> None:
         assert section is not None and "step 2" not in section.html
 
 
+@pytest.mark.trains
 def test_labelled_images_alone(squares: Path, tmp_path: Path) -> None:
     """Reweighting and repeat factors work in a supervised run."""
     cfg = run_cfg(squares, tmp_path / "run", (), 3)

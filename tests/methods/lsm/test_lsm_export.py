@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Tuple
 
 import numpy as np
+import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -14,6 +15,8 @@ from fvcore.nn import FlopCountAnalysis
 from runs import method_cfg, train
 from ssod.tools.export import export
 from tiny import make_image
+
+pytestmark = pytest.mark.trains
 
 
 class Detect(torch.nn.Module):

@@ -214,6 +214,7 @@ def test_one_stream_alone(storage: Any, labeled: int, unlabeled: int) -> None:
     assert not missing  # DDP would wait for them
 
 
+@pytest.mark.trains
 def test_frozen_teacher_is_outside_of_everything(
     squares: Path, tmp_path: Path, wide_teacher: Tuple[str, str]
 ) -> None:
@@ -315,6 +316,7 @@ def test_report(tmp_path: Path) -> None:
     assert "classifies rightly" in section.html and "imitation region" not in section.html
 
 
+@pytest.mark.trains
 def test_missing_teacher_is_noticed_at_start(squares: Path, tmp_path: Path) -> None:
     cfg = frozen(with_squares(distil_cfg(), squares, tmp_path / "run"), ("", "nowhere.pth"))
     cfg.SSOD.METHODS = ("BoundedDistillation",)
@@ -322,6 +324,7 @@ def test_missing_teacher_is_noticed_at_start(squares: Path, tmp_path: Path) -> N
         train(cfg)
 
 
+@pytest.mark.trains
 def test_alternating_run_resumes_to_the_bit(
     squares: Path, tmp_path: Path, wide_teacher: Tuple[str, str]
 ) -> None:

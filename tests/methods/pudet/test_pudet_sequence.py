@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from detectron2.config import CfgNode
 
@@ -13,6 +14,8 @@ from runs import train
 from ssod.tools.pseudo_label import main as pseudo_label
 from ssod.tools.purify import main as purify
 from tiny import tiny_cfg, with_squares
+
+pytestmark = pytest.mark.trains
 
 
 def test_purify_label_distil(squares: Path, tmp_path: Path) -> None:
