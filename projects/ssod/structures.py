@@ -67,6 +67,19 @@ class Geometry:
         low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
         return torch.cat([low, high], dim=1).to(boxes.dtype)
 
+    def boxes_to_view(self, boxes: Tensor, view_size: Tuple[int, int]) -> Tensor:
+        """Maps (M, 4) boxes of the original image to a view of (height, width), clipped to it."""
+        height, width = view_size
+        linear = torch.as_tensor(self.matrix[:, :2], dtype=torch.float64, device=boxes.device)
+        shift = torch.as_tensor(self.matrix[:, 2], dtype=torch.float64, device=boxes.device)
+        xy = boxes.to(torch.float64)
+        corners = xy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+        corners = corners @ linear.T + shift
+        limit = torch.tensor([width, height], dtype=torch.float64, device=boxes.device)
+        low = corners.amin(dim=1).clamp(min=0).minimum(limit)
+        high = corners.amax(dim=1).clamp(min=0).minimum(limit)
+        return torch.cat([low, high], dim=1).to(boxes.dtype)
+
 
 @dataclass
 class Sample:

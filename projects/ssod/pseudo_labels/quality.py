@@ -22,6 +22,31 @@ def match_labels(
     truth_classes: Tensor,
     iou_threshold: float = 0.5,
 ) -> Tensor:
+    """The IoU of each pseudo-label with the true box that `assign_truth` gives it.
+
+    Args:
+        boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
+
+    Returns:
+        (M,) float IoU with the matched true box; 0 where there is none.
+    """
+    found = assign_truth(boxes, classes, scores, truth_boxes, truth_classes, iou_threshold)
+    matched = torch.zeros(len(boxes))
+    rows = (found >= 0).nonzero().flatten()
+    if len(rows):
+        iou = box_iou(boxes.detach().float().cpu(), truth_boxes.detach().float().cpu())
+        matched[rows] = iou[rows, found[rows]]
+    return matched
+
+
+def assign_truth(
+    boxes: Tensor,
+    classes: Tensor,
+    scores: Tensor,
+    truth_boxes: Tensor,
+    truth_classes: Tensor,
+    iou_threshold: float = 0.5,
+) -> Tensor:
     """Matches pseudo-labels to true boxes of their class, one to one, greedily by descending score.
 
     Each label takes the free true box that it overlaps most, if their IoU is at least the threshold. Equal scores keep
@@ -31,9 +56,9 @@ def match_labels(
         boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
 
     Returns:
-        (M,) float IoU with the matched true box; 0 where there is none.
+        (M,) int64 index of the matched true box on the CPU; -1 where there is none.
     """
-    matched = torch.zeros(len(boxes))
+    matched = torch.full((len(boxes),), -1, dtype=torch.int64)
     if not len(boxes) or not len(truth_boxes):
         return matched
     iou = box_iou(boxes.detach().float().cpu(), truth_boxes.detach().float().cpu())
@@ -41,7 +66,7 @@ def match_labels(
     for row in torch.argsort(scores.detach().cpu(), descending=True, stable=True).tolist():
         best, column = iou[row].max(dim=0)
         if best >= iou_threshold:
-            matched[row] = best
+            matched[row] = column
             iou[:, column] = -1.0
     return matched
 
