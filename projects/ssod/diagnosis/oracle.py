@@ -29,6 +29,9 @@ class OracleLabels(Method):
         substitution: one of `SUBSTITUTIONS`, see `substitute`. datasets: the unlabelled sets.
     """
 
+    selects_pseudo_labels = True
+    adds_labels = True
+
     def __init__(self, *, substitution: str, datasets: Tuple[str, ...], stored: bool) -> None:
         super().__init__()
         if substitution not in SUBSTITUTIONS:
@@ -36,7 +39,9 @@ class OracleLabels(Method):
                 f"SSOD.ORACLE_LABELS.SUBSTITUTION is {substitution!r}: use one of {', '.join(SUBSTITUTIONS)}."
             )
         if stored and substitution != "true_labels":
-            raise UserError("SSOD.PSEUDO_LABELS is set: the oracle repairs an online teacher's labels.")
+            raise UserError(
+                "SSOD.PSEUDO_LABELS is set: the oracle repairs an online teacher's labels."
+            )
         self.substitution = substitution
         self.datasets = datasets
         self._truth: Dict[str, ImageTruth] = {}

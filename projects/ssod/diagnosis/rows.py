@@ -39,7 +39,7 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Split:
-    """Which methods of a recipe can stay when there are no unlabelled images, and which cannot."""
+    """Which methods of a recipe stay when there are no unlabelled images, and which are left out."""
 
     kept: Tuple[str, ...]
     dropped: Tuple[str, ...]
@@ -56,9 +56,13 @@ def check_recipe(cfg: CfgNode) -> None:
             "No method of SSOD.METHODS learns from unlabelled images: there are no pseudo-labels to diagnose."
         )
     if cfg.SSOD.PSEUDO_LABELS:
-        raise UserError("SSOD.PSEUDO_LABELS is set: a diagnosis needs labels of an online teacher; empty it.")
+        raise UserError(
+            "SSOD.PSEUDO_LABELS is set: a diagnosis needs labels of an online teacher; empty it."
+        )
     if not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty, so there is nothing to compare: name a labelled set.")
+        raise UserError(
+            "DATASETS.TEST is empty, so there is nothing to compare: name a labelled set."
+        )
     register_datasets(cfg)
     for name in cfg.DATASETS.UNLABELED:
         if not MetadataCatalog.get(name).get("truth_file"):
@@ -111,10 +115,16 @@ def make_rows(
             path = _write_all_labels(config, cfg, output, without_unlabeled(cfg).kept)
             rows.append(Row(name, path))
         else:
-            methods = _tuple((*cfg.SSOD.METHODS, OracleLabels.__name__))
+            methods = _tuple((*_repaired(cfg, name), OracleLabels.__name__))
             repaired = ("SSOD.METHODS", methods, "SSOD.ORACLE_LABELS.SUBSTITUTION", name)
             rows.append(Row(name, config, (*shared, *repaired)))
     return tuple(rows)
+
+
+def _repaired(cfg: CfgNode, substitution: str) -> List[str]:
+    """The recipe's methods; beside true labels those that ask the teacher for more than labels have no place."""
+    alone = substitution == "true_labels"
+    return [n for n in cfg.SSOD.METHODS if not (alone and get_method(n).needs_online_teacher)]
 
 
 def _tuple(names: Sequence[str]) -> str:

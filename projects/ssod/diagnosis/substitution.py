@@ -5,7 +5,7 @@ Shapes: M pseudo-labels and T true boxes of one image. Boxes are XYXY in pixels 
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -24,59 +24,74 @@ _IOU = 0.5
 
 
 def substitute(row: Instances, truth: ImageTruth, kind: str) -> Instances:
-    """One image's labels without the errors that `kind` names; rows that are not selected stay as they are.
+    """One image's labels without the errors that `kind` names; no row is dropped.
 
     * "true_labels": the true boxes are selected, and nothing else.
     * "found_boxes": the true boxes of those objects that a selected label finds (its class, IoU 0.5 or more).
     * "no_false_labels": of the selected labels those that find an object, with the teacher's boxes.
-    * "true_classes": every selected label takes the class of the true box that it overlaps most, where the IoU is 0.5
+    * "true_classes": a selected label takes the class of the true box that it overlaps most, where the IoU is 0.5
       or more. Labels on nothing keep their class.
 
     Args:
         row: of `PseudoLabels` after all methods refined it. truth: in pixels of the same view.
 
     Returns:
-        Further rows at the end where true boxes are added: score 1, all weights 1, other columns 0. The new
-        column `from_truth` (float) is 1 for them.
+        Repaired labels are new rows at the end; the rows that they replace are no longer selected. True boxes have
+        score 1 and all weights 1, labels with another class keep score and weights; other columns of new rows are 0.
+        The new column `from_truth` (float) is 1 for true boxes.
     """
     chosen = row.selected.nonzero().flatten()
-    boxes, classes = row.gt_boxes.tensor[chosen], row.gt_classes[chosen]
     columns: Dict[str, Any] = dict(row.get_fields())
     columns[TRUTH_COLUMN] = torch.zeros_like(row.scores)
-    none = truth.classes.new_zeros(0)
-    added = none
     if kind == "true_classes":
-        columns["gt_classes"] = _with_true_classes(row, chosen, truth)
+        wrong, classes = _wrong_classes(row, chosen, truth)
+        columns["selected"] = row.selected.index_fill(0, wrong, False)
+        new = _like(row[wrong], classes)
     else:
-        found = assign_truth(boxes, classes, row.scores[chosen], *truth, _IOU).to(chosen.device)
+        labels = (row.gt_boxes.tensor[chosen], row.gt_classes[chosen], row.scores[chosen])
+        found = assign_truth(*labels, *truth, _IOU)
         selected = torch.zeros_like(row.selected)
         if kind == "no_false_labels":
-            selected[chosen[found >= 0]] = True
+            selected[chosen[(found >= 0).to(chosen.device)]] = True
+            added = found[:0]
         elif kind == "found_boxes":
             added = found[found >= 0].sort().values
         elif kind == "true_labels":
-            added = torch.arange(len(truth.boxes), device=chosen.device)
+            added = torch.arange(len(truth.boxes))
         else:
             raise ValueError(f"{kind!r} is none of {', '.join(SUBSTITUTIONS)}")
         columns["selected"] = selected
-    return _append(row, columns, truth.boxes[added.cpu()], truth.classes[added.cpu()])
+        new = _true(row, truth.boxes[added], truth.classes[added])
+    if "rpn_selected" in columns:  # the two heads are taught the same
+        columns["rpn_selected"] = columns["selected"]
+        new["rpn_selected"] = new["selected"]
+    return _append(row, columns, new)
 
 
-def _with_true_classes(row: Instances, chosen: Tensor, truth: ImageTruth) -> Tensor:
-    classes = row.gt_classes.clone()
-    if len(chosen) and len(truth.boxes):
-        iou = box_iou(row.gt_boxes.tensor[chosen].float().cpu(), truth.boxes.float().cpu())
-        best, index = iou.max(dim=1)
-        right = truth.classes[index].to(classes)
-        classes[chosen] = torch.where((best >= _IOU).to(classes.device), right, classes[chosen])
-    return classes
+def _wrong_classes(row: Instances, chosen: Tensor, truth: ImageTruth) -> Tuple[Tensor, Tensor]:
+    """Rows that lie on an object of another class, and its class."""
+    if not len(chosen) or not len(truth.boxes):
+        return chosen[:0], row.gt_classes[:0]
+    iou = box_iou(row.gt_boxes.tensor[chosen].float().cpu(), truth.boxes.float().cpu())
+    best, index = iou.max(dim=1)
+    right = truth.classes[index].to(row.gt_classes)
+    wrong = (best >= _IOU).to(right.device) & (right != row.gt_classes[chosen])
+    return chosen[wrong], right[wrong]
 
 
-def _append(
-    row: Instances, columns: Dict[str, Any], boxes: Tensor, classes: Tensor
-) -> Instances:
+def _like(rows: Instances, classes: Tensor) -> Dict[str, Tensor]:
+    return {
+        "gt_boxes": rows.gt_boxes.tensor,
+        "gt_classes": classes,
+        "scores": rows.scores,
+        "selected": torch.ones_like(rows.selected),
+        **{name: rows.get(name) for name in WEIGHT_COLUMNS},
+    }
+
+
+def _true(row: Instances, boxes: Tensor, classes: Tensor) -> Dict[str, Tensor]:
     ones = row.scores.new_ones(len(boxes))
-    new: Dict[str, Tensor] = {
+    return {
         "gt_boxes": boxes.to(row.gt_boxes.tensor),
         "gt_classes": classes.to(row.gt_classes),
         "scores": ones,
@@ -84,13 +99,17 @@ def _append(
         TRUTH_COLUMN: ones,
         **dict.fromkeys(WEIGHT_COLUMNS, ones),
     }
+
+
+def _append(row: Instances, columns: Dict[str, Any], new: Dict[str, Tensor]) -> Instances:
+    count = len(new["scores"])
     result = Instances(row.image_size)
     for name, values in columns.items():
         if isinstance(values, Boxes):
             values = values.tensor
         more = new.get(name)
         if more is None:
-            more = values.new_zeros((len(boxes), *values.shape[1:]))
+            more = values.new_zeros((count, *values.shape[1:]))
         joined = torch.cat([values, more])
         result.set(name, Boxes(joined) if name == "gt_boxes" else joined)
     return result

@@ -86,6 +86,8 @@ class Method(nn.Module):
     needs_online_teacher: bool = False
     # True if it decides which pseudo-labels the main branch trains on; one of these is needed for mutual learning.
     selects_pseudo_labels: bool = False
+    # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all that select.
+    adds_labels: bool = False
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:

@@ -28,6 +28,7 @@ class SampledAnchors:
     Attributes:
         logits, labels, cls_weights: (S,) objectness, 1 for foreground, loss weight.
         deltas, boxes, gt_boxes, reg_weights: (F, 4), (F, 4), (F, 4), (F,) of the foreground anchors.
+        indices: (S,) which of the A anchors they are; as in `objectness`.
     """
 
     logits: Tensor
@@ -37,6 +38,7 @@ class SampledAnchors:
     boxes: Tensor
     gt_boxes: Tensor
     reg_weights: Tensor
+    indices: Tensor
 
 
 @contextmanager
@@ -112,8 +114,19 @@ def run_rpn(
                 boxes=boxes[foreground],
                 gt_boxes=gt_boxes[row][foreground],
                 reg_weights=reg_weights,
+                indices=keep,
             )
     return [p for p in proposals if p is not None], [s for s in sampled if s is not None]
+
+
+def objectness(rpn: RPN, maps: FeatureMaps) -> List[Tensor]:
+    """N logits (A,) of all anchors, level after level; what another detector says of the anchors of `run_rpn`."""
+    logits: List[Optional[Tensor]] = [None] * maps.num_images
+    for group in maps.groups:
+        _, levels, _ = _predict(rpn, group.features)
+        for row, index in zip(torch.cat(levels, dim=1), group.indices):
+            logits[index] = row
+    return [row for row in logits if row is not None]
 
 
 def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:

@@ -186,7 +186,9 @@ def write_diagnosis(plan: Plan) -> str:
         }
     parts += [f"* {row.name}: {MEANING[row.name]}" for row in plan.rows]
     if plan.baseline:
-        parts += [f"\nMean over paired seeds ± standard error (number of pairs). `{AS_IS}` is the recipe."]
+        parts += [
+            f"\nMean over paired seeds ± standard error (number of pairs). `{AS_IS}` is the recipe."
+        ]
     text = "\n".join(parts) + "\n"
     for name, content in (("diagnosis.md", text), (RECORD, json.dumps(record, indent=1))):
         data = content.encode()

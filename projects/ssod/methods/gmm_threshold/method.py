@@ -1,0 +1,138 @@
+"""Consistent-Teacher's adaptive threshold as a method: the teacher's recent scores decide what is selected.
+
+Shapes: K foreground classes, S stored scores of each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, StepContext
+from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
+from ssod.methods.ci_ssod.recording import RecordArrays
+from ssod.methods.gmm_threshold.mixture import POLICIES, mixture_thresholds
+from ssod.modeling.outputs import Outputs
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+
+@METHOD_REGISTRY.register()
+class GMMThreshold(ClassThresholds):
+    """Keeps labels whose score lies in the high one of two Gaussians, fitted per class to the teacher's last scores.
+
+    The threshold follows the teacher: while its scores are low, low ones are selected, so that no class is without a
+    label for long; when they rise, so does the threshold.
+
+    Args:
+        scores_per_class: S, how many of the last scores of each class are kept. min_scores: a class with fewer has the
+            threshold `initial`. policy: see `mixture_thresholds`. low, high: bounds of every threshold.
+    """
+
+    conflicts = ("ScoreThreshold", "GradientThresholding", "LabelMatchThresholds")
+    scores: Tensor
+    counts: Tensor
+    limits: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        scores_per_class: int,
+        min_scores: int,
+        policy: str,
+        initial: float,
+        low: float,
+        high: float,
+    ) -> None:
+        super().__init__()
+        node = "SSOD.GMM_THRESHOLD"
+        for key, value in (("INITIAL", initial), ("LOW", low), ("HIGH", high)):
+            if not 0.0 <= value <= 1.0:
+                raise UserError(f"{node}.{key} is {value}: use a score between 0 and 1.")
+        if low > high:
+            raise UserError(f"{node}.LOW {low} is above HIGH {high}: exchange them.")
+        if min_scores < 2:
+            raise UserError(f"{node}.MIN_SCORES is {min_scores}: two Gaussians need 2 or more.")
+        if scores_per_class < min_scores:
+            raise UserError(
+                f"{node}.SCORES_PER_CLASS is {scores_per_class}: use MIN_SCORES ({min_scores}) or more."
+            )
+        if policy not in POLICIES:
+            raise UserError(f"{node}.POLICY is {policy!r}: use {' or '.join(map(repr, POLICIES))}.")
+        self.min_scores, self.policy = min_scores, policy
+        self.initial, self.low, self.high = initial, low, high
+        # Of each class the newest score is last among the first `counts`.
+        self.register_buffer("scores", torch.zeros(num_classes, scores_per_class))
+        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
+        self.register_buffer("limits", torch.full((num_classes,), float(initial)))
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.GMM_THRESHOLD = CfgNode()
+        node.SCORES_PER_CLASS = 100
+        # A class with fewer scores so far has the threshold INITIAL.
+        node.MIN_SCORES = 10
+        node.INITIAL = 0.5
+        # "boundary": what more probably comes from the high Gaussian; "mean": of that the scores above its mean.
+        node.POLICY = "mean"
+        # Bounds of every threshold.
+        node.LOW = 0.05
+        node.HIGH = 0.95
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        values = {key.lower(): value for key, value in cfg.SSOD.GMM_THRESHOLD.items()}
+        return {**values, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
+
+    def thresholds(self, context: StepContext) -> Tensor:
+        """(K,) of the scores up to the step before."""
+        return self.limits
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if pseudo is None:
+            return
+        found = context.teacher_outputs
+        # What the teacher said, whatever other methods made of it.
+        rows = found.detections if found is not None else pseudo.instances
+        classes = [row.pred_classes if found is not None else row.gt_classes for row in rows]
+        empty = torch.zeros(0)
+        own = (
+            torch.cat([empty, *(row.scores.float().cpu() for row in rows)]),
+            torch.cat([empty.long(), *(labels.cpu() for labels in classes)]),
+        )
+        for new_scores, new_classes in comm.all_gather(own):
+            self._remember(new_scores.to(self.scores), new_classes.to(self.counts))
+        enough = self.counts >= self.min_scores
+        fitted = mixture_thresholds(self.scores, self.counts, self.policy).to(self.limits)
+        fitted = fitted.clamp(self.low, self.high)
+        self.limits.copy_(torch.where(enough, fitted, self.initial))
+
+    def _remember(self, scores: Tensor, classes: Tensor) -> None:
+        """Appends the scores to their classes' rows; the oldest leave."""
+        size = self.scores.shape[1]
+        for label in classes.unique().tolist():
+            kept = torch.cat([self.scores[label, : self.counts[label]], scores[classes == label]])
+            kept = kept[-size:]
+            self.scores[label, : len(kept)] = kept
+            self.counts[label] = len(kept)
+
+    def build_hooks(self) -> List[HookBase]:
+        return [RecordArrays(self.name, lambda step: {"threshold": self.limits.cpu().numpy()})]
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.ci_ssod.report import threshold_section
+
+        return threshold_section(run, cls.__name__)
