@@ -12,10 +12,10 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from ssod.engine.comm import all_reduce_sum
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.methods import METHOD_REGISTRY, Method, StepContext, TrainingData
-from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels, Sample, Views
+from ssod.utils.comm import all_reduce_sum
 
 
 class Brighten:

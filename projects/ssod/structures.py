@@ -231,7 +231,7 @@ class View:
         rpn_targets: the same for the RPN; None: `targets` (see `PseudoLabels`).
         pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects replaces it by one with
             more (and fewer) rows; the teacher's own labels are what the phases get as `pseudo`.
-        sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as `ssod.modeling.roi_heads.sample_rois` gives
+        sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as `ssod.detectors.rcnn.roi_heads.sample_rois` gives
             them, of a method that assigns RoIs in its own way; None: that function.
     """
 

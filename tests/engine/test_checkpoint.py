@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from ssod.engine import atomic
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.errors import UserError
+from ssod.utils import atomic
 
 
 class Counter:

@@ -10,10 +10,10 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 import toy_method  # noqa: F401  (registers Toy)
+from ssod.detectors.rcnn.roi_heads import BoxPredictions, detect
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
-from ssod.modeling.roi_heads import BoxPredictions, detect
 from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
 

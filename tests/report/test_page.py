@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from ssod.methods import get_method
+from ssod.plotting.run_data import RunData, load_runs
+from ssod.plotting.section import Section
 from ssod.report.class_histogram import count_boxes
 from ssod.report.gallery import _detections
 from ssod.report.page import build_page
-from ssod.report.run_data import RunData, load_runs
-from ssod.report.section import Section
 
 SUMMARY: Dict[str, Any] = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.8, "kl": 0.125}
 

@@ -13,13 +13,13 @@ import yaml
 from ssod.engine.setup import load_config
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
+from ssod.evaluation.pseudo_label_quality import count_labels
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
 from ssod.phases.plan import plan_phases
 from ssod.phases.summary import format_markdown
+from ssod.plotting.run_data import load_runs
 from ssod.pseudo_labels import predictions
-from ssod.pseudo_labels.quality import count_labels
 from ssod.report.page import build_page
-from ssod.report.run_data import load_runs
 from ssod.tools import run_phases
 from tiny import tiny_cfg, with_squares
 

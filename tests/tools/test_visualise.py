@@ -19,9 +19,9 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.report.contact_sheet import Panel, captioned, contact_sheet, draw_panel, grid, single_size
-from ssod.report.draw import PALETTE, draw_boxes
 from ssod.tools import visualise
 from ssod.tools.visualise import load_dataset, main, model_classes, spread, view_cells
+from ssod.utils.draw import PALETTE, draw_boxes
 from tiny import tiny_cfg, with_squares
 from toy_method import Toy
 

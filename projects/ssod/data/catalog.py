@@ -18,8 +18,8 @@ from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.coco import CocoSet
 from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
 from ssod.data.records import Record
+from ssod.data.stored_labels import attach_stored_labels
 from ssod.errors import UserError
-from ssod.pseudo_labels.store import attach_stored_labels
 
 logger = logging.getLogger(__name__)
 

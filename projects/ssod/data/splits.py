@@ -14,8 +14,8 @@ from detectron2.utils import comm
 
 from ssod.data.coco import read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 HASH_KEY = "ssod_sha256"
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")

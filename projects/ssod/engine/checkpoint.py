@@ -19,9 +19,9 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
-from ssod.engine.atomic import write_atomically
-from ssod.engine.safe_pickle import load_pickle
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
+from ssod.utils.safe_pickle import load_pickle
 
 
 class _TensorFileCheckpointer(Checkpointer):

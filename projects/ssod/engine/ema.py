@@ -7,8 +7,8 @@ from typing import List, Tuple
 import torch
 from torch import Tensor, nn
 
-from ssod.engine.comm import all_reduce_mean
-from ssod.modeling.features import batch_norms
+from ssod.detectors.features import batch_norms
+from ssod.utils.comm import all_reduce_mean
 
 
 class MovingAverage:

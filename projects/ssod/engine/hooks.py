@@ -12,7 +12,7 @@ from detectron2.utils.events import get_event_storage
 from ssod.data.snapshots import SnapshotBoard
 from ssod.engine.ema import MovingAverage
 from ssod.engine.teacher_student import TeacherStudent
-from ssod.report.draw import draw_boxes
+from ssod.utils.draw import draw_boxes
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssod.engine.comm import all_reduce_mean
 from ssod.engine.solver import clip_gradients, start_momentum
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import TrainingDiverged, UserError
 from ssod.structures import SSODBatch
+from ssod.utils.comm import all_reduce_mean
 
 logger = logging.getLogger(__name__)
 

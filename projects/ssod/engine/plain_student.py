@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ssod.engine.comm import all_reduce_mean
+from ssod.detectors.rcnn.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent, unsupported_part
 from ssod.errors import UserError
 from ssod.methods import Method, learns_from_unlabeled
-from ssod.modeling.outputs import TeacherOutputs
 from ssod.structures import Sample, SSODBatch
+from ssod.utils.comm import all_reduce_mean
 
 # The phases that look into the student; a method that has one of them cannot work here.
 _PHASES = ("attach", "views", "weigh", "losses", "update")

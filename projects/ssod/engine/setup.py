@@ -21,8 +21,8 @@ from detectron2.utils.logger import setup_logger
 
 import ssod
 from ssod.config import add_ssod_config
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

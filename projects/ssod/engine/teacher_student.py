@@ -19,12 +19,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ssod.detectors.features import extract_features, keep_running_statistics
+from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs, ViewOutputs
+from ssod.detectors.rcnn.roi_heads import classify, detect, roi_losses, sample_rois
+from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext
-from ssod.modeling.features import extract_features, keep_running_statistics
-from ssod.modeling.outputs import Outputs, TeacherOutputs, ViewOutputs
-from ssod.modeling.roi_heads import classify, detect, roi_losses, sample_rois
-from ssod.modeling.rpn import rpn_losses, run_rpn
 from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
 
 

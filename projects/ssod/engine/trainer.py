@@ -28,9 +28,7 @@ from ssod.data.catalog import register_datasets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
-from ssod.engine.atomic import write_atomically
 from ssod.engine.checkpoint import SSODCheckpointer
-from ssod.engine.comm import broadcast_from_main
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
     CollapseWatch,
@@ -43,12 +41,14 @@ from ssod.engine.launch import wrap_ddp
 from ssod.engine.loading import build_detector, load_detector, training_data
 from ssod.engine.loop import TrainLoop
 from ssod.engine.plain_student import build_core
+from ssod.engine.quality_hook import PseudoLabelQuality
 from ssod.engine.solver import build_optimizer, scale_config
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
 from ssod.methods import Method, build_methods, learns_from_unlabeled
-from ssod.pseudo_labels.hook import PseudoLabelQuality
+from ssod.utils.atomic import write_atomically
+from ssod.utils.comm import broadcast_from_main
 
 logger = logging.getLogger(__name__)
 

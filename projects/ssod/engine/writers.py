@@ -12,7 +12,7 @@ from typing import List, Optional
 import torch
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
 
-from ssod.engine.atomic import write_atomically
+from ssod.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ from detectron2.modeling import GeneralizedRCNN
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ssod.modeling.outputs import Outputs, TeacherOutputs
+from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs
 from ssod.structures import PseudoLabels, SSODBatch, Views
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 METHOD_REGISTRY = Registry("SSOD_METHOD")
 METHOD_REGISTRY.__doc__ = "Methods by name; `SSOD.METHODS` lists the names in use."
@@ -71,7 +71,7 @@ class Method(nn.Module):
     """Base class; every phase does nothing until overridden.
 
     State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python scalars only). It is in
-    the checkpoint and must be the same on every rank: all-reduce statistics before they are used (`ssod.engine.comm`).
+    the checkpoint and must be the same on every rank: all-reduce statistics before they are used (`ssod.utils.comm`).
     Heads that the teacher needs too are added in `attach` by `add_head`; parameters of the Method itself
     are trained with the student but have no teacher's copy. Neither is exported.
     """
@@ -165,7 +165,7 @@ class Method(nn.Module):
     def report_section(cls, run: "RunData") -> Optional["Section"]:
         """This method's part of the report about one run, from what the run has written; None for nothing.
 
-        Charts and tables come from `ssod.report.charts` and `ssod.report.section`, numbers from `run.series(key)`
+        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`, numbers from `run.series(key)`
         of what the method has put into the event storage. No model is at hand, and the run may still be going on.
         """
         return None

@@ -10,7 +10,7 @@ from typing import Dict, List, Sequence
 import torch
 from torch import Tensor
 
-from ssod.pseudo_labels.quality import LabelCounts, sum_counts
+from ssod.evaluation.pseudo_label_quality import LabelCounts, sum_counts
 
 
 def easy_images(counts: Sequence[LabelCounts]) -> Tensor:

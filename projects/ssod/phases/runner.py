@@ -13,9 +13,9 @@ from detectron2.utils import comm
 
 from ssod.engine.setup import load_config, setup
 from ssod.engine.trainer import SSODTrainer
-from ssod.evaluation.ensemble import check_fusion
 from ssod.phases.plan import Phase, check_unchanged, plan_phases
 from ssod.phases.summary import summarise_phases
+from ssod.pseudo_labels.ensemble import check_fusion
 from ssod.pseudo_labels.labelling import label_images
 
 logger = logging.getLogger(__name__)

@@ -20,18 +20,17 @@ from torch import Tensor
 
 from ssod.data.catalog import check_classes, load_unlabeled, register_datasets
 from ssod.data.records import trained_annotations
-from ssod.engine.atomic import write_atomically
+from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.engine.trainer import SSODTrainer
 from ssod.evaluation.build import quiet_evaluation
-from ssod.evaluation.ensemble import fuse_predictions
-from ssod.methods.multi_phase import image_certainty
-from ssod.methods.multi_phase.certainty import most_certain
+from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
 from ssod.phases.plan import Phase
+from ssod.pseudo_labels.certainty import image_certainty, most_certain
+from ssod.pseudo_labels.ensemble import fuse_predictions
 from ssod.pseudo_labels.labelling import agreed_labels, label_thresholds
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
-from ssod.pseudo_labels.quality import LabelCounts, count_labels
-from ssod.pseudo_labels.truth import HiddenTruth, ImageTruth
+from ssod.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 SUBSETS = ("all", "easy", "difficult")

@@ -21,12 +21,12 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
-from ssod.methods.multi_phase import image_certainty, intersect_pseudo_labels
-from ssod.methods.multi_phase.certainty import most_certain
+from ssod.pseudo_labels.certainty import image_certainty, most_certain
+from ssod.pseudo_labels.intersection import intersect_pseudo_labels
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
+from ssod.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 

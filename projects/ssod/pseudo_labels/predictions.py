@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ssod.data.mapper import UnreadableImage, read_image
-from ssod.engine.atomic import write_atomically
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 SHARD_SIZE = 500  # images
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from ssod.data.mapper import UnreadableImage, read_image
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
+from ssod.plotting.section import COLOURS, TRUTH_COLOUR
 from ssod.report.contact_sheet import Panel, contact_sheet
-from ssod.report.section import COLOURS, TRUTH_COLOUR
+from ssod.utils.atomic import write_atomically
 
 HISTOGRAM, SHEET = "histogram.png", "contact_sheet.png"
 _PER_KIND = 24

@@ -8,8 +8,8 @@ from typing import IO, Any, Iterator, Sequence
 import numpy as np
 
 from ssod.data.records import is_image
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 NAMES, ENDS = "wild_files.txt", "wild_ends.npy"
 

@@ -18,7 +18,6 @@ from detectron2.utils.logger import setup_logger
 
 from ssod.data.catalog import check_classes, load_labeled
 from ssod.data.coco import read_json
-from ssod.engine.atomic import write_atomically
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.purification.classifier import build_classifier
@@ -36,6 +35,7 @@ from ssod.purification.selection import (
     write_scores,
 )
 from ssod.purification.training import TrainingOptions, train_classifier
+from ssod.utils.atomic import write_atomically
 
 SETTINGS = "settings.json"
 

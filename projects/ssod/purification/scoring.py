@@ -12,9 +12,9 @@ import torch
 from detectron2.utils import comm
 from tqdm import tqdm
 
-from ssod.engine.atomic import write_atomically
 from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageReader, Request, load_batches
+from ssod.utils.atomic import write_atomically
 
 SHARD = 2048
 

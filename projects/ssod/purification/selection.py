@@ -17,8 +17,8 @@ import numpy as np
 
 from ssod.data.coco import read_coco
 from ssod.data.records import read_image_size
-from ssod.engine.atomic import write_atomically
 from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 KEPT, SCORES, SUMMARY = "kept.json", "scores.csv", "summary.json"
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ssod.engine.atomic import write_atomically
 from ssod.engine.checkpoint import load_tensor_file
-from ssod.engine.comm import all_reduce_mean, broadcast_from_main
 from ssod.engine.launch import wrap_ddp
 from ssod.errors import TrainingDiverged, UserError
 from ssod.methods.pudet.risk import nnpu_ascent, nnpu_risk
 from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageBatch, ImageReader, Request, load_batches
+from ssod.utils.atomic import write_atomically
+from ssod.utils.comm import all_reduce_mean, broadcast_from_main
 
 CHECKPOINT = "classifier.pth"
 

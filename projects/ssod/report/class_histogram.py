@@ -9,12 +9,12 @@ from typing import Dict, Optional, Sequence, Tuple
 from detectron2.data import MetadataCatalog
 
 from ssod.data.records import trained_classes
+from ssod.data.truth import read_truth
 from ssod.errors import UserError
-from ssod.pseudo_labels.truth import read_truth
-from ssod.report.charts import Bars, bar_chart
+from ssod.plotting.charts import Bars, bar_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import TRUTH_COLOUR, Section, run_colour
 from ssod.report.gallery import read_dataset
-from ssod.report.run_data import RunData
-from ssod.report.section import TRUTH_COLOUR, Section, run_colour
 from ssod.report.sections import shown_classes
 
 # Class -> boxes.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssod.report.draw import draw_boxes
+from ssod.utils.draw import draw_boxes
 
 BACKGROUND = (245, 245, 245)
 _TEXT = (30, 30, 30)

@@ -18,8 +18,8 @@ from detectron2.structures import BoxMode
 from ssod.data.catalog import register_datasets
 from ssod.data.records import trained_annotations
 from ssod.errors import UserError
-from ssod.report.draw import draw_boxes
-from ssod.report.run_data import RunData
+from ssod.plotting.run_data import RunData
+from ssod.utils.draw import draw_boxes
 
 # Longest side of a picture in pixels; small images are enlarged by whole factors up to it.
 _SIZE = 480

@@ -7,10 +7,11 @@ import os
 import re
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from ssod.plotting.run_data import RunData, format_time
+from ssod.plotting.section import Section, number, run_colour, table, text
+from ssod.plotting.style import CSS
 from ssod.report.class_histogram import data_section
 from ssod.report.phases import phase_section
-from ssod.report.run_data import RunData, format_time
-from ssod.report.section import Section, number, run_colour, table, text
 from ssod.report.sections import (
     ap_section,
     class_ap_section,
@@ -22,7 +23,6 @@ from ssod.report.sections import (
     skipped_section,
     warning_section,
 )
-from ssod.report.style import CSS
 
 
 def build_page(runs: Sequence[RunData]) -> str:

@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any, Dict, List, Optional, Sequence
 
-from ssod.report.charts import Bars, bar_chart
-from ssod.report.run_data import RunData
-from ssod.report.section import Section, grid, number, run_colour, table, text, unique
+from ssod.plotting.charts import Bars, bar_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import Section, grid, number, run_colour, table, text, unique
 
 _SUBSETS = ("all", "easy", "difficult")
 

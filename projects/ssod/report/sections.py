@@ -8,9 +8,9 @@ import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ssod.errors import UserError
-from ssod.report.charts import Bars, Line, bar_chart, line_chart
-from ssod.report.run_data import RunData
-from ssod.report.section import (
+from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import (
     TRUTH_COLOUR,
     Section,
     fold,

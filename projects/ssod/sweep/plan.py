@@ -16,10 +16,10 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 import yaml
 from detectron2.config import CfgNode
 
-from ssod.engine.atomic import write_atomically
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.report.tables import Layout
+from ssod.utils.atomic import write_atomically
 
 PLAN_FILE = "sweep.json"
 # The sweep sets these itself.

@@ -16,10 +16,10 @@ from typing import Dict, List, Optional, Tuple
 
 from detectron2.config import CfgNode
 
-from ssod.engine.atomic import write_atomically
 from ssod.engine.setup import load_config, run_cli
 from ssod.errors import UserError
 from ssod.report.gpu_hours import gpu_hours
+from ssod.utils.atomic import write_atomically
 
 _PUBLISHED = re.compile(r"^# Published: (?P<values>[^()]+) \((?P<source>.+)\)$")
 _BURN_IN = re.compile(r"SSOD\.BURN_IN_CHECKPOINT=[^,]+")

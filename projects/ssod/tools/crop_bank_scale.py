@@ -23,14 +23,14 @@ from detectron2.structures import BoxMode  # noqa: E402
 from ssod.data.snapshots import SnapshotBoard, SnapshotReader  # noqa: E402
 from ssod.engine.setup import run_cli  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
-from ssod.methods.acrst.bank import (  # noqa: E402
+from ssod.methods.acrst.crop_bank.bank import (  # noqa: E402
     Instances,
     PseudoBank,
     labeled_instances,
     pack_labels,
 )
-from ssod.methods.acrst.crops import FileNames  # noqa: E402
-from ssod.methods.acrst.paste import draw_instance  # noqa: E402
+from ssod.methods.acrst.crop_bank.crops import FileNames  # noqa: E402
+from ssod.methods.acrst.crop_bank.paste import draw_instance  # noqa: E402
 
 _SIZE = (480, 640)
 _BATCH = 32  # unlabelled images a step

@@ -22,9 +22,9 @@ def work(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
 
     from ssod.data.catalog import register_datasets
-    from ssod.engine.atomic import write_atomically
     from ssod.evaluation import evaluate
-    from ssod.evaluation.ensemble import load_ensemble
+    from ssod.pseudo_labels.ensemble import load_ensemble
+    from ssod.utils.atomic import write_atomically
 
     cfg = load_config(args.config_file, split_opts(args.opts))
     if not cfg.DATASETS.TEST:

@@ -27,11 +27,11 @@ from detectron2.modeling import (  # noqa: E402
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from ssod.engine.atomic import write_atomically  # noqa: E402
 from ssod.engine.checkpoint import SSODCheckpointer  # noqa: E402
 from ssod.engine.loading import detector_state  # noqa: E402
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
+from ssod.utils.atomic import write_atomically  # noqa: E402
 
 
 def export(

@@ -8,8 +8,8 @@ from typing import List, Optional
 
 from ssod.engine.setup import run_cli
 from ssod.errors import UserError
+from ssod.plotting.run_data import load_runs
 from ssod.report.page import write_page
-from ssod.report.run_data import load_runs
 
 
 def main(argv: Optional[List[str]] = None) -> None:

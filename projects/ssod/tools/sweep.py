@@ -27,7 +27,6 @@ from ssod import compat
 
 compat.apply()
 
-from ssod.engine.atomic import write_atomically  # noqa: E402
 from ssod.engine.setup import run_cli  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
 from ssod.report.sweep_figure import draw_sweep  # noqa: E402
@@ -60,6 +59,7 @@ from ssod.sweep.runner import (  # noqa: E402
     run_jobs,
     training_command,
 )
+from ssod.utils.atomic import write_atomically  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,7 +30,6 @@ from ssod.data.catalog import check_classes, dataset_classes, register_datasets 
 from ssod.data.coco import CocoSet  # noqa: E402
 from ssod.data.declarations import suggestion  # noqa: E402
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image  # noqa: E402
-from ssod.engine.atomic import write_atomically  # noqa: E402
 from ssod.engine.loading import load_detector, load_teacher, methods_with_data  # noqa: E402
 from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
@@ -43,6 +42,7 @@ from ssod.report.contact_sheet import (  # noqa: E402
     single_size,
 )
 from ssod.structures import Sample, SampleRef, SSODBatch  # noqa: E402
+from ssod.utils.atomic import write_atomically  # noqa: E402
 
 # (records, class names of the labels) of a dataset
 Loaded = Tuple[List[Dict[str, Any]], List[str]]

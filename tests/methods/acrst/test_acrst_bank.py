@@ -12,7 +12,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from ssod.data.mapper import affine_matrix
-from ssod.methods.acrst.bank import (
+from ssod.methods.acrst.crop_bank.bank import (
     Instances,
     PseudoBank,
     labeled_instances,

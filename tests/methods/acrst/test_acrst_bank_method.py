@@ -18,9 +18,9 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, TrainingData, build_methods
 from ssod.methods.acrst import CropBank
-from ssod.methods.acrst.bank import pack_labels
-from ssod.methods.acrst.paste import Pasted
-from ssod.report.run_data import load_runs
+from ssod.methods.acrst.crop_bank.bank import pack_labels
+from ssod.methods.acrst.crop_bank.paste import Pasted
+from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, View, Views
 from tiny import CLASSES, make_sample, tiny_cfg, with_squares
 

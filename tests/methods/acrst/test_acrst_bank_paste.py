@@ -19,9 +19,9 @@ from ssod.data.loader import build_train_loader
 from ssod.data.mapper import UnreadableImage, sample_rng
 from ssod.data.snapshots import Snapshot, SnapshotBoard
 from ssod.methods.acrst import visible_fraction
-from ssod.methods.acrst.bank import Instances, labeled_instances
-from ssod.methods.acrst.crops import CropReader, FileNames, reduction
-from ssod.methods.acrst.paste import PasteCrops, PasteSettings, draw_instance
+from ssod.methods.acrst.crop_bank.bank import Instances, labeled_instances
+from ssod.methods.acrst.crop_bank.crops import CropReader, FileNames, reduction
+from ssod.methods.acrst.crop_bank.paste import PasteCrops, PasteSettings, draw_instance
 from ssod.structures import Sample, SSODBatch
 from tiny import make_sample, tiny_cfg
 

@@ -15,7 +15,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from ssod.errors import UserError
 from ssod.methods import build_methods
-from ssod.methods.acrst.mixing import (
+from ssod.methods.acrst.mixup_mosaic.method import MixUpMosaic, MixWithLabeled
+from ssod.methods.acrst.mixup_mosaic.mixing import (
     MixedLabels,
     Tile,
     clip_boxes,
@@ -23,7 +24,6 @@ from ssod.methods.acrst.mixing import (
     draw_mosaic,
     mix_labels,
 )
-from ssod.methods.acrst.mixup_mosaic import MixUpMosaic, MixWithLabeled
 from ssod.structures import PseudoLabels, Sample, View, Views
 from tiny import make_sample, tiny_cfg
 

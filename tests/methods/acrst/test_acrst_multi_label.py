@@ -9,13 +9,13 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
-from ssod.methods.acrst.multi_label import (
+from ssod.detectors.features import FeatureGroup, FeatureMaps, extract_features
+from ssod.methods.acrst.two_stage.multi_label import (
     MultiLabelHead,
     average_pool,
     multi_label_loss,
     present_classes,
 )
-from ssod.modeling.features import FeatureGroup, FeatureMaps, extract_features
 from tiny import make_sample, tiny_cfg
 
 

@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+from ssod.detectors.rcnn.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext, TrainingData, build_methods
-from ssod.methods.acrst.two_stage_report import two_stage_section
-from ssod.modeling.outputs import TeacherOutputs
-from ssod.report.run_data import RunData
+from ssod.methods.acrst.two_stage.report import two_stage_section
+from ssod.plotting.run_data import RunData
 from ssod.structures import PseudoLabels, SSODBatch, View, Views
 from tiny import CLASSES, make_sample, tiny_cfg
 

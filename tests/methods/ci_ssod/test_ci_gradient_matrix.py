@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssod.detectors.rcnn.losses import roi_classification_loss
 from ssod.errors import UserError
 from ssod.methods.ci_ssod import gradient_matrix
-from ssod.modeling.losses import roi_classification_loss
 
 
 def by_autograd(logits: Tensor, labels: Tensor, gamma: Optional[float], weights: Tensor) -> Tensor:

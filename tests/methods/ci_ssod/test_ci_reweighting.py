@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ci_steps import CRS, GBR, GBT, batch, build
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.ci_ssod import (
     gradient_matrix,
 )
-from ssod.modeling.outputs import Outputs
 
 
 class Spy:

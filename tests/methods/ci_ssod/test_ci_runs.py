@@ -71,7 +71,7 @@ def test_all_three_resume_in_the_middle_of_a_generation(
 
 @pytest.mark.trains
 def test_report_sections_of_a_run(squares: Path, tmp_path: Path) -> None:
-    from ssod.report.run_data import load_runs
+    from ssod.plotting.run_data import load_runs
 
     names = (GBR, GBT, CRS)
     train(run_cfg(squares, tmp_path / "run", names, 4))

@@ -14,13 +14,13 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods
 from ssod.methods.hosts import PseCo
-from ssod.methods.lsm.half_size import HALF_SIZE
-from ssod.modeling.outputs import Outputs
-from ssod.report.run_data import load_runs
+from ssod.methods.shared.half_size import HALF_SIZE
+from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, make_targets
 from tiny import make_sample, tiny_cfg
 

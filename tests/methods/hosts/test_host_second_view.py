@@ -6,8 +6,8 @@ import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
+from ssod.detectors.features import FeatureGroup, FeatureMaps
 from ssod.methods.hosts.second_view import align_levels
-from ssod.modeling.features import FeatureGroup, FeatureMaps
 
 
 def coordinates(height: int, width: int, stride: float) -> torch.Tensor:

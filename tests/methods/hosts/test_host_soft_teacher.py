@@ -14,14 +14,14 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ssod.detectors.rcnn.roi_heads import classify
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import TeacherUpdate
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods
 from ssod.methods.hosts import SoftTeacher
-from ssod.modeling.roi_heads import classify
-from ssod.report.run_data import load_runs
+from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
 

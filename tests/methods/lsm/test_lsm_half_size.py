@@ -9,8 +9,9 @@ import torch
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes
 
+from ssod.detectors.features import FeatureGroup, FeatureMaps
 from ssod.methods.lsm import shift_aligned_levels
-from ssod.methods.lsm.half_size import (
+from ssod.methods.shared.half_size import (
     half_size,
     half_size_box_features,
     half_size_levels,
@@ -18,7 +19,6 @@ from ssod.methods.lsm.half_size import (
     pool_at_levels,
     pooling_levels,
 )
-from ssod.modeling.features import FeatureGroup, FeatureMaps
 
 STRIDES = (4, 8, 16, 32)
 NAMES = ["p2", "p3", "p4", "p5"]

@@ -16,9 +16,9 @@ from detectron2.utils.events import EventStorage
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, Method, StepContext, build_methods
-from ssod.methods.lsm.half_size import HALF_SIZE
 from ssod.methods.lsm.method import PIM
 from ssod.methods.selection import main_threshold
+from ssod.methods.shared.half_size import HALF_SIZE
 from ssod.structures import PseudoLabels, SSODBatch, View
 from tiny import make_sample, tiny_cfg
 

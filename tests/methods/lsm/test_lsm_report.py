@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssod.evaluation.pseudo_label_sizes import iou_by_size, summarise_sizes
 from ssod.methods.lsm import PIM
-from ssod.pseudo_labels.sizes import iou_by_size, summarise_sizes
-from ssod.report.run_data import RunData
+from ssod.plotting.run_data import RunData
 from ssod.report.sections import ap_section
 
 

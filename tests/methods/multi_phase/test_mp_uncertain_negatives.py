@@ -20,7 +20,7 @@ from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods
 from ssod.methods.multi_phase import background_weights, similarity_loss
 from ssod.methods.multi_phase.heat_map import DrawWeights, WeightedImage, weight_map, weight_section
-from ssod.report.run_data import load_runs
+from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, View, Views, make_targets
 from tiny import make_sample, tiny_cfg
 

@@ -17,7 +17,7 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, build_methods
 from ssod.methods.pudet.proposals import label_proposals
-from ssod.report.run_data import load_runs
+from ssod.plotting.run_data import load_runs
 from ssod.structures import SSODBatch
 from tiny import make_sample, tiny_cfg, with_squares
 
@@ -131,8 +131,8 @@ def test_weights_multiply(storage: Any, wide_teacher: Tuple[str, str]) -> None:
 
 def test_hint_by_hand(storage: Any, wide_teacher: Tuple[str, str]) -> None:
     """Labelled images alone: Eq. 11 written out with loops over images, levels and locations."""
+    from ssod.detectors.features import extract_features
     from ssod.methods.pudet import imitation_mask
-    from ssod.modeling.features import extract_features
 
     cfg = frozen(distil_cfg(), wide_teacher)
     core = build(cfg)

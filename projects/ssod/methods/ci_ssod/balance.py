@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ssod.engine.comm import all_reduce_sum
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.ci_ssod.class_weights import (
     alignment_step,
@@ -20,7 +20,7 @@ from ssod.methods.ci_ssod.class_weights import (
     weights_from_logits,
 )
 from ssod.methods.ci_ssod.gradient_matrix import gradient_matrix
-from ssod.modeling.outputs import Outputs
+from ssod.utils.comm import all_reduce_sum
 
 # The labelled and the unlabelled stream's weights, (K+1,) each.
 StreamWeights = Tuple[Tensor, Tensor]

@@ -17,11 +17,11 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ssod.engine.comm import all_reduce_sum
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
-from ssod.modeling.outputs import Outputs
 from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
 
 # Each binary classifier starts at this probability, as EQL's do.
 _PRIOR = 0.001

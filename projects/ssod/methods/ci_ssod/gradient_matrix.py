@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssod.errors import UserError
 
-# As in `ssod.modeling.losses.roi_classification_loss`, whose derivative this is.
+# As in `ssod.detectors.rcnn.losses.roi_classification_loss`, whose derivative this is.
 _LEAST_MISS = 1e-12
 
 

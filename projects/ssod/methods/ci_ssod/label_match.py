@@ -14,18 +14,18 @@ from detectron2.engine import HookBase
 from torch import Tensor
 
 from ssod.data.records import trained_classes
-from ssod.engine.comm import all_reduce_sum
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
-from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
-from ssod.methods.ci_ssod.recording import RecordArrays
 from ssod.methods.ci_ssod.thresholds import matching_thresholds
-from ssod.modeling.outputs import Outputs
+from ssod.methods.shared.class_thresholds import ClassThresholds
+from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 _BINS = 1000
 

@@ -11,10 +11,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
-from ssod.methods.ci_ssod.recording import read_recorded
-from ssod.report.charts import Bars, Line, bar_chart, line_chart
-from ssod.report.run_data import RunData
-from ssod.report.section import Section, grid, run_colour, text
+from ssod.methods.shared.recording import read_recorded
+from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import Section, grid, run_colour, text
 
 Record = Tuple[int, Dict[str, np.ndarray]]
 

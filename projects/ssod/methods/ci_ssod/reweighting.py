@@ -12,16 +12,16 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
-from ssod.methods.ci_ssod.recording import RecordArrays
-from ssod.modeling.outputs import Outputs
+from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 
 @METHOD_REGISTRY.register()

@@ -15,18 +15,18 @@ from detectron2.engine import HookBase
 from torch import Tensor
 
 from ssod.data.records import trained_classes
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
-from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
 from ssod.methods.ci_ssod.label_memory import LabelMemory
-from ssod.methods.ci_ssod.recording import RecordArrays
 from ssod.methods.ci_ssod.repeat_factors import class_sampling_rates, repeat_factors_of_rows
-from ssod.modeling.outputs import Outputs
+from ssod.methods.shared.class_thresholds import ClassThresholds
+from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 
 def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) -> np.ndarray:

@@ -18,6 +18,10 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ssod.detectors.rcnn.losses import foreground_deltas
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify, roi_losses
+from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.hosts.assignment import (
@@ -26,16 +30,12 @@ from ssod.methods.hosts.assignment import (
     prediction_guided_assignment,
 )
 from ssod.methods.hosts.second_view import align_levels
-from ssod.methods.lsm.half_size import HALF_SIZE, add_half_size_view, idle_gradient
-from ssod.modeling.losses import foreground_deltas
-from ssod.modeling.outputs import Outputs
-from ssod.modeling.roi_heads import BoxPredictions, classify, roi_losses
-from ssod.modeling.rpn import rpn_losses, run_rpn
+from ssod.methods.shared.half_size import HALF_SIZE, add_half_size_view, idle_gradient
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Views
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 # Steps between two values of a metric: each one waits for the GPU.
 _SCALAR_PERIOD = 20

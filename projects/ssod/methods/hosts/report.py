@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Mapping, Optional
 
-from ssod.report.charts import Line, line_chart
-from ssod.report.run_data import RunData
-from ssod.report.section import Section, grid, run_colour
+from ssod.plotting.charts import Line, line_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import Section, grid, run_colour
 
 
 def scalar_section(

@@ -7,8 +7,8 @@ from typing import Collection, Dict, List, Sequence, Tuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssod.methods.lsm.half_size import level_below
-from ssod.modeling.features import FeatureGroup, FeatureMaps
+from ssod.detectors.features import FeatureGroup, FeatureMaps
+from ssod.methods.shared.half_size import level_below
 
 
 def align_levels(

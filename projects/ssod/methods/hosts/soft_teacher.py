@@ -14,18 +14,18 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ssod.detectors.rcnn.losses import foreground_deltas
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.roi_heads import classify, roi_losses, sample_rois
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
 from ssod.methods.selection import check_rpn_threshold, rpn_masks
-from ssod.modeling.losses import foreground_deltas
-from ssod.modeling.outputs import Outputs, ViewOutputs
-from ssod.modeling.roi_heads import classify, roi_losses, sample_rois
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 # Steps between two values of a metric: each one waits for the GPU.
 _SCALAR_PERIOD = 20

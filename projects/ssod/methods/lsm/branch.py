@@ -19,9 +19,11 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.rcnn.roi_heads import BoxPredictions, roi_losses, sample_rois
 from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext
-from ssod.methods.lsm.half_size import (
+from ssod.methods.shared.half_size import (
     HALF_SIZE,
     add_half_size_view,
     half_size_box_features,
@@ -29,8 +31,6 @@ from ssod.methods.lsm.half_size import (
     idle_gradient,
     pooling_levels,
 )
-from ssod.modeling.outputs import Outputs
-from ssod.modeling.roi_heads import BoxPredictions, roi_losses, sample_rois
 from ssod.structures import PseudoLabels, Views, make_targets
 
 

@@ -14,19 +14,19 @@ from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ssod.engine.comm import all_reduce_sum
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.rcnn.roi_heads import classify
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.lsm.branch import HalfSizeBranch
 from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
 from ssod.methods.selection import main_threshold
-from ssod.modeling.outputs import Outputs
-from ssod.modeling.roi_heads import classify
 from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 
 @METHOD_REGISTRY.register()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
-from ssod.report.charts import Bars, Line, bar_chart, line_chart
-from ssod.report.run_data import RunData
-from ssod.report.section import Section, grid, note, number, run_colour, table, text
+from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import Section, grid, note, number, run_colour, table, text
 
 
 def pim_section(run: RunData) -> Optional[Section]:

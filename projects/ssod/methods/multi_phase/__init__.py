@@ -1,7 +1,8 @@
 """Data-uncertainty guided multi-phase learning (Wang et al., CVPR 2021)."""
 
-from ssod.methods.multi_phase.certainty import image_certainty
-from ssod.methods.multi_phase.intersection import intersect_pseudo_labels
+from importlib import import_module
+from typing import Any
+
 from ssod.methods.multi_phase.uncertain_negatives import UncertainNegatives
 from ssod.methods.multi_phase.uncertainty import background_weights, similarity_loss
 
@@ -12,3 +13,15 @@ __all__ = [
     "intersect_pseudo_labels",
     "similarity_loss",
 ]
+
+# Labelling offline is built on the methods, so its parts are looked up when first used.
+_ELSEWHERE = {
+    "image_certainty": "ssod.pseudo_labels.certainty",
+    "intersect_pseudo_labels": "ssod.pseudo_labels.intersection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        return getattr(import_module(_ELSEWHERE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

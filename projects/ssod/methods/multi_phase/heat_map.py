@@ -17,12 +17,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ssod.engine.atomic import write_atomically
-from ssod.report.draw import draw_boxes
+from ssod.utils.atomic import write_atomically
+from ssod.utils.draw import draw_boxes
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 _SHOWN = 4  # pictures in the report, the latest ones
 _LEAST_SIDE = 256  # smaller images are enlarged to about this
@@ -125,8 +125,8 @@ class DrawWeights(HookBase):
 
 def weight_section(run: "RunData") -> Optional["Section"]:
     """The latest heat maps and the mean weight over training; None where the run has neither."""
-    from ssod.report.charts import Line, line_chart
-    from ssod.report.section import Section, grid, run_colour
+    from ssod.plotting.charts import Line, line_chart
+    from ssod.plotting.section import Section, grid, run_colour
 
     points = run.series("uncertain_negatives/mean_weight")
     found = _pictures(os.path.join(run.folder, "uncertain_negatives"))[-_SHOWN:]

@@ -18,6 +18,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.methods.multi_phase.heat_map import DrawWeights, WeightedImage, weight_section
@@ -26,12 +27,11 @@ from ssod.methods.multi_phase.uncertainty import (
     similarity_loss,
     soft_sampling_weights,
 )
-from ssod.modeling.outputs import Outputs, ViewOutputs
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 MODES = ("full", "soft_sampling")
 # Steps between two values of the mean weight: each one waits for the GPU.

@@ -15,6 +15,11 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ssod.detectors.features import FeatureMaps, extract_features
+from ssod.detectors.rcnn.losses import foreground_deltas
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
+from ssod.detectors.rcnn.rpn import run_rpn
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.methods.pudet.bounded import (
@@ -25,16 +30,11 @@ from ssod.methods.pudet.bounded import (
 from ssod.methods.pudet.hint import location_mask, masked_squared_error
 from ssod.methods.pudet.proposals import LabeledProposals, label_proposals
 from ssod.methods.pudet.teacher import FrozenTeacher
-from ssod.modeling.features import FeatureMaps, extract_features
-from ssod.modeling.losses import foreground_deltas
-from ssod.modeling.outputs import Outputs, ViewOutputs
-from ssod.modeling.roi_heads import BoxPredictions, classify
-from ssod.modeling.rpn import run_rpn
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 _KEY = "SSOD.BOUNDED_DISTILLATION"
 _NAME = "bounded_distillation"
@@ -299,8 +299,8 @@ class BoundedDistillation(Method):
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
-        from ssod.report.charts import Line, line_chart
-        from ssod.report.section import Section, grid, run_colour
+        from ssod.plotting.charts import Line, line_chart
+        from ssod.plotting.section import Section, grid, run_colour
 
         titles: Tuple[Tuple[str, str], ...] = (
             ("correct_share", "Share of proposals that the teacher classifies rightly (q = 1)"),

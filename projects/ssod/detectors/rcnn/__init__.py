@@ -1,0 +1,1 @@
+"""Detectron2's two-stage detectors, step by step."""

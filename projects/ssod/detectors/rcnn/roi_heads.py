@@ -1,0 +1,132 @@
+"""Detectron2's box head, step by step: sampling, prediction, weighted losses, detections.
+
+Shapes: N images, R RoIs over all of them, K foreground classes (class K is background), D box-head channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Sequence
+
+import torch
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ssod.detectors.features import FeatureMaps
+from ssod.detectors.rcnn.losses import (
+    box_regression_loss,
+    foreground_deltas,
+    roi_classification_loss,
+)
+from ssod.structures import WEIGHT_COLUMNS
+
+
+@dataclass
+class BoxPredictions:
+    """The box head's outputs: features (R, D), logits (R, K+1), deltas (R, 4) or (R, 4K), in image order."""
+
+    features: Tensor
+    logits: Tensor
+    deltas: Tensor
+
+    def __getitem__(self, rows: slice) -> "BoxPredictions":
+        return BoxPredictions(self.features[rows], self.logits[rows], self.deltas[rows])
+
+
+def classify(
+    roi_heads: StandardROIHeads, maps: FeatureMaps, boxes: Sequence[Boxes]
+) -> BoxPredictions:
+    """Pools any boxes from any features and predicts them; N `Boxes`, one an image."""
+    features = maps.box_features(roi_heads, boxes)
+    logits, deltas = roi_heads.box_predictor(features)
+    return BoxPredictions(features, logits.float(), deltas.float())
+
+
+def sample_rois(
+    roi_heads: StandardROIHeads, proposals: List[Instances], targets: List[Instances]
+) -> List[Instances]:
+    """Detectron2's `label_and_sample_proposals`, with every `gt_*` column present and meant.
+
+    Detectron2 gives a background RoI the values of an arbitrary ground truth, and none at all in an image without
+    ground truth. Here a background RoI has gt_scores 0 and every loss weight 1.
+
+    Returns:
+        N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores, gt_<weights>.
+    """
+    rois = roi_heads.label_and_sample_proposals(proposals, targets)
+    for roi in rois:
+        boxes = roi.proposal_boxes.tensor
+        if not roi.has("gt_boxes"):
+            roi.gt_boxes = Boxes(boxes)
+        background = roi.gt_classes == roi_heads.num_classes
+        for column, value in [("gt_scores", 0.0)] + [(f"gt_{c}", 1.0) for c in WEIGHT_COLUMNS]:
+            if roi.has(column):
+                roi.set(column, torch.where(background, value, roi.get(column)))
+            else:
+                roi.set(column, boxes.new_full((len(boxes),), value))
+    return rois
+
+
+def roi_losses(
+    roi_heads: StandardROIHeads,
+    rois: Sequence[Instances],
+    predictions: BoxPredictions,
+    cls_weights: Tensor,
+    reg_weights: Tensor,
+    cls_loss: str,
+    gamma: float,
+) -> Dict[str, Tensor]:
+    """Detectron2's `FastRCNNOutputLayers.losses`, each RoI times its weight; divided by R whatever the weights.
+
+    Args:
+        rois: from `sample_rois`. predictions: of these RoIs. cls_weights, reg_weights: (R,).
+        cls_loss, gamma: see `roi_classification_loss`.
+    """
+    predictor = roi_heads.box_predictor
+    labels = torch.cat([roi.gt_classes for roi in rois])
+    count = max(len(labels), 1)
+    # A box predictor may bring its own: (R, K+1) logits and (R,) labels -> (R,).
+    own_loss = getattr(predictor, "classification_loss", None)
+    if own_loss is not None:
+        cls = own_loss(predictions.logits, labels)
+    else:
+        cls = roi_classification_loss(predictions.logits, labels, cls_loss, gamma)
+    cls = (cls * cls_weights).sum()
+    # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
+    foreground = ((labels < roi_heads.num_classes) & (reg_weights > 0)).nonzero().flatten()
+    reg = box_regression_loss(
+        torch.cat([roi.proposal_boxes.tensor for roi in rois])[foreground],
+        foreground_deltas(predictions.deltas[foreground], labels[foreground]),
+        torch.cat([roi.gt_boxes.tensor for roi in rois])[foreground],
+        predictor.box2box_transform,
+        predictor.box_reg_loss_type,
+        predictor.smooth_l1_beta,
+    )
+    reg = (reg * reg_weights[foreground]).sum()
+    losses = {"loss_cls": cls / count, "loss_box_reg": reg / count}
+    return {name: loss * predictor.loss_weight.get(name, 1.0) for name, loss in losses.items()}
+
+
+def detect(
+    roi_heads: StandardROIHeads,
+    proposals: List[Instances],
+    predictions: BoxPredictions,
+    score_floor: float,
+) -> List[Instances]:
+    """Detections in view coordinates: per-class NMS as at test time, every score above `score_floor`.
+
+    Boxes that clipping left without area are dropped: as labels, they would match every anchor equally badly.
+    """
+    predictor = roi_heads.box_predictor
+    raw = (predictions.logits, predictions.deltas)
+    found, _ = fast_rcnn_inference(
+        predictor.predict_boxes(raw, proposals),
+        predictor.predict_probs(raw, proposals),
+        [proposal.image_size for proposal in proposals],
+        score_floor,
+        predictor.test_nms_thresh,
+        predictor.test_topk_per_image,
+    )
+    return [row[row.pred_boxes.nonempty(threshold=1e-2)] for row in found]

@@ -1,0 +1,174 @@
+"""Measures the teacher's labels during training, and keeps some for the report's gallery."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.engine import HookBase
+from detectron2.structures import Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+
+from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
+from ssod.data.sampler import STREAMS
+from ssod.data.truth import HiddenTruth, ImageTruth
+from ssod.engine.teacher_student import TeacherStudent
+from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels, sum_counts, summarise
+from ssod.evaluation.pseudo_label_sizes import SizeCounts, iou_by_size, summarise_sizes
+from ssod.structures import PseudoLabels, Sample, SampleRef, SSODBatch
+from ssod.utils.atomic import write_atomically
+
+FOLDER = "pseudo_quality"
+_CHUNK = 8  # images the teacher sees at once
+
+
+def evenly_spaced(count: int, limit: int) -> List[int]:
+    """At most `limit` different indices out of `range(count)`, ascending, the ends included."""
+    return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(count, limit))})
+
+
+class PseudoLabelQuality(HookBase):
+    """Lets the teacher label a fixed sample of the unlabelled images and compares with their truth.
+
+    The teacher sees the weak view without its random part: the image resized as for testing. Each method's `refine`
+    selects as in training; "selected" labels are those that the main branch would train on, "candidates"
+    all that the teacher found. Where no unlabelled set declares TRUTH, only the gallery's pictures are labelled.
+
+    Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric of the step.
+
+    Args:
+        records: of the unlabelled images, without labels. class_names: of the training set.
+        period: in steps; 0 measures only at the end. mutual_from: the first step of mutual learning.
+    """
+
+    SAMPLE = 200
+    GALLERY = 12
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        core: TeacherStudent,
+        records: Sequence[Dict[str, Any]],
+        class_names: Sequence[str],
+        mutual_from: int,
+    ) -> None:
+        self.core = core
+        self.class_names = list(class_names)
+        self.period = cfg.TEST.EVAL_PERIOD
+        self.mutual_from = mutual_from
+        self.folder = os.path.join(cfg.OUTPUT_DIR, FOLDER)
+        size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self._mapper = TwoViewMapper(
+            [T.ResizeShortestEdge(size, most)] if size else [],
+            image_format=cfg.INPUT.FORMAT,
+            strong=None,
+            seed=0,
+        )
+        truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names)
+        truth.check(records)
+        known = [(index, truth(record)) for index, record in enumerate(records)]
+        with_truth = [pair for pair in known if pair[1] is not None]
+        limit = self.SAMPLE if with_truth else self.GALLERY
+        chosen = with_truth or known
+        self._sample: List[Tuple[Dict[str, Any], Optional[ImageTruth]]] = [
+            (dict(records[chosen[i][0]]), chosen[i][1]) for i in evenly_spaced(len(chosen), limit)
+        ]
+        self._shown = set(evenly_spaced(len(self._sample), self.GALLERY))
+
+    def before_train(self) -> None:
+        # A run that starts again from an earlier step writes the later files anew.
+        for path in glob.glob(os.path.join(self.folder, "step_*.json")):
+            found = re.fullmatch(r"step_(\d+)\.json", os.path.basename(path))
+            if found and int(found.group(1)) > self.trainer.start_iter:
+                os.remove(path)
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        due = done == self.trainer.max_iter or (self.period > 0 and done % self.period == 0)
+        if due and done > self.mutual_from:
+            self.measure(done)
+
+    def measure(self, step: int) -> None:
+        """Labels the sample, writes scalars and OUTPUT_DIR/pseudo_quality/step_<step>.json."""
+        selected: List[LabelCounts] = []
+        candidates: List[LabelCounts] = []
+        sizes: List[SizeCounts] = []
+        gallery: List[Dict[str, Any]] = []
+        for start in range(0, len(self._sample), _CHUNK):
+            indices = range(start, min(start + _CHUNK, len(self._sample)))
+            for index, sample, row in self._label(indices, step):
+                row = row.to("cpu")
+                boxes = sample.geometry.boxes_to_original(row.gt_boxes.tensor)
+                truth = self._sample[index][1]
+                if truth is not None:
+                    for mask, counts in ((row.selected, selected), (row.scores >= 0, candidates)):
+                        own = (boxes[mask], row.gt_classes[mask], row.scores[mask])
+                        counts.append(count_labels(*own, *truth, len(self.class_names)))
+                    sizes.append(iou_by_size(boxes, row.gt_classes, row.scores, *truth))
+                if index in self._shown:
+                    kept = row[row.selected]
+                    own = (boxes[row.selected], kept.gt_classes, kept.scores)
+                    gallery.append(_picture(sample.file_name, own, truth))
+        record: Dict[str, Any] = {"step": step, "classes": self.class_names, "images": gallery}
+        if selected:
+            record["sampled_images"] = len(selected)
+            for name, counts in (("selected", selected), ("candidates", candidates)):
+                total = sum_counts(counts, len(self.class_names))
+                record[name] = summarise(total, self.class_names)
+            record["iou_by_size"] = summarise_sizes(sizes)
+            self._put_scalars(record)
+        os.makedirs(self.folder, exist_ok=True)
+        path = os.path.join(self.folder, f"step_{step}.json")
+        write_atomically(path, lambda file: file.write(json.dumps(record).encode()))
+
+    def _label(self, indices: Sequence[int], step: int) -> List[Tuple[int, Sample, Instances]]:
+        samples: List[Tuple[int, Sample]] = []
+        for index in indices:
+            try:
+                ref = SampleRef(STREAMS[1], index, index)
+                samples.append((index, self._mapper(self._sample[index][0], ref)))
+            except UnreadableImage:  # the loader reports it when training draws it
+                continue
+        if not samples:
+            return []
+        batch = SSODBatch([], [sample for _, sample in samples])
+        # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
+        with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
+            pseudo: PseudoLabels = self.core.pseudo_labels(self.core.context(batch))
+        return [(i, sample, row) for (i, sample), row in zip(samples, pseudo.instances)]
+
+    @staticmethod
+    def _put_scalars(record: Dict[str, Any]) -> None:
+        storage = get_event_storage()
+
+        def put(name: str, value: float) -> None:
+            storage.put_scalar(f"{FOLDER}/{name}", value, smoothing_hint=False)
+
+        for name in ("precision", "recall", "mean_iou", "kl"):
+            put(name, record["selected"][name])
+            put(f"candidates_{name}", record["candidates"][name])
+        for label, row in record["selected"]["per_class"].items():
+            for name in ("precision", "recall", "count", "truth"):
+                put(f"{name}-{label}", row[name])
+
+
+def _picture(
+    file_name: str, labels: Tuple[Any, Any, Any], truth: Optional[ImageTruth]
+) -> Dict[str, Any]:
+    """One image of the gallery; boxes in pixels of the file."""
+    boxes, classes, scores = labels
+    row: Dict[str, Any] = {
+        "file_name": os.path.abspath(file_name),
+        "boxes": [[round(v, 1) for v in box] for box in boxes.tolist()],
+        "classes": classes.tolist(),
+        "scores": [round(v, 3) for v in scores.tolist()],
+    }
+    if truth is not None:
+        row["truth_boxes"], row["truth_classes"] = truth.boxes.tolist(), truth.classes.tolist()
+    return row

@@ -1,0 +1,1 @@
+"""CropBank: crops of labelled and pseudo-labelled objects, pasted into strong views."""

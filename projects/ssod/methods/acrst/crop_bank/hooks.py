@@ -1,0 +1,164 @@
+"""What happens around the steps: sweeps of the unlabelled set, statistics, pictures."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch.utils.data import DataLoader, Dataset
+
+from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
+from ssod.data.sampler import STREAMS
+from ssod.methods.acrst.crop_bank.bank import pack_batch
+from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics
+from ssod.structures import Sample, SampleRef, SSODBatch
+from ssod.utils.atomic import write_atomically
+from ssod.utils.draw import draw_boxes
+
+if TYPE_CHECKING:
+    from ssod.methods.acrst.crop_bank.method import CropBank
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "crop_bank"
+_CHUNK = 8  # images the teacher sees at once
+_PICTURES = 8
+_ENLARGED = 400  # longest side up to which small pictures are enlarged, in pixels
+
+
+class _Images(Dataset):
+    """Samples of records as the teacher is tested, or the name of a file that cannot be read."""
+
+    def __init__(self, records: Sequence[Any], indices: Sequence[int], mapper: TwoViewMapper):
+        self.records, self.indices, self.mapper = records, indices, mapper
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> Any:
+        index = self.indices[row]
+        try:
+            return self.mapper(self.records[index], SampleRef(STREAMS[1], index, index))
+        except UnreadableImage as error:
+            return error.file_name
+
+
+def _as_list(items: List[Any]) -> List[Any]:
+    return items
+
+
+class SweepUnlabeled(HookBase):
+    """Has the teacher label all unlabelled images every `refresh_period` steps, each rank its share.
+
+    Images are resized as for testing, without the random part of the weak view.
+    """
+
+    def __init__(self, method: "CropBank") -> None:
+        self.method = method
+
+    def before_step(self) -> None:
+        mutual = self.trainer.iter - self.trainer.mutual_from
+        if mutual >= 0 and mutual % self.method.refresh_period == 0:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        cfg, core, records = self.trainer.cfg, self.trainer.core, self.trainer.data.unlabeled
+        size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        mapper = TwoViewMapper(
+            [T.ResizeShortestEdge(size, most)] if size else [],
+            image_format=cfg.INPUT.FORMAT,
+            strong=None,
+            seed=0,
+        )
+        mine = range(comm.get_rank(), len(records), comm.get_world_size())
+        loader: Any = DataLoader(
+            _Images(records, mine, mapper),
+            batch_size=_CHUNK,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=_as_list,
+            generator=torch.Generator().manual_seed(0),
+        )
+        parts: List[np.ndarray] = [np.zeros((0, 7))]
+        unreadable = 0
+        for chunk in loader:
+            samples: List[Sample] = [item for item in chunk if isinstance(item, Sample)]
+            unreadable += len(chunk) - len(samples)
+            if not samples:
+                continue
+            # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
+            rng = np.random.default_rng([self.trainer.iter, samples[0].ref.index])
+            with seeded_globals(rng), EventStorage(self.trainer.iter):
+                # `core.step` still is the last step's before this one's forward.
+                context = replace(core.context(SSODBatch([], samples)), step=self.trainer.iter)
+                parts.append(pack_batch(core.pseudo_labels(context), samples))
+        gathered = comm.all_gather((np.concatenate(parts), unreadable))
+        self.method.replace_all(np.concatenate([part for part, _ in gathered]))
+        unreadable = sum(count for _, count in gathered)
+        if unreadable:
+            logger.warning(
+                f"{unreadable} unlabelled images could not be read for the CropBank; the log names them as "
+                "training draws them."
+            )
+
+
+class CropBankDiagnostics(HookBase):
+    """Statistics and pictures, on rank 0.
+
+    Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with the boxes they are trained towards, and index.json.
+    """
+
+    def __init__(self, method: "CropBank") -> None:
+        self.method = method
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        if done % self.method.snapshot_period == 0 or done == self.trainer.max_iter:
+            put_bank_statistics(self.method)
+        if self.method.picture is not None:
+            self._draw(done)
+            self.method.picture = None
+
+    def _draw(self, step: int) -> None:
+        assert self.method.picture is not None
+        samples, targets = self.method.picture
+        folder = os.path.join(self.trainer.cfg.OUTPUT_DIR, FOLDER)
+        os.makedirs(folder, exist_ok=True)
+        names = self.method.class_names
+        channels = [2, 1, 0] if self.method.settings.image_format == "RGB" else [0, 1, 2]
+        rows: List[Dict[str, Any]] = []
+        for index, (sample, target) in enumerate(list(zip(samples, targets))[:_PICTURES]):
+            regresses = target.gt_roi_reg_weight > 0
+            picture = draw_boxes(
+                sample.strong[channels],
+                target.gt_boxes.tensor,
+                target.gt_classes + len(names) * regresses,
+                [*names, *(f"{name} +box" for name in names)],
+                scale=max(1, _ENLARGED // max(sample.strong.shape[1:])),
+            )
+            encoded = cv2.imencode(".jpg", picture[:, :, ::-1])[1].tobytes()
+            # Called at once, so that the loop's variable is the right one.
+            write_atomically(os.path.join(folder, f"{index}.jpg"), lambda file: file.write(encoded))
+            pasted = sample.extras.get("CropBank")
+            rows.append(
+                {
+                    "picture": f"{index}.jpg",
+                    "file_name": sample.file_name,
+                    "labels": len(target),
+                    "pasted": 0 if pasted is None else len(pasted.boxes),
+                    "regress": int(regresses.sum()),
+                }
+            )
+            if index == 0:
+                get_event_storage().put_image("crop_bank: pasted", picture.transpose(2, 0, 1))
+        content = json.dumps({"step": step, "images": rows}).encode()
+        write_atomically(os.path.join(folder, "index.json"), lambda file: file.write(content))

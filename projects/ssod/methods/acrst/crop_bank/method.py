@@ -1,0 +1,340 @@
+"""ACRST's CropBank as a plug-in: what is pasted, what learns from it, and how classes are rebalanced.
+
+Shapes: K foreground classes, M labels of one image, P crops pasted into it, R sampled RoIs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+from torch import Tensor
+
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.errors import UserError
+from ssod.methods.acrst.crop_bank.bank import Instances as BankInstances
+from ssod.methods.acrst.crop_bank.bank import PseudoBank, labeled_instances, pack_batch
+from ssod.methods.acrst.crop_bank.crops import FileNames
+from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
+from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
+from ssod.methods.acrst.crop_bank.statistics import put_foreground_share
+from ssod.methods.acrst.crop_bank.visibility import visible_fraction
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Sample, Views
+
+if TYPE_CHECKING:
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
+
+REFRESH = ("on_visit", "sweep")
+CLASS_SAMPLING = ("affr", "uniform", "instances")
+# Counting RoIs waits for the device, so not every step does it. Console and files are written as often.
+_SHARE_PERIOD = 20
+
+
+@METHOD_REGISTRY.register()
+class CropBank(Method):
+    """Pastes objects of labelled and unlabelled images into strong views.
+
+    FBR is `class_sampling` "instances" (every instance alike), AFFR "affr" (Eq. 9); "uniform" draws all classes alike.
+    On unlabelled images labels that are hidden by what was pasted are removed. With selective supervision (Eq. 10) only
+    pasted boxes regress there; without, none does (Eq. 5), or all do if `PseudoBoxRegression` is listed too.
+
+    Args:
+        banks: which banks are drawn from, of "labeled" and "pseudo".
+        refresh: "on_visit": an image's entry is what the latest step that drew it was taught; "sweep": the teacher
+            labels all unlabelled images every `refresh_period` steps.
+        snapshot_period: steps between publications of an on-visit bank, and between entries of the statistics.
+        beta: of AFFR. settings: of pasting.
+        picture_period: steps between pictures of pasted images; 0: none.
+    """
+
+    needs_unlabeled = False
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        banks: Tuple[str, ...],
+        refresh: str,
+        refresh_period: int,
+        snapshot_period: int,
+        class_sampling: str,
+        beta: float,
+        selective_supervision: bool,
+        settings: PasteSettings,
+        picture_period: int,
+    ) -> None:
+        super().__init__()
+        _check(banks, refresh, refresh_period, snapshot_period, class_sampling, beta)
+        self.num_classes = num_classes
+        self.banks, self.refresh, self.refresh_period = banks, refresh, refresh_period
+        self.snapshot_period = snapshot_period
+        self.class_sampling, self.beta = class_sampling, beta
+        self.selective_supervision = selective_supervision
+        self.settings, self.picture_period = settings, picture_period
+        self.class_names: List[str] = []
+        self._num_labeled = 0
+        self._truth = np.zeros(num_classes, dtype=np.int64)
+        self._labeled = BankInstances.empty(num_classes)
+        self.pseudo_bank = PseudoBank(0, num_classes)
+        self._first_probabilities = np.zeros(num_classes)
+        self._file_names: Dict[str, FileNames] = {}
+        self._fresh = False  # whether a sweep waits for its publication
+        # Of the last step that pictures are due at: samples and the labels they are trained towards.
+        self.picture: Optional[Tuple[List[Sample], List[Instances]]] = None
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.CROP_BANK = CfgNode()
+        node = cfg.SSOD.CROP_BANK
+        node.BANKS = ("labeled", "pseudo")
+        # "on_visit": an unlabelled image's entry is renewed whenever training draws it; "sweep": the teacher labels the
+        # whole unlabelled set every REFRESH_PERIOD steps.
+        node.REFRESH = "on_visit"
+        node.REFRESH_PERIOD = 5000
+        # Steps between publications to the loader (on_visit) and between entries of the statistics.
+        node.SNAPSHOT_PERIOD = 100
+        # Crops pasted into each view; scaled and flipped.
+        node.MIN_INSTANCES = 1
+        node.MAX_INSTANCES = 5
+        node.SCALE = (0.5, 1.5)
+        node.FLIP_PROB = 0.5
+        node.COLOR_JITTER = True
+        # "affr" (Eq. 9), "uniform" over classes, or "instances": uniform over the bank's instances (FBR alone).
+        node.CLASS_SAMPLING = "affr"
+        node.BETA = 2.0
+        # Labels of which no more than this share is left to see are removed.
+        node.MIN_VISIBLE_FRACTION = 0.0
+        # Whose strong views are pasted into: "unlabeled", "labeled" or both.
+        node.PASTE_ON = ("unlabeled",)
+        # On unlabelled images only pasted boxes regress (Eq. 10). False: none does (Eq. 5), or all do if
+        # PseudoBoxRegression is listed too.
+        node.SELECTIVE_SUPERVISION = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node = cfg.SSOD.CROP_BANK
+        settings = PasteSettings(
+            paste_on=tuple(node.PASTE_ON),
+            min_instances=node.MIN_INSTANCES,
+            max_instances=node.MAX_INSTANCES,
+            scale=tuple(node.SCALE),
+            flip_prob=node.FLIP_PROB,
+            color_jitter=node.COLOR_JITTER,
+            min_visible_fraction=node.MIN_VISIBLE_FRACTION,
+            image_format=cfg.INPUT.FORMAT,
+        )
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "banks": tuple(node.BANKS),
+            "refresh": node.REFRESH,
+            "refresh_period": node.REFRESH_PERIOD,
+            "snapshot_period": node.SNAPSHOT_PERIOD,
+            "class_sampling": node.CLASS_SAMPLING,
+            "beta": node.BETA,
+            "selective_supervision": node.SELECTIVE_SUPERVISION,
+            "settings": settings,
+            "picture_period": cfg.SSOD.VIS_PERIOD,
+        }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        node = cfg.SSOD.CROP_BANK
+        for key in ("REFRESH_PERIOD", "SNAPSHOT_PERIOD"):
+            node[key] = max(1, round(node[key] / factor))
+
+    def setup(self, data: TrainingData) -> None:
+        if not data.unlabeled and "labeled" not in self.settings.paste_on:
+            raise UserError(
+                "SSOD.CROP_BANK.PASTE_ON names only unlabelled images, and this run has none: add 'labeled' to it."
+            )
+        self.class_names = list(data.class_names)
+        self._num_labeled = len(data.labeled)
+        found = labeled_instances(data.labeled, self.num_classes)
+        self._truth = found.counts
+        self._labeled = found if "labeled" in self.banks else BankInstances.empty(self.num_classes)
+        self.pseudo_bank = PseudoBank(len(data.unlabeled), self.num_classes)
+        # Kept, because a run that resumes before the first snapshot has visited images by then.
+        self._first_probabilities = self.probabilities().numpy()
+        self._file_names = {
+            "labeled": FileNames([record["file_name"] for record in data.labeled]),
+            "unlabeled": FileNames([record["file_name"] for record in data.unlabeled]),
+        }
+
+    # ---------------------------------------------------------------- the bank and its classes
+
+    def recall(self) -> Tensor:
+        """(K,) pseudo recall; the images expected to hold pseudo-labels are those visited so far."""
+        visited = self.pseudo_bank.visited
+        truth = self.truth_counts()
+        if not visited:  # nothing is known, so all classes are alike
+            return torch.where(truth > 0, 0.0, torch.nan).double()
+        counts = torch.from_numpy(self.pseudo_bank.class_counts)
+        return pseudo_recall(counts, truth, visited / max(1, self._num_labeled))
+
+    def truth_counts(self) -> Tensor:
+        """int64 (K,) objects of the labelled images."""
+        return torch.from_numpy(self._truth)
+
+    def sizes(self) -> np.ndarray:
+        """int64 (K,) instances in the banks in use."""
+        pseudo = self.pseudo_bank.class_counts if "pseudo" in self.banks else 0
+        return self._labeled.counts + pseudo
+
+    def probabilities(self) -> Tensor:
+        """float64 (K,) of the classes, 0 where there is nothing to draw; their sum is 1, or 0 if both banks are empty."""
+        sizes = torch.from_numpy(self.sizes())
+        if self.class_sampling == "affr":
+            return class_sampling_probabilities(self.recall(), self.beta, sizes > 0)
+        weights = sizes.double() if self.class_sampling == "instances" else (sizes > 0).double()
+        return weights / weights.sum().clamp(min=1)
+
+    def view_transform(self) -> Callable:
+        return PasteCrops(
+            self.settings,
+            labeled=self._labeled,
+            probabilities=self._first_probabilities,
+            file_names=self._file_names,
+        )
+
+    def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
+        due = self._fresh if self.refresh == "sweep" else step % self.snapshot_period == 0
+        if not due or not self.pseudo_bank.visited:
+            return None
+        self._fresh = False
+        if "pseudo" in self.banks:
+            arrays = self.pseudo_bank.instances().arrays()
+        else:
+            arrays = BankInstances.empty(self.num_classes).arrays()
+        return {**arrays, "probabilities": self.probabilities().numpy()}
+
+    def replace_all(self, packed: np.ndarray) -> None:
+        """Renews the bank after a sweep; `packed` holds labels of all ranks' images, the same on every rank."""
+        self.pseudo_bank.replace(packed)
+        self._fresh = True
+
+    # ---------------------------------------------------------------- the step
+
+    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
+        unlabeled = views.unlabeled
+        if unlabeled is None or unlabeled.pseudo is None:
+            return views
+        # Without selective supervision pasted boxes regress where the teacher's own do.
+        hosts = {"PseudoBoxRegression", "SoftTeacher", "PseCo"}
+        regress = self.selective_supervision or not hosts.isdisjoint(context.methods)
+        rows = [
+            self._merge(row, sample.extras.get("CropBank"), float(regress))
+            for row, sample in zip(unlabeled.pseudo.instances, context.batch.unlabeled)
+        ]
+        return replace(views, unlabeled=replace(unlabeled, pseudo=PseudoLabels(rows)))
+
+    def _merge(self, own: Instances, pasted: Optional[Pasted], regress: float) -> Instances:
+        """An image's labels with the pasted ones, and without those that these hide."""
+        fields = own.get_fields()
+        if self.selective_supervision:
+            fields = {**fields, **dict.fromkeys(_REGRESSION, torch.zeros_like(own.scores))}
+        if pasted is None:
+            return Instances(own.image_size, **fields)
+        boxes = own.gt_boxes.tensor
+        above = pasted.boxes.to(boxes)
+        seen = visible_fraction(boxes, above) > self.settings.min_visible_fraction
+        rows = seen.nonzero()[:, 0]  # once: on a GPU each look-up by a mask would wait
+        ones = own.scores.new_ones(len(above))
+        known: Dict[str, Any] = {
+            "gt_boxes": above,
+            "gt_classes": pasted.classes.to(own.gt_classes),
+            "scores": pasted.scores.to(own.scores),
+            "selected": ones.bool(),
+            "rpn_selected": ones.bool(),
+            **dict.fromkeys(WEIGHT_COLUMNS, ones),
+            **dict.fromkeys(_REGRESSION, regress * ones),
+        }
+        merged = Instances(own.image_size)
+        for name, values in fields.items():
+            if isinstance(values, Boxes):
+                values = values.tensor
+            # What other methods know of the teacher's labels, nobody knows of pasted ones.
+            more = known.get(name)
+            if more is None:
+                more = values.new_zeros((len(above), *values.shape[1:]))
+            joined = torch.cat([values[rows], more])
+            merged.set(name, Boxes(joined) if name == "gt_boxes" else joined)
+        return merged
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        done = context.step + 1
+        if pseudo is not None and self.refresh == "on_visit":
+            packed = pack_batch(pseudo, context.batch.unlabeled)
+            for part in comm.all_gather(packed):
+                self.pseudo_bank.replace(part)
+        if done % _SHARE_PERIOD == 0:
+            put_foreground_share(outputs, context.batch, self.settings.paste_on, self.num_classes)
+        if self.picture_period and done % self.picture_period == 0 and comm.is_main_process():
+            shown, samples = outputs.unlabeled, context.batch.unlabeled
+            if shown is None or "unlabeled" not in self.settings.paste_on:
+                shown, samples = outputs.labeled, context.batch.labeled
+            self.picture = (samples, [t.to("cpu") for t in shown.view.targets[: len(samples)]])
+
+    # ---------------------------------------------------------------- state, hooks, report
+
+    def get_extra_state(self) -> Tensor:
+        """float64 (rows, 7): the pseudo bank, see `PseudoBank.state`."""
+        return torch.from_numpy(self.pseudo_bank.state())
+
+    def set_extra_state(self, state: Tensor) -> None:
+        packed = state.cpu().numpy()
+        if len(packed) and packed[:, 0].max() >= self.pseudo_bank.num_images:
+            raise UserError(
+                f"The checkpoint's CropBank knows unlabelled image {int(packed[:, 0].max())} and the config names only "
+                f"{self.pseudo_bank.num_images}: resume with the same datasets."
+            )
+        self.pseudo_bank.load(packed)
+
+    def build_hooks(self) -> List[HookBase]:
+        from ssod.methods.acrst.crop_bank.hooks import CropBankDiagnostics, SweepUnlabeled
+
+        hooks: List[HookBase] = []
+        if self.refresh == "sweep":
+            hooks.append(SweepUnlabeled(self))
+        if comm.is_main_process():
+            hooks.append(CropBankDiagnostics(self))
+        return hooks
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.acrst.crop_bank.report import crop_bank_section
+
+        return crop_bank_section(run)
+
+
+_REGRESSION = tuple(column for column in WEIGHT_COLUMNS if column.endswith("reg_weight"))
+
+
+def _check(
+    banks: Tuple[str, ...],
+    refresh: str,
+    refresh_period: int,
+    snapshot_period: int,
+    class_sampling: str,
+    beta: float,
+) -> None:
+    if not banks or set(banks) - set(BANKS):
+        refuse("BANKS", banks, "name 'labeled', 'pseudo' or both")
+    if refresh not in REFRESH:
+        refuse("REFRESH", refresh, "use 'on_visit' or 'sweep'")
+    for key, period in (("REFRESH_PERIOD", refresh_period), ("SNAPSHOT_PERIOD", snapshot_period)):
+        if period < 1:
+            refuse(key, period, "use a number of steps, at least 1")
+    if class_sampling not in CLASS_SAMPLING:
+        refuse("CLASS_SAMPLING", class_sampling, "use 'affr', 'uniform' or 'instances'")
+    if beta < 0:
+        refuse("BETA", beta, "use 0 or more")

@@ -1,0 +1,75 @@
+"""What the CropBank writes to the event storage: foreground shares (Fig. 5a), and the bank's classes (Fig. 5b)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from detectron2.utils.events import get_event_storage
+
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.evaluation.pseudo_label_quality import class_divergence
+from ssod.structures import Sample, SSODBatch
+
+if TYPE_CHECKING:
+    from ssod.methods.acrst.crop_bank.method import CropBank
+
+
+def put_foreground_share(
+    outputs: Outputs, batch: SSODBatch, pasted_on: Sequence[str], num_classes: int
+) -> None:
+    """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting."""
+    streams = {
+        "labeled": (outputs.labeled, batch.labeled),
+        "unlabeled": (outputs.unlabeled, batch.unlabeled),
+    }
+    storage = get_event_storage()
+    for name, (found, samples) in streams.items():
+        if found is None or not samples or name not in pasted_on:
+            continue
+        total, foreground, own = _count_rois(found, samples, num_classes)
+        prefix = "crop_bank/foreground_share"
+        storage.put_scalar(f"{prefix}/{name}", foreground / max(1, total))
+        storage.put_scalar(f"{prefix}_without_pasted/{name}", own / max(1, total))
+
+
+def put_bank_statistics(bank: "CropBank") -> None:
+    """Pseudo recall, sampling probability and bank size of each class, and the classes' divergence."""
+    storage = get_event_storage()
+    columns = {
+        "pseudo_recall": bank.recall().tolist(),
+        "mu": bank.probabilities().tolist(),
+        "size": bank.sizes().tolist(),
+    }
+    if not bank.pseudo_bank.visited:
+        del columns["pseudo_recall"]
+    for what, values in columns.items():
+        for name, value in zip(bank.class_names, values):
+            storage.put_scalar(f"crop_bank/{what}/{name}", value, smoothing_hint=False)
+    storage.put_scalar("crop_bank/images_visited", bank.pseudo_bank.visited)
+    # The quality measure is KL(truth || labels); Fig. 5b plots the other direction.
+    divergence = class_divergence(
+        bank.truth_counts(), torch.from_numpy(bank.pseudo_bank.class_counts)
+    )
+    if np.isfinite(divergence):
+        storage.put_scalar("crop_bank/kl_pseudo_truth", divergence, smoothing_hint=False)
+
+
+def _count_rois(
+    found: ViewOutputs, samples: List[Sample], num_classes: int
+) -> Tuple[int, int, int]:
+    """RoIs of the strong views, foreground ones, and those of them that match no pasted box."""
+    total, counts = 0, []
+    for roi, sample in zip(found.rois, samples):
+        total += len(roi)
+        foreground = roi.gt_classes < num_classes
+        own = foreground
+        pasted = sample.extras.get("CropBank")
+        if pasted is not None:
+            boxes = roi.gt_boxes.tensor
+            same = (boxes[:, None] == pasted.boxes.to(boxes)[None]).all(dim=2).any(dim=1)
+            own = foreground & ~same
+        counts.append(torch.stack([foreground.sum(), own.sum()]))
+    both = torch.stack(counts).sum(dim=0).tolist()
+    return total, both[0], both[1]

@@ -1,0 +1,1 @@
+"""MixUp and Mosaic, to compare the CropBank with."""

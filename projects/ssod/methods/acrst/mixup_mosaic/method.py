@@ -1,0 +1,246 @@
+"""MixUp and Mosaic of whole images, the comparator of ACRST's Table 5 (Zhou et al., Instant-Teaching, CVPR 2021).
+
+The strong view of an unlabelled image is mixed with *labelled* images: their boxes are known in the loader's workers, where
+the labels of another unlabelled image are not, because the teacher makes them later. The unlabelled image stays where it
+is, so that pseudo-boxes of the weak view remain valid: MixUp blends it with one labelled image, Mosaic covers three of four
+tiles around a random point by labelled images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList
+from detectron2.structures import BoxMode
+from detectron2.utils.events import get_event_storage
+
+from ssod.data.augmentation import StrongAugmentation
+from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.records import trained_annotations
+from ssod.data.snapshots import Snapshot
+from ssod.errors import UserError
+from ssod.methods.acrst.mixup_mosaic.mixing import (
+    MixedLabels,
+    Tile,
+    cover_tile,
+    draw_mosaic,
+    mix_labels,
+)
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.structures import PseudoLabels, Sample, Views
+
+_ATTEMPTS = 10
+Skipped = List[Tuple[str, str]]
+
+
+class MixWithLabeled:
+    """The view transform: mixes the strong view of unlabelled samples, and says how in `extras`.
+
+    Args:
+        name: of the entry in `extras`. records: Detectron2 dataset dicts of the labelled images.
+        image_format, strong, flip: labelled images are read, recoloured and mirrored like a strong view.
+        mosaic_prob: of a Mosaic. mixup_prob: of a MixUp where there is none. alpha: of MixUp's Beta(alpha, alpha).
+        min_visible: boxes of which a smaller share is left lose their label.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[Dict[str, Any]],
+        *,
+        image_format: str,
+        strong: Optional[StrongAugmentation],
+        flip: bool,
+        mosaic_prob: float,
+        mixup_prob: float,
+        alpha: float,
+        min_visible: float,
+    ) -> None:
+        self.name = name
+        self.records = DatasetFromList(list(records))
+        self.image_format, self.strong, self.flip = image_format, strong, flip
+        self.mosaic_prob, self.mixup_prob = mosaic_prob, mixup_prob
+        self.alpha, self.min_visible = alpha, min_visible
+
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, snapshot: Optional[Snapshot]
+    ) -> Sample:
+        if sample.ref.stream != "unlabeled":
+            return sample
+        height, width = sample.strong.shape[1:]
+        if rng.random() < self.mosaic_prob and min(height, width) >= 2:
+            return self._mosaic(sample, rng)
+        if rng.random() < self.mixup_prob:
+            return self._mixup(sample, rng)
+        return sample
+
+    def _mosaic(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        canvas = sample.strong.permute(1, 2, 0).numpy().copy()
+        own, *others = draw_mosaic(canvas.shape[0], canvas.shape[1], rng)
+        boxes, classes = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        skipped = list(sample.skipped)
+        for x0, y0, x1, y1 in others:
+            tile = self._tile(y1 - y0, x1 - x0, rng, skipped)
+            if tile is None:
+                return replace(sample, skipped=skipped)
+            canvas[y0:y1, x0:x1] = tile.image
+            boxes.append(tile.boxes + np.array([x0, y0, x0, y0], np.float32))
+            classes.append(tile.classes)
+        labels = MixedLabels(
+            boxes=torch.from_numpy(np.concatenate(boxes)),
+            classes=torch.from_numpy(np.concatenate(classes)),
+            weight=1.0,
+            own_region=torch.tensor(own, dtype=torch.float32),
+            own_weight=1.0,
+        )
+        return self._mixed(sample, canvas, labels, skipped)
+
+    def _mixup(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        image = sample.strong.permute(1, 2, 0).numpy()
+        height, width = image.shape[:2]
+        share = float(rng.beta(self.alpha, self.alpha))
+        skipped = list(sample.skipped)
+        tile = self._tile(height, width, rng, skipped)
+        if tile is None:
+            return replace(sample, skipped=skipped)
+        blend = share * image.astype(np.float32) + (1.0 - share) * tile.image
+        labels = MixedLabels(
+            boxes=torch.from_numpy(tile.boxes),
+            classes=torch.from_numpy(tile.classes),
+            weight=1.0 - share,
+            own_region=torch.tensor([0.0, 0.0, width, height]),
+            own_weight=share,
+        )
+        return self._mixed(sample, np.rint(blend).astype(np.uint8), labels, skipped)
+
+    def _mixed(
+        self, sample: Sample, image: np.ndarray, labels: MixedLabels, skipped: Skipped
+    ) -> Sample:
+        strong = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        extras = {**sample.extras, self.name: labels}
+        return replace(sample, strong=strong, extras=extras, skipped=skipped)
+
+    def _tile(
+        self, height: int, width: int, rng: np.random.Generator, skipped: Skipped
+    ) -> Optional[Tile]:
+        """A random window of a random labelled image; unreadable files are added to `skipped`. None if all ten are."""
+        for _ in range(_ATTEMPTS):
+            record = self.records[int(rng.integers(len(self.records)))]
+            try:
+                image = read_image(record, self.image_format)
+            except UnreadableImage as error:
+                skipped.append((error.file_name, f"{error.reason}; it is not mixed in"))
+                continue
+            found = trained_annotations(record)
+            boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in found]
+            whole = Tile(
+                image,
+                np.array(boxes, np.float64).reshape(-1, 4),
+                np.array([a["category_id"] for a in found], np.int64),
+            )
+            tile = cover_tile(whole, height, width, rng, self.min_visible)
+            if self.flip and rng.random() < 0.5:
+                tile.image = tile.image[:, ::-1]
+                tile.boxes = tile.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
+                tile.boxes = tile.boxes.astype(np.float32)
+            if self.strong is not None:
+                swap = slice(None, None, -1 if self.image_format == "RGB" else 1)
+                tile.image = self.strong(tile.image[:, :, swap], rng)[:, :, swap]
+            return tile
+        return None
+
+
+@METHOD_REGISTRY.register()
+class MixUpMosaic(Method):
+    """Mixes labelled images into the strong views of unlabelled ones; an alternative to CropBank.
+
+    MixUp's labels weigh as much as their image shows: lambda for the unlabelled image's own, 1 - lambda for those mixed in.
+    """
+
+    # A mosaic covers most of the image whose classes the image-level module would be taught.
+    conflicts = ("CropBank", "TwoStageFilter")
+
+    def __init__(
+        self,
+        *,
+        mosaic_prob: float,
+        mixup_prob: float,
+        mixup_alpha: float,
+        min_visible: float,
+        image_format: str,
+        strong: Optional[StrongAugmentation],
+        flip: bool,
+    ) -> None:
+        super().__init__()
+        shares = {"MOSAIC_PROB": mosaic_prob, "MIXUP_PROB": mixup_prob}
+        for key, value in {**shares, "MIN_VISIBLE_FRACTION": min_visible}.items():
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"SSOD.MIXUP_MOSAIC.{key} is {value}: use a number between 0 and 1."
+                )
+        if mixup_alpha <= 0:
+            raise UserError(
+                f"SSOD.MIXUP_MOSAIC.MIXUP_ALPHA is {mixup_alpha}: use a positive number."
+            )
+        self.mosaic_prob, self.mixup_prob, self.mixup_alpha = mosaic_prob, mixup_prob, mixup_alpha
+        self.min_visible, self.image_format = min_visible, image_format
+        self.strong, self.flip = strong, flip
+        self.records: Sequence[Dict[str, Any]] = []
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.MIXUP_MOSAIC = CfgNode()
+        cfg.SSOD.MIXUP_MOSAIC.MOSAIC_PROB = 0.5
+        cfg.SSOD.MIXUP_MOSAIC.MIXUP_PROB = 0.5  # of the images that are no mosaic
+        cfg.SSOD.MIXUP_MOSAIC.MIXUP_ALPHA = 1.5  # lambda ~ Beta(alpha, alpha)
+        # Boxes of which a smaller share is left at the edge of a tile lose their label.
+        cfg.SSOD.MIXUP_MOSAIC.MIN_VISIBLE_FRACTION = 0.25
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node, strong = cfg.SSOD.MIXUP_MOSAIC, cfg.SSOD.STRONG_AUGMENTATION
+        return {
+            "mosaic_prob": node.MOSAIC_PROB,
+            "mixup_prob": node.MIXUP_PROB,
+            "mixup_alpha": node.MIXUP_ALPHA,
+            "min_visible": node.MIN_VISIBLE_FRACTION,
+            "image_format": cfg.INPUT.FORMAT,
+            "strong": StrongAugmentation(strong.NOISE_SIGMA) if strong.ENABLED else None,
+            "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
+        }
+
+    def setup(self, data: TrainingData) -> None:
+        self.records = data.labeled
+
+    def view_transform(self) -> Optional[Callable]:
+        if not self.records:  # nobody has called `setup`
+            return None
+        return MixWithLabeled(
+            self.name,
+            self.records,
+            image_format=self.image_format,
+            strong=self.strong,
+            flip=self.flip,
+            mosaic_prob=self.mosaic_prob,
+            mixup_prob=self.mixup_prob,
+            alpha=self.mixup_alpha,
+            min_visible=self.min_visible,
+        )
+
+    def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
+        if views.unlabeled is None or views.unlabeled.pseudo is None:
+            return views
+        rows, added = [], 0
+        for row, sample in zip(views.unlabeled.pseudo.instances, context.batch.unlabeled):
+            mixed: Optional[MixedLabels] = sample.extras.get(self.name)
+            if mixed is not None:
+                row = mix_labels(row, mixed, self.min_visible)
+                added += len(mixed.boxes)
+            rows.append(row)
+        storage = get_event_storage()
+        storage.put_scalar("mixup_mosaic/mixed_in_boxes_per_image", added / max(len(rows), 1))
+        return replace(views, unlabeled=replace(views.unlabeled, pseudo=PseudoLabels(rows)))

@@ -1,0 +1,1 @@
+"""The two-stage filter and its image-level classifier."""

@@ -1,0 +1,192 @@
+"""ACRST's pseudo-label filter as a plug-in: the multi-label module, its training and the second stage.
+
+Shapes: N images of the step, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.errors import UserError
+from ssod.methods.acrst.two_stage.filter import MODES, two_stage_mask
+from ssod.methods.acrst.two_stage.multi_label import (
+    MultiLabelHead,
+    multi_label_loss,
+    present_classes,
+)
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
+
+if TYPE_CHECKING:
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
+
+# The statistics are sums in which a step counts half after some 70 steps.
+_DECAY = 0.99
+_PUBLISH_PERIOD = 20
+
+
+@METHOD_REGISTRY.register()
+class TwoStageFilter(Method):
+    """Keeps a prediction if its score *and* the image-level activation of its class pass.
+
+    The image-level classifier sits on the last backbone stage of student and teacher. It learns from the boxes of labelled
+    images, and on unlabelled ones from the teacher's activations on the weak view.
+
+    Args:
+        score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see `two_stage_mask`.
+        loss_weight: of the image-level loss, on either stream. focal_gamma, focal_alpha: its shape.
+    """
+
+    counts: Tensor
+    images: Tensor
+
+    selects_pseudo_labels = True
+    needs_online_teacher = True
+    conflicts = ("ScoreThreshold",)
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        score_threshold: float,
+        image_threshold: float,
+        mode: str,
+        loss_weight: float,
+        focal_gamma: float,
+        focal_alpha: float,
+    ) -> None:
+        super().__init__()
+        named = {"SCORE_THRESHOLD": score_threshold, "IMAGE_THRESHOLD": image_threshold}
+        for key, value in {**named, "FOCAL_ALPHA": focal_alpha}.items():
+            if not 0.0 <= value <= 1.0:
+                raise UserError(
+                    f"SSOD.TWO_STAGE_FILTER.{key} is {value}: use a number between 0 and 1."
+                )
+        if mode not in MODES:
+            raise UserError(f"SSOD.TWO_STAGE_FILTER.MODE is {mode!r}: use 'filter' or 'mine'.")
+        self.score_threshold, self.image_threshold = score_threshold, image_threshold
+        self.mode = mode
+        self.loss_weight, self.focal_gamma, self.focal_alpha = loss_weight, focal_gamma, focal_alpha
+        self.class_names: List[str] = [str(index) for index in range(num_classes)]
+        # Rows: unlabelled images in which the class is active, predictions with a score >= tau_cls, those selected in the end.
+        self.register_buffer("counts", torch.zeros(3, num_classes))
+        self.register_buffer("images", torch.zeros(1))
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        cfg.SSOD.TWO_STAGE_FILTER = CfgNode()
+        cfg.SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD = 0.7  # tau_cls
+        cfg.SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD = 0.2  # tau_ml
+        # "filter": both stages must pass. "mine": either, from a score of 0.05 on (the paper's Table 6).
+        cfg.SSOD.TWO_STAGE_FILTER.MODE = "filter"
+        cfg.SSOD.TWO_STAGE_FILTER.LOSS_WEIGHT = 1.0
+        cfg.SSOD.TWO_STAGE_FILTER.FOCAL_GAMMA = 2.0
+        cfg.SSOD.TWO_STAGE_FILTER.FOCAL_ALPHA = 0.25
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node = cfg.SSOD.TWO_STAGE_FILTER
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "score_threshold": node.SCORE_THRESHOLD,
+            "image_threshold": node.IMAGE_THRESHOLD,
+            "mode": node.MODE,
+            "loss_weight": node.LOSS_WEIGHT,
+            "focal_gamma": node.FOCAL_GAMMA,
+            "focal_alpha": node.FOCAL_ALPHA,
+        }
+
+    def setup(self, data: TrainingData) -> None:
+        self.class_names = list(data.class_names)
+
+    def attach(self, student: GeneralizedRCNN) -> None:
+        self.add_head(student, MultiLabelHead.for_detector(student))
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        assert context.teacher_outputs is not None
+        head = context.teacher.ssod_heads[self.name]
+        activations = head(context.teacher_outputs.maps).sigmoid()
+        context.shared[self.name] = activations
+        masks = [
+            two_stage_mask(
+                row.scores,
+                row.gt_classes,
+                image_scores,
+                self.score_threshold,
+                self.image_threshold,
+                self.mode,
+            )
+            for row, image_scores in zip(pseudo.instances, activations)
+        ]
+        return pseudo.select(masks)
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        """On labelled images each view's own boxes decide which classes are present.
+
+        On unlabelled ones: the teacher's activations, and the classes of all labels that the strong view is trained
+        towards. In "filter" mode these add what was pasted into it (CropBank), which the teacher has not seen.
+        """
+        head = context.student.ssod_heads[self.name]
+        labeled = outputs.labeled
+        classes, device = len(self.class_names), context.student.device
+        present = present_classes(labeled.view.targets, classes, device)
+        losses = {"loss_multi_label": self._loss(head(labeled.maps), present)}
+        if outputs.unlabeled is not None:
+            active = context.shared[self.name] >= self.image_threshold
+            active = active | present_classes(outputs.unlabeled.view.targets, classes, device)
+            losses["loss_multi_label_unlabeled"] = self._loss(head(outputs.unlabeled.maps), active)
+        return losses
+
+    def _loss(self, logits: Tensor, present: Tensor) -> Tensor:
+        return self.loss_weight * multi_label_loss(
+            logits, present, self.focal_gamma, self.focal_alpha
+        )
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        if pseudo is None:
+            return
+        active = (context.shared[self.name] >= self.image_threshold).float().sum(dim=0)
+        rows = pseudo.instances
+        classes = torch.cat([row.gt_classes for row in rows])
+        first = torch.cat([row.scores >= self.score_threshold for row in rows])
+        kept = torch.cat([row.selected for row in rows])
+        added = torch.zeros_like(self.counts)
+        added[0] = active
+        added[1].index_add_(0, classes, first.float())
+        added[2].index_add_(0, classes, kept.float())
+        images = self.images.new_full((1,), float(len(rows)))
+        all_reduce_sum([added, images])
+        self.counts.mul_(_DECAY).add_(added)
+        self.images.mul_(_DECAY).add_(images)
+        if context.step % _PUBLISH_PERIOD == 0:
+            self._publish()
+
+    def _publish(self) -> None:
+        storage = get_event_storage()
+        active, first, kept = (self.counts / self.images).tolist()
+        storage.put_scalar(
+            "two_stage_filter/first_stage_per_image", sum(first), smoothing_hint=False
+        )
+        storage.put_scalar("two_stage_filter/kept_per_image", sum(kept), smoothing_hint=False)
+        for what, values in (("active", active), ("first_stage", first), ("kept", kept)):
+            for name, value in zip(self.class_names, values):
+                storage.put_scalar(f"two_stage_filter/{what}/{name}", value, smoothing_hint=False)
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.acrst.two_stage.report import two_stage_section
+
+        return two_stage_section(run)

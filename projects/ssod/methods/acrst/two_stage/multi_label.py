@@ -1,0 +1,96 @@
+"""The multi-label module: which classes an image contains (ACRST, "Semi-supervised Multi-label Classification").
+
+Shapes: N images, K foreground classes, C channels of the last backbone stage.
+"""
+
+from __future__ import annotations
+
+from typing import List, Sequence, Tuple
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Instances
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor, nn
+
+from ssod.detectors.features import FeatureMaps
+
+
+def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: int) -> Tensor:
+    """Mean over each image's own part of a padded map: what an image contains must not depend on its neighbours' size.
+
+    Args:
+        maps: (N, C, h, w). image_sizes: (height, width) of each image before padding, in pixels. stride: of the maps.
+
+    Returns:
+        (N, C) in single precision.
+    """
+    sizes = torch.tensor(image_sizes, device=maps.device)
+    height, width = ((sizes + stride - 1) // stride).unbind(dim=1)
+    rows = torch.arange(maps.shape[2], device=maps.device) < height[:, None]
+    columns = torch.arange(maps.shape[3], device=maps.device) < width[:, None]
+    inside = (rows[:, :, None] & columns[:, None, :]).float()[:, None]
+    return (maps.float() * inside).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))
+
+
+class MultiLabelHead(nn.Module):
+    """Global average pooling of the last backbone stage, then one logit a class.
+
+    An untrained head gives 0.5 for every class, so that a run which meets it late (SSOD.BURN_IN_CHECKPOINT) starts with
+    the first stage alone rather than without pseudo-labels.
+
+    Args:
+        stage: the backbone output's name. stride: its stride. in_channels: C. num_classes: K.
+    """
+
+    def __init__(self, *, stage: str, stride: int, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.stage, self.stride = stage, stride
+        self.linear = nn.Linear(in_channels, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def for_detector(cls, detector: GeneralizedRCNN) -> "MultiLabelHead":
+        """The head for a detector's deepest backbone stage, the one before the FPN where there is one."""
+        backbone = getattr(detector.backbone, "bottom_up", detector.backbone)
+        shapes = backbone.output_shape()
+        stage = max(shapes, key=lambda name: shapes[name].stride)
+        return cls(
+            stage=stage,
+            stride=shapes[stage].stride,
+            in_channels=shapes[stage].channels,
+            num_classes=detector.roi_heads.num_classes,
+        )
+
+    def forward(self, maps: FeatureMaps) -> Tensor:
+        """(N, K) logits in single precision, in the order of the images; N may be 0."""
+        order: List[int] = []
+        pooled = [self.linear.weight.new_empty(0, self.linear.in_features)]
+        for group in maps.groups:
+            order += group.indices
+            pooled.append(average_pool(group.bottom_up[self.stage], group.image_sizes, self.stride))
+        features = torch.cat(pooled)
+        ranks = torch.tensor(order, dtype=torch.long, device=features.device).argsort()
+        return self.linear(features[ranks]).float()
+
+
+def present_classes(targets: Sequence[Instances], num_classes: int, device: torch.device) -> Tensor:
+    """(N, K) bool: which classes each image's labels (`gt_classes`) name."""
+    present = torch.zeros(len(targets), num_classes, dtype=torch.bool, device=device)
+    for row, target in zip(present, targets):
+        row[target.gt_classes] = True
+    return present
+
+
+def multi_label_loss(logits: Tensor, present: Tensor, gamma: float, alpha: float) -> Tensor:
+    """Focal binary cross-entropy (Lin et al., ICCV 2017), summed over the classes, mean over the images.
+
+    Args:
+        logits: (N, K). present: (N, K) bool. gamma: focusing. alpha: weight of present classes, 1 - alpha of absent ones.
+
+    Returns:
+        A scalar; 0 without images.
+    """
+    loss = sigmoid_focal_loss(logits.float(), present.float(), alpha=alpha, gamma=gamma)
+    return loss.sum() / max(len(logits), 1)

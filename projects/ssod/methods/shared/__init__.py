@@ -1,0 +1,1 @@
+"""Parts that methods of several papers are built from."""

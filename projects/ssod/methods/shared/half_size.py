@@ -1,0 +1,172 @@
+"""The half-size image and where its feature pyramid holds what the main one holds (LSM, section 3.3, "shift alignment").
+
+Level `P_i^d` of an image of half the size has the stride, in pixels of the full-size image, of the main branch's `P_{i+1}`.
+
+Shapes: N images, R boxes over all of them, D channels after the box head, L half-size maps (index 0 is the finest, P2^d).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Collection, List, Optional, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.poolers import (
+    ROIPooler,
+    assign_boxes_to_levels,
+    convert_boxes_to_pooler_format,
+)
+from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.structures import Boxes
+from torch import Tensor
+
+from ssod.detectors.features import FeatureMaps
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.structures import Views
+
+SCALE = 0.5
+# Of `Views.extra` and `Outputs.extra`: one key for all methods, so that the images go through the backbone once.
+HALF_SIZE = "half_size"
+
+
+def half_size(image: Tensor) -> Tensor:
+    """Means over 2 x 2 pixels; a last odd row or column is averaged by itself.
+
+    So pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1 whatever the size: boxes times 0.5 are exact,
+    which a resize of an odd side to a whole number of pixels would not be.
+
+    Args:
+        image: (3, H, W), any type.
+
+    Returns:
+        float (3, ceil(H / 2), ceil(W / 2)).
+    """
+    return F.avg_pool2d(image[None].float(), 2, ceil_mode=True)[0]
+
+
+def add_half_size_view(views: Views) -> Views:
+    """Adds the strong unlabelled images at half their size to what goes through the backbone."""
+    if views.unlabeled is None:
+        return views
+    images = [half_size(image) for image in views.unlabeled.images]
+    return replace(views, extra={**views.extra, HALF_SIZE: images})
+
+
+def level_below(name: str, available: Collection[str]) -> Optional[str]:
+    """p3 -> p2, where p2 is available; else None."""
+    found = re.fullmatch(r"(\D+)(\d+)", name)
+    below = f"{found.group(1)}{int(found.group(2)) - 1}" if found else ""
+    return below if below in available else None
+
+
+def half_size_levels(names: Sequence[str], available: Collection[str]) -> List[str]:
+    """The half-size maps that RoIs are pooled from, by index of `half_size_box_features`'s levels.
+
+    A box head on P2-P5 has nothing finer than P2; one on P3-P6 has, if the backbone also makes P2.
+
+    Args:
+        names: the box head's levels, the finest first. available: the backbone's.
+    """
+    finer = level_below(names[0], available)
+    if finer:
+        return [finer, *names[:-1]]
+    # The coarsest level's RoIs move one level down, so that its own half-size map is never used.
+    return list(names[:-1] or names)
+
+
+def idle_gradient(outputs: Outputs) -> Tensor:
+    """A zero that depends on every map of the backbone.
+
+    A level that serves half-size images alone idles in burn-in, and DDP wants a gradient of everything.
+    """
+    groups = outputs.labeled.maps.groups
+    corners = [maps[0, 0, 0, 0] for group in groups for maps in group.features.values()]
+    return 0.0 * torch.stack(corners).float().sum()
+
+
+def shift_aligned_levels(main_levels: Tensor) -> Tensor:
+    """From the level that the main branch pools a RoI from to PIM's: one finer, P2 stays P2^d.
+
+    Both then cover the RoI with the same grid, except from P2, which P2^d covers with half as many cells a side.
+
+    Args:
+        main_levels: int64, any shape; 0 = P2, 1 = P3, 2 = P4, 3 = P5.
+
+    Returns:
+        The same shape; 0 = P2^d, 1 = P3^d, 2 = P4^d.
+    """
+    return (main_levels - 1).clamp(min=0)
+
+
+def main_branch_levels(pooler: ROIPooler, boxes: Sequence[Boxes]) -> Tensor:
+    """(R,) int64: the level that the main branch pools each box from; N `Boxes` of the full-size images."""
+    return assign_boxes_to_levels(
+        list(boxes),
+        pooler.min_level,
+        pooler.max_level,
+        pooler.canonical_box_size,
+        pooler.canonical_level,
+    )
+
+
+def pool_at_levels(
+    pooler: ROIPooler, features: Sequence[Tensor], boxes: Sequence[Boxes], levels: Tensor
+) -> Tensor:
+    """Detectron2's `ROIPooler.forward` with levels of our choice.
+
+    Args:
+        features: L maps (n, C, h, w), as many as the pooler has levels or fewer; map i is pooled with the stride of the
+            pooler's level i. boxes: n `Boxes`. levels: (R,) int64 in [0, L).
+
+    Returns:
+        (R, C, size, size).
+    """
+    rois = convert_boxes_to_pooler_format(list(boxes))
+    output = features[0].new_zeros((len(rois), features[0].shape[1], *pooler.output_size))
+    for level, (maps, layer) in enumerate(zip(features, pooler.level_poolers)):
+        rows = (levels == level).nonzero().flatten()
+        output.index_put_((rows,), layer(maps, rois[rows]))
+    return output
+
+
+def pooling_levels(
+    roi_heads: StandardROIHeads, names: Sequence[str], boxes: Sequence[Boxes]
+) -> Tensor:
+    """(R,) int64: which of the half-size maps `names`, of `half_size_levels`, each box of the full-size images comes from."""
+    levels = main_branch_levels(roi_heads.box_pooler, boxes)
+    # Where the box head's finest level is P3, P2^d is there too.
+    return shift_aligned_levels(levels + int(_has_finer(roi_heads, names)))
+
+
+def _has_finer(roi_heads: StandardROIHeads, names: Sequence[str]) -> bool:
+    return names[0] != roi_heads.box_in_features[0]
+
+
+def half_size_box_features(
+    roi_heads: StandardROIHeads, maps: FeatureMaps, names: Sequence[str], boxes: Sequence[Boxes]
+) -> Tensor:
+    """Pools boxes of the full-size images, shift-aligned, from the maps of the half-size images; then the box head.
+
+    Args:
+        maps: of N half-size images. names: of `half_size_levels`. boxes: N `Boxes` in pixels of the full-size images.
+
+    Returns:
+        (R, D), in the order of the images.
+    """
+    pooler = roi_heads.box_pooler
+    # The pooler's level i has the stride of P_i. With a finer map it is given P_{i-1}^d, whose stride is the same in pixels
+    # of the full-size image; else P_i^d, whose stride is the same in pixels of the half-size one.
+    scale = 1.0 if _has_finer(roi_heads, names) else SCALE
+    parts: List[Tensor] = [torch.empty(0)] * maps.num_images
+    for group in maps.groups:
+        # In single precision, as the main branch pools.
+        features = [group.features[name].float() for name in names]
+        chosen = [boxes[index] for index in group.indices]
+        levels = pooling_levels(roi_heads, names, chosen)
+        scaled = [Boxes(own.tensor * scale) for own in chosen]
+        pooled = roi_heads.box_head(pool_at_levels(pooler, features, scaled, levels))
+        for index, part in zip(group.indices, pooled.split([len(own) for own in chosen])):
+            parts[index] = part
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""What a report is made of: charts, sections, their style, and what a run has written."""
