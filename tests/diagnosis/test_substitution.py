@@ -9,8 +9,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from ssod.data.truth import ImageTruth
 from ssod.diagnosis.substitution import SUBSTITUTIONS, substitute
-from ssod.pseudo_labels.truth import ImageTruth
 from ssod.structures import Geometry, PseudoLabels
 
 # Objects: class 0 at the left, class 1 in the middle, class 2 at the right, which the teacher does not see.

@@ -10,10 +10,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Instances
 
+from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.diagnosis.substitution import SUBSTITUTIONS, TRUTH_COLUMN, substitute
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
-from ssod.pseudo_labels.truth import HiddenTruth, ImageTruth
 from ssod.structures import PseudoLabels, Sample, Views
 
 _TRUE_BOXES_REGRESS = ("rpn_reg_weight", "roi_reg_weight")

@@ -14,14 +14,14 @@ from detectron2.data import MetadataCatalog
 
 from ssod.data.catalog import load_unlabeled, register_datasets
 from ssod.data.coco import category_map, read_coco
+from ssod.data.truth import HiddenTruth
 from ssod.diagnosis.oracle import OracleLabels
 from ssod.diagnosis.substitution import SUBSTITUTIONS
-from ssod.engine.atomic import write_atomically
 from ssod.engine.loading import training_data
 from ssod.errors import UserError
 from ssod.methods import TrainingData, get_method, learns_from_unlabeled
-from ssod.pseudo_labels.truth import HiddenTruth
 from ssod.sweep.plan import Row
+from ssod.utils.atomic import write_atomically
 
 BURN_IN, WITHOUT, AS_IS, ALL_LABELS = "burn_in", "no_unlabeled", "as_it_is", "all_labels"
 # In the order of the table.

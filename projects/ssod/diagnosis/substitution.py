@@ -12,8 +12,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from ssod.pseudo_labels.quality import assign_truth
-from ssod.pseudo_labels.truth import ImageTruth
+from ssod.data.truth import ImageTruth
+from ssod.evaluation.pseudo_label_quality import assign_truth
 from ssod.structures import WEIGHT_COLUMNS
 
 # What is repaired, from everything to one kind of error.

@@ -44,7 +44,6 @@ from ssod.diagnosis.rows import (  # noqa: E402
     make_rows,
     without_unlabeled,
 )
-from ssod.engine.atomic import write_atomically  # noqa: E402
 from ssod.engine.setup import load_config, run_cli  # noqa: E402
 from ssod.errors import UserError  # noqa: E402
 from ssod.report.tables import MAIN_METRIC, values_by_seed  # noqa: E402
@@ -52,6 +51,7 @@ from ssod.sweep.plan import Plan, Row, check_overrides, check_plan  # noqa: E402
 from ssod.sweep.records import last_log_line, read_run  # noqa: E402
 from ssod.sweep.runner import Job, ends_on_signals, locked, run_jobs  # noqa: E402
 from ssod.tools import sweep  # noqa: E402
+from ssod.utils.atomic import write_atomically  # noqa: E402
 
 RECORD = "diagnosis.json"
 

@@ -13,17 +13,17 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext
-from ssod.methods.ci_ssod.class_threshold_method import ClassThresholds
-from ssod.methods.ci_ssod.recording import RecordArrays
 from ssod.methods.gmm_threshold.mixture import POLICIES, mixture_thresholds
-from ssod.modeling.outputs import Outputs
+from ssod.methods.shared.class_thresholds import ClassThresholds
+from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 
 @METHOD_REGISTRY.register()
