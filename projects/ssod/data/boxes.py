@@ -38,8 +38,9 @@ def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int
 class SkippedBoxes:
     """Collects the unusable annotations of one file and reports them in a single warning."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, what: str = "unusable boxes") -> None:
         self.source = source
+        self.what = what
         self.reasons: Counter[str] = Counter()
         self.examples: List[str] = []
 
@@ -56,5 +57,5 @@ class SkippedBoxes:
             )
             more = ", ..." if total > len(self.examples) else ""
             logger.warning(
-                f"{self.source}: skipped {total} unusable boxes ({reasons}): {', '.join(self.examples)}{more}"
+                f"{self.source}: skipped {total} {self.what} ({reasons}): {', '.join(self.examples)}{more}"
             )

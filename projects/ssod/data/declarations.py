@@ -7,6 +7,7 @@ from typing import Any, Dict, Mapping
 from detectron2.config import CfgNode
 
 from ssod.data import coco, folder, voc  # noqa: F401  (each registers its formats)
+from ssod.data.formats import csv_table, cvat, label_studio, labelme, yolo  # noqa: F401
 from ssod.data.formats.registry import FORMATS, DeclaredSet, resolve_path, suggestion
 from ssod.errors import UserError
 

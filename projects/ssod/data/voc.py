@@ -11,7 +11,13 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 from detectron2.structures import BoxMode
 
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.formats.registry import class_list, optional_path, register_format, resolve_path
+from ssod.data.formats.registry import (
+    DeclaredSet,
+    class_list,
+    optional_path,
+    register_format,
+    resolve_path,
+)
 from ssod.data.records import IMAGE_SUFFIXES, Record, read_image_size
 from ssod.errors import UserError
 
@@ -63,10 +69,10 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     return [x0 - 1, y0 - 1, x1, y1]
 
 
-@register_format("voc", required=("ROOT", "SPLIT"), optional=("CLASSES", "TRUTH", "GROUPS"))
+@register_format("voc", required=("ROOT",), optional=("SPLIT", "CLASSES", "TRUTH", "GROUPS"))
 @dataclass(frozen=True)
 class VocSet:
-    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`.
+    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`; without SPLIT it is a `VocFolderSet`.
 
     Objects marked "difficult" are kept, as in Detectron2.
     """
@@ -79,7 +85,13 @@ class VocSet:
     groups: Optional[str] = None
 
     @classmethod
-    def from_node(cls, name: str, node: Mapping[str, Any]) -> "VocSet":
+    def from_node(cls, name: str, node: Mapping[str, Any]) -> DeclaredSet:
+        from ssod.data.formats.voc_folder import VocFolderSet  # which reads XML by this module
+
+        if not node.get("SPLIT"):
+            return VocFolderSet.from_node(name, node)
+        if not isinstance(node["SPLIT"], str):
+            raise UserError(f"SPLIT is {node['SPLIT']!r}: write it in quotes.")
         return cls(
             name,
             resolve_path(node["ROOT"]),

@@ -1,0 +1,282 @@
+"""What the formats of annotation tools share: from the labels of each image to Detectron2's records.
+
+A format reads its files in `read`, with a `LabelReader` that finds the images, checks the boxes and counts what cannot
+be used. Converter libraries were tried on tests/data/formats first, and none reads its awkward cases: globox 2.9 and
+labelformat 0.1.17 ignore CVAT's rotation and all shapes but boxes; globox, labelformat and supervision 0.31 stop at the
+first malformed line, or drop it in silence; none finds an image by anything but its bare name; none reads Label
+Studio's export or a table; datumaro 1.13 needs opencv-python, which overwrites opencv-python-headless.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from detectron2.structures import BoxMode
+
+from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.formats.images import ImageFolder, ImageNotFound
+from ssod.data.formats.registry import class_list, optional_path, resolve_path
+from ssod.data.records import Record, read_image_size
+from ssod.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledBox:
+    """One usable box: XYXY in pixels of the image as it is shown, turned by its EXIF tag."""
+
+    label: str
+    corners: Tuple[float, float, float, float]
+    iscrowd: bool = False
+
+
+@dataclass
+class ImageLabels:
+    """The labels of one image.
+
+    Args:
+        path: relative to the folder of the images.
+        boxes: None where nobody has labelled the image; [] where a person found nothing on it.
+        size: (height, width); None where the image cannot be read.
+    """
+
+    path: str
+    boxes: Optional[List[LabelledBox]] = None
+    size: Optional[Tuple[int, int]] = None
+
+
+@dataclass
+class Reading:
+    """All that a set's files say.
+
+    Args:
+        images: sorted by path, those without labels too.
+        classes: the format's own list, in its order; None where it has none.
+        skipped: unusable boxes. without_image: labels whose image was not found.
+    """
+
+    images: List[ImageLabels]
+    classes: Optional[Tuple[str, ...]]
+    skipped: SkippedBoxes
+    without_image: SkippedBoxes
+
+    def class_names(self) -> Tuple[str, ...]:
+        if self.classes is not None:
+            return self.classes
+        return tuple(sorted({box.label for image in self.images for box in image.boxes or ()}))
+
+
+@dataclass
+class LabelReader:
+    """Collects the labels of a set while a format reads its files."""
+
+    source: str
+    folder: ImageFolder
+    entries: Dict[str, ImageLabels] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.skipped = SkippedBoxes(self.source)
+        self.without_image = SkippedBoxes(self.source, "labels of images")
+
+    def add_image(self, path: str) -> ImageLabels:
+        """The entry of an image, which is new and without labels the first time."""
+        return self.entries.setdefault(path, ImageLabels(path))
+
+    def find_image(self, written: str, beside: str = "", where: str = "") -> Optional[ImageLabels]:
+        """The entry of the image that an annotation names; None, and counted, where there is no such image."""
+        try:
+            return self.add_image(self.folder.find(written, beside))
+        except ImageNotFound as error:
+            self.without_image.add(where or written, str(error))
+            return None
+
+    def mark_labelled(self, entry: ImageLabels) -> ImageLabels:
+        """From here on the image counts as labelled, be it without a box. Its size is read."""
+        if entry.boxes is None:
+            entry.boxes = []
+            try:
+                entry.size = read_image_size(self.folder.full_path(entry.path))
+            except OSError:
+                pass  # the loader reports unreadable images
+        return entry
+
+    def add_box(
+        self,
+        entry: ImageLabels,
+        label: Any,
+        corners: Sequence[float],
+        where: str,
+        *,
+        iscrowd: bool = False,
+    ) -> None:
+        """Adds an XYXY box, or counts it as skipped.
+
+        Args:
+            corners: [] for a shape that has no box; `where` is what the message lists.
+        """
+        self.mark_labelled(entry)
+        assert entry.boxes is not None
+        name = str(label).strip() if label is not None else ""
+        problem = None if name else "without a class"
+        problem = problem or box_problem(corners, *(entry.size or (None, None)))
+        if problem:
+            self.skipped.add(where, problem)
+            return
+        x0, y0, x1, y1 = (float(v) for v in corners)
+        entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd))
+
+    def finish(self, classes: Optional[Sequence[str]] = None) -> Reading:
+        """The reading.
+
+        Raises:
+            UserError: no image is labelled.
+        """
+        images = sorted(self.entries.values(), key=lambda entry: entry.path)
+        if all(entry.boxes is None for entry in images):
+            lost = sum(self.without_image.reasons.values())
+            if lost:
+                raise UserError(
+                    f"{self.source} labels {lost} images, of which none is below {self.folder.root} "
+                    f"(the first: {self.without_image.examples[0]}): correct IMAGES."
+                )
+            raise UserError(f"{self.source} has no labelled image: name the right file or folder.")
+        names = None if classes is None else tuple(classes)
+        return Reading(images, names, self.skipped, self.without_image)
+
+
+@dataclass(frozen=True)
+class AnnotatedSet(ABC):
+    """A declared dataset whose format has a `read`: all else follows from what that returns.
+
+    ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS. CLASSES, where it is
+    given, fixes the classes and their order.
+    """
+
+    REQUIRED: ClassVar[Tuple[str, ...]] = ("ANNOTATIONS",)
+    OPTIONAL: ClassVar[Tuple[str, ...]] = ("IMAGES", "CLASSES", "TRUTH", "GROUPS")
+
+    name: str
+    annotations: str
+    images: str = ""
+    split: str = ""
+    class_names: Tuple[str, ...] = ()
+    truth: Optional[str] = None
+    groups: Optional[str] = None
+
+    @classmethod
+    def from_node(cls, name: str, node: Mapping[str, Any]) -> "AnnotatedSet":
+        split = node.get("SPLIT") or ""
+        if not isinstance(split, str):
+            raise UserError(f"SPLIT is {split!r}: write it in quotes.")
+        return cls(
+            name=name,
+            annotations=resolve_path(node["ANNOTATIONS"]),
+            images=optional_path(node, "IMAGES") or "",
+            split=split,
+            class_names=class_list(node),
+            truth=optional_path(node, "TRUTH"),
+            groups=optional_path(node, "GROUPS"),
+        )
+
+    @abstractmethod
+    def read(self) -> Reading:
+        """Reads the files; called once for each state of them."""
+
+    @abstractmethod
+    def label_files(self) -> List[str]:
+        """The files that hold the labels."""
+
+    @property
+    def source(self) -> str:
+        return self.annotations
+
+    @property
+    def image_root(self) -> str:
+        if self.images:
+            return self.images
+        if os.path.isdir(self.annotations):
+            return self.annotations
+        return os.path.dirname(self.annotations) or "."
+
+    def reading(self) -> Reading:
+        """What `read` returns, kept until a file changes."""
+        if not os.path.exists(self.annotations):
+            raise UserError(
+                f"{self.annotations} does not exist: correct ANNOTATIONS of {self.name}."
+            )
+        watched = [*self.label_files(), self.image_root]
+        stamp = max(
+            (os.stat(path).st_mtime_ns for path in watched if os.path.exists(path)), default=0
+        )
+        return _read_once(self, len(watched), stamp)
+
+    def files_to_hash(self) -> List[str]:
+        return [*self.label_files(), *([self.groups] if self.groups else [])]
+
+    def names_to_hash(self) -> List[str]:
+        return [entry.path for entry in self.reading().images]
+
+    def classes(self) -> List[str]:
+        return list(self.class_names or self.reading().class_names())
+
+    def metadata(self) -> Dict[str, Any]:
+        known = {"image_root": self.image_root}
+        return {**known, "groups_file": self.groups} if self.groups else known
+
+    def has_labels(self) -> bool:
+        return True
+
+    def unlabeled_records(self) -> List[Record]:
+        """Every image of the set alone, labelled or not. Image ids count from 1 in the order of the paths."""
+        root, records = self.image_root, []
+        for number, entry in enumerate(self.reading().images):
+            record = Record(file_name=os.path.join(root, entry.path), image_id=number + 1)
+            if entry.size:
+                record.update(height=entry.size[0], width=entry.size[1])
+            records.append(record)
+        return records
+
+    def labeled_records(self) -> List[Record]:
+        """The images that somebody has labelled, with "annotations" (class indices; XYXY boxes)."""
+        reading = self.reading()
+        indices = {name: i for i, name in enumerate(self.classes())}
+        records = []
+        for entry, record in zip(reading.images, self.unlabeled_records()):
+            if entry.boxes is None:
+                continue
+            record["annotations"] = []
+            for box in entry.boxes:
+                if box.label not in indices:
+                    whose = f"CLASSES of {self.name}" if self.class_names else "its list of classes"
+                    raise UserError(
+                        f"{self.source}: {entry.path} has the class {box.label!r}, which is not in {whose}: add it."
+                    )
+                record["annotations"].append(
+                    {
+                        "bbox": list(box.corners),
+                        "bbox_mode": BoxMode.XYXY_ABS,
+                        "category_id": indices[box.label],
+                        "iscrowd": int(box.iscrowd),
+                    }
+                )
+            records.append(record)
+        return records
+
+
+@lru_cache(maxsize=8)
+def _read_once(dataset: AnnotatedSet, files: int, stamp: int) -> Reading:
+    reading = dataset.read()
+    reading.skipped.report()
+    reading.without_image.report()
+    unlabelled = sum(entry.boxes is None for entry in reading.images)
+    if unlabelled:
+        logger.info(
+            f"{dataset.source}: {unlabelled} of {len(reading.images)} images have no labels; they count as unlabelled."
+        )
+    return reading

@@ -1,0 +1,112 @@
+"""LabelMe: one JSON beside each image, with shapes in pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Dict, List, Optional
+
+from ssod.data.coco import read_json
+from ssod.data.formats.annotated import AnnotatedSet, ImageLabels, LabelReader, Reading
+from ssod.data.formats.geometry import box_around
+from ssod.data.formats.images import ImageFolder, ImageNotFound
+from ssod.data.formats.registry import register_format
+from ssod.data.formats.walk import files_below
+from ssod.errors import UserError
+
+# Shapes with an inside. A point or a line has no box.
+_AREAS = ("rectangle", "polygon", "mask", "oriented_rectangle", "quadrilateral")
+
+
+def is_labelme(content: Any) -> bool:
+    return isinstance(content, dict) and isinstance(content.get("shapes"), list)
+
+
+def shape_box(shape: Dict[str, Any]) -> Optional[List[float]]:
+    """XYXY around a shape; [] where its points are no numbers; None where its type has no inside.
+
+    A rectangle's two corners come in the order in which they were drawn. A circle is its centre and a point of its rim.
+    """
+    kind = shape.get("shape_type") or "polygon"  # old files have no type
+    try:
+        points = [(float(x), float(y)) for x, y in shape.get("points") or []]
+    except (TypeError, ValueError):
+        return []
+    if kind == "circle" and len(points) == 2:
+        (x, y), rim = points
+        radius = math.dist((x, y), rim)
+        return [x - radius, y - radius, x + radius, y + radius]
+    return box_around(points) if kind in _AREAS else None
+
+
+@register_format("labelme", required=AnnotatedSet.REQUIRED, optional=AnnotatedSet.OPTIONAL)
+@dataclass(frozen=True)
+class LabelMeSet(AnnotatedSet):
+    """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`; IMAGES where the images lie elsewhere.
+
+    Polygons, circles and masks become the boxes around them. Points and lines are skipped and counted.
+    """
+
+    def label_files(self) -> List[str]:
+        if os.path.isfile(self.annotations):
+            raise UserError(f"{self.annotations} is a file: ANNOTATIONS of LabelMe is the folder.")
+        return files_below(self.annotations, ".json")
+
+    def read(self) -> Reading:
+        reader = LabelReader(self.annotations, ImageFolder(self.image_root))
+        for path in reader.folder.paths:
+            reader.add_image(path)
+        taken: Dict[str, str] = {}
+        for file_name in self.label_files():
+            content = read_json(file_name)
+            if not is_labelme(content):
+                continue  # a folder may hold other JSON files
+            relative = os.path.relpath(file_name, self.annotations).replace(os.sep, "/")
+            entry = _find_image(reader, relative, content)
+            if entry is None:
+                continue
+            if entry.path in taken:
+                raise UserError(
+                    f"{relative} and {taken[entry.path]} in {self.annotations} both label {entry.path}: remove one."
+                )
+            taken[entry.path] = relative
+            reader.mark_labelled(entry)
+            _add_shapes(reader, entry, relative, content["shapes"])
+        return reader.finish()
+
+
+def _find_image(
+    reader: LabelReader, relative: str, content: Dict[str, Any]
+) -> Optional[ImageLabels]:
+    # The image beside the file comes before the path in the file: files are renamed and copied together with their
+    # images, and nobody changes the path inside.
+    try:
+        return reader.add_image(reader.folder.of_stem(relative))
+    except ImageNotFound:
+        folder = str(PurePosixPath(relative).parent)
+        return reader.find_image(str(content.get("imagePath") or relative), folder, relative)
+
+
+def _add_shapes(reader: LabelReader, entry: ImageLabels, file: str, shapes: List[Any]) -> None:
+    for number, shape in enumerate(shapes):
+        where = f"{file} shape {number + 1}"
+        if not isinstance(shape, dict):
+            reader.skipped.add(where, "not a shape")
+            continue
+        box = shape_box(shape)
+        if box is None:
+            reader.skipped.add(where, f"of shape {shape['shape_type']}, which has no box")
+            continue
+        reader.add_box(entry, shape.get("label"), box, where)
+
+
+def has_labelme_shapes(path: str) -> bool:
+    """Whether a JSON file is LabelMe's, for `find_in`."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return is_labelme(json.load(file))
+    except (OSError, ValueError):
+        return False

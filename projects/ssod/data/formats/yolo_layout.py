@@ -1,0 +1,273 @@
+"""Where the parts of a YOLO dataset lie: Ultralytics' data.yaml, Darknet's obj.data, or a folder alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Dict, List, Tuple
+
+import yaml
+
+from ssod.data.folder import FolderSet
+from ssod.data.formats.walk import files_below
+from ssod.data.records import is_image
+from ssod.errors import UserError
+
+# Files with one class name a line; labelImg, Label Studio, Darknet, CVAT and Roboflow write them.
+CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
+# Names that tools give to the same split.
+_SAME = {"val": ("valid", "validation"), "valid": ("val", "validation"), "test": ("testing",)}
+_IMAGE_FOLDERS = ("images", "JPEGImages")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of one split.
+
+    Args:
+        root: the folder below which everything lies. places: folders and lists of images. names: the classes.
+        files: the files that were read for this. keypoint_values: numbers after the box in a pose label.
+    """
+
+    root: str
+    places: Tuple[str, ...]
+    names: Tuple[str, ...]
+    files: Tuple[str, ...]
+    keypoint_values: int = 0
+
+    def image_files(self) -> List[str]:
+        """Paths of the split's images, sorted."""
+        return [path for path in self._images() if os.path.exists(path)]
+
+    def missing_files(self) -> List[str]:
+        """Images that the split lists and that do not exist."""
+        return [path for path in self._images() if not os.path.exists(path)]
+
+    def _images(self) -> List[str]:
+        found: Dict[str, None] = {}
+        for place in self.places:
+            if os.path.isdir(place):
+                paths = FolderSet("IMAGES", place).relative_paths()
+                found.update(dict.fromkeys(os.path.join(place, path) for path in paths))
+            elif is_image(place):
+                found[place] = None
+            else:
+                found.update(dict.fromkeys(_listed_images(place, self.root)))
+        return sorted(found)
+
+
+def label_paths(image: str) -> List[str]:
+    """Where the label file of an image may be: the last `images` of its path becomes `labels`, or it lies beside."""
+    stem = os.path.splitext(image)[0].replace(os.sep, "/")
+    parts = stem.split("/")
+    paths = []
+    for name in _IMAGE_FOLDERS:
+        if name in parts[:-1]:
+            at = len(parts) - 2 - parts[:-1][::-1].index(name)
+            paths.append("/".join([*parts[:at], "labels", *parts[at + 1 :]]) + ".txt")
+    return [*paths, stem + ".txt", "/".join([*parts[:-1], "labels", parts[-1]]) + ".txt"]
+
+
+def read_layout(annotations: str, split: str, images: str, name: str) -> Layout:
+    """The layout that a file or a folder describes.
+
+    Raises:
+        UserError: it describes none, or has no such split.
+    """
+    if os.path.isdir(annotations):
+        described = _description_in(annotations)
+        if described is None:
+            return _folder_layout(annotations, split, images, name)
+        annotations = described
+    if annotations.lower().endswith((".yaml", ".yml")):
+        content = read_yolo_yaml(annotations)
+        root = _yaml_root(annotations, content)
+        splits = {
+            key: value if isinstance(value, list) else [value]
+            for key, value in content.items()
+            if key in ("train", "test", "val", "valid", "validation", "testing") and value
+        }
+        names = class_names(annotations, content)
+        shape = content.get("kpt_shape")
+        values = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else 0
+        files: Tuple[str, ...] = (annotations,)
+    elif annotations.lower().endswith(".data"):
+        root = os.path.dirname(annotations) or "."
+        pairs = (line.partition("=") for line in _text(annotations).splitlines())
+        options = {key.strip(): value.strip() for key, _, value in pairs}
+        splits = {key: [options[key]] for key in ("train", "valid", "test") if options.get(key)}
+        names_file = find_below(root, options.get("names", "obj.names"))
+        names, values, files = read_names(names_file), 0, (annotations, names_file)
+    else:
+        raise UserError(
+            f"{annotations} is neither a data.yaml, nor an obj.data, nor a folder: name one of them."
+        )
+    places = images and [images] or _places(annotations, root, splits, split, name)
+    lists = [place for place in places if os.path.isfile(place) and not is_image(place)]
+    return Layout(root, tuple(places), names, (*files, *lists), values)
+
+
+def read_yolo_yaml(path: str) -> Dict[str, Any]:
+    """The mapping in a data.yaml."""
+    try:
+        content = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict) or not ("names" in content or "nc" in content):
+        raise UserError(f"{path} is no data.yaml of YOLO: it has no names.")
+    return content
+
+
+def class_names(path: str, content: Dict[str, Any]) -> Tuple[str, ...]:
+    """The classes of a data.yaml: a list, or a mapping from every index to a name."""
+    names, number = content.get("names"), content.get("nc")
+    if names is None and isinstance(number, int):
+        return tuple(f"class{i}" for i in range(number))  # as Ultralytics calls them
+    if isinstance(names, dict):
+        try:
+            by_index = {int(key): value for key, value in names.items()}
+        except (TypeError, ValueError):
+            raise UserError(f"{path} has names whose keys are no numbers: write 0: name.") from None
+        if sorted(by_index) != list(range(len(by_index))):
+            raise UserError(
+                f"{path} names the classes {', '.join(map(str, sorted(by_index)))}: count from 0 without gaps."
+            )
+        names = [by_index[i] for i in range(len(by_index))]
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{path} has no list of names: add it.")
+    if isinstance(number, int) and number != len(names):
+        raise UserError(f"{path} has nc {number}, but {len(names)} names: make them agree.")
+    return _different(path, [str(name).strip() for name in names])
+
+
+def read_names(path: str) -> Tuple[str, ...]:
+    """One class name a line; trailing empty lines do not count."""
+    return _different(path, [line.strip() for line in _text(path).strip().splitlines()])
+
+
+def _different(path: str, names: List[str]) -> Tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} names the class {twice!r} twice: rename one.")
+    return tuple(names)
+
+
+def find_below(root: str, written: str) -> str:
+    """The file or folder below `root` that a path means which another machine wrote.
+
+    The path is tried as it is, then below the root, then without its first parts one by one: Roboflow writes
+    "../train/images", Darknet and CVAT "data/train.txt", notebooks "/content/set/images".
+    """
+    name = written.strip().replace("\\", "/")
+    if os.path.isabs(name) and os.path.exists(name):
+        return os.path.normpath(name)
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    for start in range(len(parts)):
+        path = os.path.normpath(os.path.join(root, *parts[start:]))
+        if os.path.exists(path):
+            return path
+    return os.path.normpath(os.path.join(root, name))
+
+
+def _yaml_root(path: str, content: Dict[str, Any]) -> str:
+    folder = os.path.dirname(path) or "."
+    written = content.get("path")
+    if not isinstance(written, str) or not written.strip():
+        return folder
+    root = find_below(folder, written)
+    return root if os.path.isdir(root) else folder
+
+
+def _places(
+    annotations: str, root: str, splits: Dict[str, List[Any]], split: str, name: str
+) -> List[str]:
+    wanted = split or ("train" if "train" in splits else next(iter(splits), ""))
+    key = next((key for key in (wanted, *_SAME.get(wanted, ())) if key in splits), None)
+    if key is None:
+        have = f"its splits: {', '.join(splits)}" if splits else "it names no splits"
+        raise UserError(f"{annotations} has no split {wanted!r}; {have}. Correct SPLIT of {name}.")
+    places = [find_below(root, str(value)) for value in splits[key]]
+    for place in places:
+        if not os.path.exists(place):
+            raise UserError(f"{place}, the {key} of {annotations}, does not exist: correct it.")
+    return places
+
+
+def _listed_images(path: str, root: str) -> List[str]:
+    """The images of a list file, one path a line."""
+    found = []
+    for line in _text(path).splitlines():
+        if line.strip():
+            image = find_below(os.path.dirname(path) or ".", line)
+            found.append(image if os.path.exists(image) else find_below(root, line))
+    if not any(os.path.exists(image) for image in found):
+        first = found[0] if found else "it is empty"
+        raise UserError(f"{path} lists {len(found)} images, none of which exists: {first}.")
+    return found
+
+
+def _description_in(folder: str) -> Any:
+    """The data.yaml or obj.data in a folder, or None."""
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if name.lower().endswith((".yaml", ".yml")) and is_data_yaml(path):
+            return path
+        if name.lower().endswith(".data") and "names" in _text(path):
+            return path
+    return None
+
+
+def is_data_yaml(path: str) -> bool:
+    """Whether a YAML file names classes and splits."""
+    try:
+        content = read_yolo_yaml(path)
+    except UserError:
+        return False
+    return any(key in content for key in ("train", "val", "valid", "test"))
+
+
+def _folder_layout(folder: str, split: str, images: str, name: str) -> Layout:
+    place = images or folder
+    if split:
+        choices = [
+            os.path.join(folder, *parts)
+            for parts in ((split, "images"), ("images", split), (split,))
+        ]
+        found = next((path for path in choices if os.path.isdir(path)), None)
+        if found is None:
+            raise UserError(
+                f"{folder} has no folder {split} or images/{split}: correct SPLIT of {name}."
+            )
+        place = found
+    class_files = _class_files(folder)
+    return Layout(images or folder, (place,), _names_of(tuple(class_files)), tuple(class_files))
+
+
+def _class_files(folder: str) -> List[str]:
+    return [
+        path
+        for path in files_below(folder, ".txt", ".names", ".labels")
+        if os.path.basename(path) in CLASS_FILES or path.endswith(".names")
+    ]
+
+
+def _names_of(paths: Tuple[str, ...]) -> Tuple[str, ...]:
+    """The classes that all files agree on."""
+    lists = {path: read_names(path) for path in paths}
+    for path, names in lists.items():
+        if names != lists[paths[0]]:
+            raise UserError(
+                f"{paths[0]} names the classes {', '.join(lists[paths[0]])}, {path} names {', '.join(names)}: "
+                "make them equal, or the same number means two things."
+            )
+    return lists[paths[0]] if paths else ()
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: correct its path or create it.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}): name another file.") from None
