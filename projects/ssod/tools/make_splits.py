@@ -297,6 +297,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="also write <prefix>_<rule>_unlabeled_truth.json, for analysis only",
     )
     parser.add_argument(
+        "--true-labels",
+        action="store_true",
+        help="also write <prefix>_<rule>_unlabeled_true_labels.json: the hidden labels with score 1, which SSOD.PSEUDO_LABELS "
+        "takes in place of a teacher's, to see what better labels would bring",
+    )
+    parser.add_argument(
         "--force", action="store_true", help="replace files that have other content"
     )
     return parser
@@ -320,6 +326,8 @@ def run(args: argparse.Namespace) -> None:
     wanted = ["unlabeled"] if args.folder else ["labeled", "unlabeled"]
     if args.truth:
         wanted.append("unlabeled_truth")
+    if args.true_labels:
+        wanted.append("unlabeled_true_labels")
     files: Dict[Path, Dict[str, Any]] = {}
     for split in splits:
         parts = split_coco(split.coco, split.labeled, {"source": names, **split.description})
@@ -346,8 +354,10 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     if args.folds < 1 or args.min_boxes_per_class < 0:
         return "--folds must be at least 1 and --min-boxes-per-class at least 0"
     if args.folder:
-        if any(rules) or args.min_boxes_per_class or args.truth or not args.percent:
+        if any(rules) or args.min_boxes_per_class or not args.percent:
             return "--folder goes with --percent, --folds and --seed, and with no rule about boxes"
+        if args.truth or args.true_labels:
+            return "--folder has no labels for --truth or --true-labels"
     elif args.minority or args.random_minority:
         if not args.percent or not args.min_boxes_per_class:
             return "--minority and --random-minority need --percent and --min-boxes-per-class"
