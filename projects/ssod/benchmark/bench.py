@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional
@@ -223,3 +225,15 @@ def _only_steps(cfg: CfgNode, folder: str) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD = _NEVER
     cfg.TEST.EVAL_PERIOD = 0
     cfg.OUTPUT_DIR = folder
+
+
+def log_to_stderr() -> None:
+    """stdout is for the result; Detectron2's loggers would write there."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setLevel(logging.WARNING)
+    for name in ("ssod", "detectron2", "fvcore"):
+        log = logging.getLogger(name)
+        log.handlers = [handler]
+        log.setLevel(logging.INFO)  # lower, and the trainer would set up its own
+        log.propagate = False

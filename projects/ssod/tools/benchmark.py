@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import sys
 import tempfile
 from typing import Any, Dict, List, Optional
 
-from ssod.benchmark.bench import Bench
+from ssod.benchmark.bench import Bench, log_to_stderr
 from ssod.benchmark.measure import WARM_UP, compare, measure
 from ssod.engine.setup import load_config, run_cli, split_opts
 
@@ -84,7 +82,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         "opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for both configs, at the end"
     )
     args = parser.parse_args(argv)
-    _log_to_stderr()
+    log_to_stderr()
     opts = split_opts(args.opts)
     paths = [args.config_file] + ([args.compare] if args.compare else [])
     configs = [load_config(path, opts) for path in paths]
@@ -97,18 +95,6 @@ def main(argv: Optional[List[str]] = None) -> None:
             found = measure(benches[0], args.steps, not args.no_lower_bound)
             text = table(found)
     print(json.dumps(found) if args.json else text)
-
-
-def _log_to_stderr() -> None:
-    """stdout is for the result; Detectron2's loggers would write there."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    handler.setLevel(logging.WARNING)
-    for name in ("ssod", "detectron2", "fvcore"):
-        log = logging.getLogger(name)
-        log.handlers = [handler]
-        log.setLevel(logging.INFO)  # lower, and the trainer would set up its own
-        log.propagate = False
 
 
 if __name__ == "__main__":

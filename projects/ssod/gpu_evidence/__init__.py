@@ -1,0 +1,5 @@
+"""Measurements on a GPU, made by one command in minutes; the command is `ssod.tools.gpu_evidence`."""
+
+from ssod import compat
+
+compat.apply()

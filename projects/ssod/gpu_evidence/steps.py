@@ -1,0 +1,169 @@
+"""Times mutual-learning steps of the papers' systems on drawn photographs, and ways to make them faster.
+
+Each row stands alone: one that fails (out of memory, say) is written down with its reason, and the next one follows.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from detectron2.config import CfgNode
+
+from ssod.benchmark.bench import Bench
+from ssod.benchmark.measure import describe, summary
+from ssod.engine.setup import load_config
+from ssod.gpu_evidence.scenes import Sizes, burn_in, draw_set, point_at
+from ssod.gpu_evidence.variants import VARIANTS
+
+Row = Dict[str, Any]
+# Methods of the digit scenes' full stack, on a ResNet-50.
+FULL_STACK = "configs/digit_scenes/full_stack.yaml"
+SYSTEMS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+    "Unbiased Teacher": ("configs/coco_standard/unbiased_teacher_R_50_FPN_1pct.yaml", ()),
+    "ACRST": ("configs/coco_standard/acrst_R_50_FPN_1pct.yaml", ()),
+    "LSM": ("configs/coco_standard/lsm_R_50_FPN_1pct.yaml", ()),
+    "CI-SSOD": ("configs/ci_ssod/ci_ssod_split1.yaml", ()),
+    "full stack": ("configs/base_rcnn_fpn.yaml", ("full stack",)),
+}
+TYPES = {"float32": "", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a system of `SYSTEMS`, a number type of `TYPES`, one of `VARIANTS`."""
+
+    system: str
+    dtype: str
+    variant: str = "as it is"
+
+
+CASES = (
+    Case("Unbiased Teacher", "float32"),
+    Case("Unbiased Teacher", "bf16"),
+    Case("Unbiased Teacher", "fp16"),
+    Case("ACRST", "bf16"),
+    Case("LSM", "bf16"),
+    Case("CI-SSOD", "bf16"),
+    Case("full stack", "bf16"),
+    Case("Unbiased Teacher", "bf16", "channels last"),
+    Case("Unbiased Teacher", "bf16", "teacher overlapped"),
+    Case("Unbiased Teacher", "float32", "channels last"),
+    Case("Unbiased Teacher", "float32", "teacher overlapped"),
+    Case("Unbiased Teacher", "bf16", "compiled"),
+)
+CPU_CASES = {
+    ("float32", variant) for variant in ("as it is", "channels last", "teacher overlapped")
+}
+CPU_CASES |= {("bf16", "as it is")}
+
+
+def config_of(case: Case, folder: str, sizes: Sizes, device: str) -> CfgNode:
+    """The paper's config on drawn photographs, branching from the burn-in in `folder`."""
+    path, extra = SYSTEMS[case.system]
+    cfg = load_config(path)
+    if extra:
+        stack = load_config(FULL_STACK)
+        cfg.SSOD = stack.SSOD.clone()
+    point_at(cfg, folder, sizes, device)
+    # The burn-in is short: its teacher is sure of less than a paper's.
+    _lower_thresholds(cfg)
+    cfg.SSOD.BURN_IN_CHECKPOINT = os.path.join(folder, "burn_in", "model_final.pth")
+    cfg.SOLVER.AMP.ENABLED = bool(TYPES[case.dtype])
+    cfg.SOLVER.AMP.DTYPE = TYPES[case.dtype] or "float16"
+    return cfg
+
+
+def _lower_thresholds(cfg: CfgNode) -> None:
+    cfg.merge_from_list(
+        [
+            *("SSOD.SCORE_THRESHOLD", 0.4, "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD", 0.4),
+            *("SSOD.SOFT_TEACHER.SCORE_THRESHOLD", 0.4, "SSOD.PIM.SCORE_THRESHOLD", 0.2),
+            *("SSOD.GRADIENT_THRESHOLDING.BASE", 0.5, "SSOD.GRADIENT_THRESHOLDING.LOW", 0.4),
+        ]
+    )
+
+
+def time_cases(
+    cases: Sequence[Case], folder: str, sizes: Sizes, device: str, write: Callable[[Any], None]
+) -> Iterator[Row]:
+    """Draws the photographs, burns in once, and times each case.
+
+    Args:
+        write: is given all that is known after each row.
+
+    Yields:
+        Rows with "system", "dtype", "variant", and either the numbers of `time_case` or "error".
+    """
+    for seed, name in enumerate(("labeled", "unlabeled")):
+        draw_set(folder, name, sizes, seed)
+    base = load_config(SYSTEMS["Unbiased Teacher"][0])
+    point_at(base, folder, sizes, device)
+    base.SOLVER.AMP.ENABLED, base.SOLVER.AMP.DTYPE = device == "cuda", "bfloat16"
+    start = time.perf_counter()
+    burn_in(base, os.path.join(folder, "burn_in"), sizes.burn_in)
+    print(f"burn-in of {sizes.burn_in} steps: {time.perf_counter() - start:.0f} s", flush=True)
+    rows: List[Row] = []
+    for case in cases:
+        row: Row = {"system": case.system, "dtype": case.dtype, "variant": case.variant}
+        try:
+            row.update(time_case(case, folder, sizes, device))
+        except Exception as error:  # whatever it is, the other rows are worth having
+            row["error"] = (
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        print(row, flush=True)
+        rows.append(row)
+        write({"device": device_name(device), "rows": rows})
+        yield row
+
+
+def time_case(case: Case, folder: str, sizes: Sizes, device: str) -> Row:
+    """Times a step as training runs it, and a step and its lower bound in turn.
+
+    Returns:
+        "alone": medians of steps one after another, whose waiting for data and peak memory are training's; the keys of
+        `ssod.benchmark.measure.summary`, from steps that alternate with the bound; "spread": of the steps alone,
+        the least and the most; pseudo-labels an image.
+    """
+    bench = Bench(config_of(case, folder, sizes, device), os.path.join(folder, "out"))
+    VARIANTS[case.variant](bench.trainer.core)
+    for _ in range(sizes.warm_up):
+        bench.step(split=False)
+    if bench.cuda:
+        torch.cuda.reset_peak_memory_stats()
+    alone = [bench.step(split=False) for _ in range(sizes.steps)]
+    peak = torch.cuda.max_memory_allocated() if bench.cuda else 0
+    found: Row = {
+        "alone_seconds": statistics.median(step["total"] for step in alone),
+        "alone_spread": [min(s["total"] for s in alone), max(s["total"] for s in alone)],
+        "data_wait_seconds": statistics.median(step["data"] for step in alone),
+        "peak_memory_bytes": peak,
+    }
+    if case.variant == "as it is":
+        totals, bounds, splits = [], [], []
+        for index in range(1 + max(2, sizes.steps // 2)):
+            seconds = bench.step(split=False)
+            bound = bench.lower_bound()
+            split = bench.step(split=True)
+            if index:
+                totals.append(seconds["total"])
+                bounds.append(bound)
+                splits.append(split)
+        found.update(summary(totals, splits, bounds))
+    found["pseudo_boxes_per_image"] = bench.storage.latest()["pseudo/boxes_per_image"][0]
+    found.update(describe(bench))
+    return found
+
+
+def device_name(device: str) -> str:
+    """As PyTorch names the GPU; "cpu" otherwise."""
+    return torch.cuda.get_device_name() if device == "cuda" else device
