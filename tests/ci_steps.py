@@ -19,9 +19,20 @@ GBR, GBT, CRS = "GradientReweighting", "GradientThresholding", "ClassRebalancing
 def build(methods: tuple[str, ...], *keys: Any) -> TeacherStudent:
     cfg = tiny_cfg()
     cfg.SSOD.METHODS = methods
-    cfg.merge_from_list(["SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 0, *keys])
+    cfg.SSOD.BURN_IN_STEPS = 0
+    for node in ("GRADIENT_REWEIGHTING", "GRADIENT_THRESHOLDING", "LABEL_MATCH"):
+        cfg.SSOD[node].WARMUP_STEPS = 0
+    cfg.SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS = 0
+    cfg.merge_from_list(list(keys))
     torch.manual_seed(0)
     return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+
+
+class Context:
+    """What methods read of a `StepContext`."""
+
+    def __init__(self, step: int = 0, **methods: Any) -> None:
+        self.step, self.methods = step, methods
 
 
 def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:

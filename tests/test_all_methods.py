@@ -85,7 +85,7 @@ def class_weights_moved(trainer: SSODTrainer) -> bool:
 
 
 def thresholds_differ(trainer: SSODTrainer) -> bool:
-    found = trainer.core.methods["GradientThresholding"]._latest
+    found = trainer.core.methods["GradientThresholding"].latest
     return bool(((found >= 0.1) & (found <= 0.2)).all() and len(found.unique()) > 1)
 
 

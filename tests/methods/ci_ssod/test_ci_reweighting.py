@@ -11,9 +11,7 @@ from torch import Tensor
 from ci_steps import CRS, GBR, GBT, batch, build
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.ci_ssod import (
-    gradient_matrix,
-)
+from ssod.methods.ci_ssod import gradient_matrix, jacobi_target, solve_class_weights
 
 
 class Spy:
@@ -78,9 +76,55 @@ def test_direct_solver_gives_the_clamped_solution(storage: Any) -> None:
     core = build(("ScoreThreshold", GBR), "SSOD.GRADIENT_REWEIGHTING.SOLVER", "direct")
     core(batch())
     balance = core.methods[GBR].balance
-    assert float(balance.weights.sum()) == pytest.approx(4.0, rel=1e-5)
-    ratio = balance.weights.max() / balance.weights.min()
-    assert 1.0 < float(ratio) <= 15.0 + 1e-3  # bounds 1/3 and 5
+    clamped = solve_class_weights(balance.gradients).clamp(1 / 3, 5.0)
+    assert torch.allclose(balance.weights, (4 * clamped / clamped.sum()).clamp(1 / 3, 5.0))
+    assert (balance.weights != 1).any()
+
+
+def test_weights_stay_within_the_bounds_after_the_softmax() -> None:
+    balance = build((GBT,)).methods[GBT].balance
+    balance.logits.copy_(torch.tensor([-3.0, 0.0, 0.0, 3.0]))
+    # 4 softmax(a) = 0.0091, 0.181, 0.181, 3.63
+    assert balance.weights.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 3.629], abs=1e-3)
+    balance.low, balance.high = 0.5, 2.0
+    assert balance.weights.tolist() == pytest.approx([0.5, 0.5, 0.5, 2.0])
+
+
+def test_roi_weights_are_divided_by_their_running_mean(storage: Any) -> None:
+    core = build(("ScoreThreshold", GBR), "SSOD.SCORE_THRESHOLD", 0.05)
+    gbr = core.methods[GBR]
+    # `a` stays where it is: K+1 times its softmax sums to K+1.
+    gbr.balance.first_update, gbr.balance.decay = 99, 0.25
+    gbr.balance.logits.copy_(torch.tensor([0.5, -0.5, 0.2, 0.0]))
+    weights = 4 * torch.softmax(torch.tensor([0.5, -0.5, 0.2, 0.0]), 0)
+    spy, means = Spy(gbr), torch.ones(2)
+    for _ in range(3):
+        core(batch())
+        assert spy.outputs is not None and spy.outputs.unlabeled is not None
+        views = (spy.outputs.labeled, spy.outputs.unlabeled)
+        for index, view in enumerate(views):
+            own = weights[view.labels].sqrt() if index == 0 else weights[view.labels]
+            assert torch.allclose(view.cls_weights, own / means[index])
+            means[index] = 0.25 * means[index] + 0.75 * own.mean()
+        assert torch.allclose(gbr.mean_weights, means)
+    core(batch(unlabeled=0))
+    assert float(gbr.mean_weights[1]) == pytest.approx(float(means[1]))
+
+
+def test_a_moves_once_an_optimiser_step_and_the_matrix_in_each_micro_batch(storage: Any) -> None:
+    core = build(
+        ("ScoreThreshold", GBR),
+        *("SOLVER.GRADIENT_ACCUMULATION_STEPS", 2, "SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 2),
+    )
+    balance, moved = core.methods[GBR].balance, []
+    for _ in range(6):
+        before, matrix = balance.logits.clone(), balance.gradients.clone()
+        core(batch())
+        moved.append(bool((balance.logits != before).any()))
+        assert (balance.gradients != matrix).any()
+    assert moved == [False, False, False, True, False, True]
+    target = jacobi_target(balance.gradients, torch.ones(4), 1 / 3, 5.0)
+    assert torch.isfinite(target).all() and balance.velocity.any()
 
 
 def test_burn_in_and_a_stream_without_images(storage: Any) -> None:
@@ -94,8 +138,6 @@ def test_burn_in_and_a_stream_without_images(storage: Any) -> None:
 
 def test_weights_are_a_function_of_the_matrix_alone() -> None:
     """A balanced matrix leaves the weights where they are."""
-    from ssod.methods.ci_ssod import jacobi_target
-
     balanced: Tensor = torch.ones(4, 4) - 4 * torch.eye(4)
     assert torch.allclose(jacobi_target(balanced, torch.ones(4), 1 / 3, 5.0), torch.ones(4))
 
@@ -119,7 +161,12 @@ def test_weights_are_a_function_of_the_matrix_alone() -> None:
             "ScoreThreshold",
         ),
         (("SSOD.GRADIENT_REWEIGHTING.LR", 0.0), "LR is 0.0"),
-        (("SSOD.GRADIENT_REWEIGHTING.LR", 2.5), "at most 2.0"),  # 3 classes
+        (("SSOD.GRADIENT_REWEIGHTING.LR", 0.5), "at most 0.4"),  # 3 classes
+        (("SSOD.GRADIENT_REWEIGHTING.MOMENTUM", 1.0), "MOMENTUM is 1.0"),
+        (("SSOD.GRADIENT_REWEIGHTING.ALIGN_WEIGHT", 0.0), "ALIGN_WEIGHT is 0.0"),
+        (("SSOD.GRADIENT_THRESHOLDING.WARMUP_STEPS", -1), "THRESHOLDING.WARMUP_STEPS is -1"),
+        (("SSOD.GRADIENT_THRESHOLDING.RPN_SCORE_THRESHOLD", 2.0), "RPN_SCORE_THRESHOLD is 2"),
+        (("SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS", -1), "SAMPLING.WARMUP_STEPS is -1"),
         (("SSOD.GRADIENT_THRESHOLDING.EMA_DECAY", 1.0), "THRESHOLDING.EMA_DECAY"),
         (("SSOD.CLASS_REBALANCING_SAMPLING.LABELED_REPEAT_THRESHOLD", -0.1), "LABELED_REPEAT"),
         (("SSOD.CLASS_REBALANCING_SAMPLING.GENERATIONS", 0), "GENERATIONS"),
@@ -136,6 +183,7 @@ def test_bad_keys_of_the_comparators_are_one_line() -> None:
     for method, key, value in (
         ("LabelMatchThresholds", "SSOD.LABEL_MATCH.INITIAL_THRESHOLD", 1.5),
         ("LabelMatchThresholds", "SSOD.LABEL_MATCH.EMA_DECAY", 1.0),
+        ("LabelMatchThresholds", "SSOD.LABEL_MATCH.WARMUP_STEPS", -1),
         ("RepeatFactorSampling", "SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", -0.1),
     ):
         with pytest.raises(UserError, match=f"{key} is {value}: use") as error:

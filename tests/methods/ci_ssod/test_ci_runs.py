@@ -26,7 +26,6 @@ def run_cfg(squares: Path, output: Path, names: tuple[str, ...], steps: int) -> 
     cfg = method_cfg(squares, output, names, steps)
     cfg.merge_from_list(
         [
-            *("SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 1, "SSOD.GRADIENT_REWEIGHTING.LR", 1.0),
             *("SSOD.GRADIENT_THRESHOLDING.LOW", 0.05, "SSOD.GRADIENT_THRESHOLDING.BASE", 0.2),
             *("SSOD.CLASS_REBALANCING_SAMPLING.GENERATIONS", 3, "TEST.EVAL_PERIOD", 2),
             *("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", 900.0, "SOLVER.CHECKPOINT_PERIOD", 2),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ci_steps import CRS, GBR, GBT, batch, build, labels_of
+from ci_steps import CRS, GBR, GBT, Context, batch, build, labels_of
 from ssod.methods import TrainingData
 from ssod.methods.ci_ssod import (
     ClassRebalancingSampling,
@@ -63,6 +63,7 @@ def sampling(**keywords: Any) -> ClassRebalancingSampling:
         "num_classes": 3,
         "first_step": 20,
         "last_step": 100,
+        "remember_from": 20,
         "fixed_threshold": 0.5,
         **keywords,
     }
@@ -109,6 +110,14 @@ def test_generations_publish_the_factors_of_equation_11() -> None:
     assert last is not None and last["repeat_factors_unlabeled"].max() > 1
 
 
+def test_nothing_is_remembered_during_warm_up(storage: Any) -> None:
+    core = build(("ScoreThreshold", CRS), "SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS", 2)
+    for step, visited in ((0, 0), (1, 0), (2, 2)):
+        core.step = step
+        core(batch())
+        assert core.methods[CRS].memory.visited == visited
+
+
 def test_a_run_too_short_for_its_generations() -> None:
     method = sampling(generations=10, first_step=1, last_step=3)
     assert sorted(method.begins) == [1, 2, 3] and method.begins[3] == 9
@@ -120,6 +129,6 @@ def test_sampling_takes_the_thresholds_of_gbt(storage: Any) -> None:
     crs = core.methods[CRS]
     assert crs.thresholds.tolist() == pytest.approx([0.7] * 3)  # the fixed one
     core(batch())
-    gbt, context = core.methods[GBT], type("C", (), {"methods": dict(core.methods.items())})()
-    assert torch.equal(crs.thresholds, gbt.thresholds(context))
+    context: Any = Context(**dict(core.methods.items()))
+    assert torch.equal(crs.thresholds, core.methods[GBT].thresholds(context))
     assert crs.memory.visited == 2

@@ -9,12 +9,13 @@ import pytest
 from ssod.engine.setup import load_config
 
 FOLDER = Path(__file__).parents[3] / "configs" / "ci_ssod"
-# setting: (classes, steps, first drop, second drop, gamma of CrS, labelled repeat threshold, warm-up of GbR)
+# setting: (classes, steps, first drop, second drop, gamma of CrS, labelled repeat threshold, warm-up of GbR, and of thresholds
+# and CrS)
 SETTINGS = {
-    "split1": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000),
-    "split2": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000),
-    "objects365": (365, 360_000, 270_000, 324_000, 0.05, 0.02, 12_000),
-    "lvis": (1203, 180_000, 135_000, 162_000, 0.05, 0.01, 8_000),
+    "split1": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000, 12_000),
+    "split2": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000, 12_000),
+    "objects365": (365, 360_000, 270_000, 324_000, 0.05, 0.02, 12_000, 32_000),
+    "lvis": (1203, 180_000, 135_000, 162_000, 0.05, 0.01, 8_000, 16_000),
 }
 RUNS = sorted(path.name for path in FOLDER.glob("*.yaml") if not path.name.startswith("base"))
 
@@ -31,7 +32,13 @@ def test_hyperparameters(name: str) -> None:
         sampling.GAMMA,
         sampling.LABELED_REPEAT_THRESHOLD,
         cfg.SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS,
+        sampling.WARMUP_STEPS,
     )
+    for node in (cfg.SSOD.GRADIENT_THRESHOLDING, cfg.SSOD.LABEL_MATCH):
+        assert (node.WARMUP_STEPS, node.RPN_SCORE_THRESHOLD) == (sampling.WARMUP_STEPS, 0.9)
+    assert cfg.MODEL.RPN.POSITIVE_FRACTION == 0.5
+    sizes = (cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING, cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    assert sizes == ("range", (400, 1200), 1333)
     assert cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD == sampling.LABELED_REPEAT_THRESHOLD
     # 8 GPUs with 1 labelled and 4 unlabelled images each.
     assert (cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH) == (8, 8)
@@ -41,6 +48,7 @@ def test_hyperparameters(name: str) -> None:
     assert sampling.GENERATIONS == 10
     gbr, gbt = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SSOD.GRADIENT_THRESHOLDING
     assert (gbr.EMA_DECAY, gbr.BETA, gbr.SOLVER, gbr.LR) == (0.9995, 0.5, "jacobi", 0.01)
+    assert (gbr.MOMENTUM, gbr.ALIGN_WEIGHT) == (0.9, 5.0)
     assert tuple(gbr.BOUNDS) == (pytest.approx(1 / 3), 5.0)
     assert (gbt.EMA_DECAY, gbt.BASE, gbt.LOW, gbt.HIGH) == (0.9995, 0.9, 0.5, 0.9)
     methods = cfg.SSOD.METHODS
@@ -56,6 +64,9 @@ def test_hyperparameters(name: str) -> None:
         host_threshold = cfg.SSOD.PSEUDO_SCORE_FLOOR
     assert cfg.SSOD.SOFT_TEACHER.SCORE_THRESHOLD == host_threshold
     assert cfg.SSOD.SCORE_THRESHOLD == (0.5 if name.startswith("threshold_05") else 0.9)
+    # The RPN's labels are those of 0.9 everywhere.
+    own = 0.9 if name.startswith("threshold_05") else 0.0
+    assert cfg.SSOD.SOFT_TEACHER.RPN_SCORE_THRESHOLD == own
 
 
 def test_all_rows_are_there() -> None:

@@ -30,14 +30,17 @@ class ClassBalance(nn.Module):
     """A moving average of the gradient matrix and weights `w = (K+1) softmax(a)` that approach its balance.
 
     Args:
-        num_classes: K. decay: of the moving average. lr: of plain gradient descent on `a`.
+        num_classes: K. decay: of the moving average, per micro-batch. lr, momentum: of SGD on `a`. align_weight: of L_align.
         solver: "jacobi", or "direct": `a` is the logarithm of the direct solution, clamped.
-        bounds: of the weights before the logarithm. warmup: updates of the matrix before `a` starts to move.
+        bounds: of the target before the logarithm, and of the weights.
+        warmup: optimiser steps that fill the matrix before `a` starts to move.
+        micro_batches: of an optimiser step: the matrix takes in each of them, `a` moves after the last.
         loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
     """
 
     gradients: Tensor
     logits: Tensor
+    velocity: Tensor
     updates: Tensor
 
     def __init__(
@@ -46,9 +49,12 @@ class ClassBalance(nn.Module):
         num_classes: int,
         decay: float,
         lr: float,
+        momentum: float,
+        align_weight: float,
         solver: str,
         bounds: Tuple[float, float],
         warmup: int,
+        micro_batches: int,
         loss: str,
         gamma: float,
         unsup_loss_weight: float,
@@ -63,30 +69,41 @@ class ClassBalance(nn.Module):
             )
         if not 0 <= decay < 1:
             raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
-        if not 0 < lr <= (num_classes + 1) / 2:
+        if not 0 <= momentum < 1:
+            raise UserError(f"{node}.MOMENTUM is {momentum}: use a value from 0 to below 1.")
+        if not align_weight > 0:
+            raise UserError(f"{node}.ALIGN_WEIGHT is {align_weight}: use a value above 0.")
+        largest = (num_classes + 1) / (2 * align_weight)
+        if not 0 < lr <= largest:
             raise UserError(
-                f"{node}.LR is {lr}: use a value above 0, at most {(num_classes + 1) / 2}, or steps overshoot."
+                f"{node}.LR is {lr}: use a value above 0, at most {largest:g}, or steps overshoot."
             )
-        self.decay, self.lr, self.solver = decay, lr, solver
+        self.decay, self.solver = decay, solver
+        self.lr, self.momentum, self.align_weight = lr, momentum, align_weight
         self.low, self.high = bounds
-        self.warmup = warmup
+        self.first_update = max(warmup, 1) * micro_batches
+        self.micro_batches = micro_batches
         self.loss, self.gamma = loss, gamma
         self.unsup_loss_weight = unsup_loss_weight
         self.register_buffer("gradients", torch.zeros(num_classes + 1, num_classes + 1))
         self.register_buffer("logits", torch.zeros(num_classes + 1))
+        self.register_buffer("velocity", torch.zeros(num_classes + 1))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ClassBalance":
-        """From SSOD.GRADIENT_REWEIGHTING; keys count optimiser steps, updates come once a micro-batch."""
+        """From SSOD.GRADIENT_REWEIGHTING, whose keys count optimiser steps."""
         node, parts = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         return cls(
             num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             decay=node.EMA_DECAY ** (1 / parts),
-            lr=node.LR / parts,
+            lr=node.LR,
+            momentum=node.MOMENTUM,
+            align_weight=node.ALIGN_WEIGHT,
             solver=node.SOLVER,
             bounds=tuple(node.BOUNDS),
-            warmup=node.WARMUP_STEPS * parts,
+            warmup=node.WARMUP_STEPS,
+            micro_batches=parts,
             loss=cfg.SSOD.ROI_CLS_LOSS,
             gamma=cfg.SSOD.FOCAL_GAMMA,
             unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
@@ -94,8 +111,8 @@ class ClassBalance(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """(K+1,) positive, K+1 in sum; 1 during warm-up."""
-        return weights_from_logits(self.logits)
+        """(K+1,) within the bounds, K+1 in sum where these do not bind; 1 during warm-up."""
+        return weights_from_logits(self.logits).clamp(self.low, self.high)
 
     def measure(self, outputs: Outputs, applied: Optional[StreamWeights]) -> Tensor:
         """This micro-batch's gradient matrix on this rank, with the same normalisers as the loss.
@@ -130,9 +147,17 @@ class ClassBalance(nn.Module):
         self.updates += 1
         if self.solver == "direct":
             solution = solve_class_weights(self.gradients).clamp(self.low, self.high)
-            moved = solution.log()
+            moved, velocity = solution.log(), self.velocity
         else:
-            target = jacobi_target(self.gradients, self.weights, self.low, self.high)
-            moved = alignment_step(self.logits, target, self.lr)
+            moved, velocity = alignment_step(
+                self.logits,
+                self.velocity,
+                jacobi_target(self.gradients, self.weights, self.low, self.high),
+                lr=self.lr,
+                momentum=self.momentum,
+                loss_weight=self.align_weight,
+            )
         # As tensors, so that a GPU need not be waited for.
-        self.logits.copy_(torch.where(self.updates >= self.warmup, moved, self.logits))
+        due = (self.updates >= self.first_update) & (self.updates % self.micro_batches == 0)
+        self.logits.copy_(torch.where(due, moved, self.logits))
+        self.velocity.copy_(torch.where(due, velocity, self.velocity))

@@ -90,13 +90,23 @@ def weights_from_logits(logits: Tensor) -> Tensor:
     return len(logits) * torch.softmax(logits, dim=0)
 
 
-def alignment_step(logits: Tensor, target: Tensor, lr: float) -> Tensor:
-    """One gradient step on `L_align = mean((log w_hat - a)^2)` (Eq. 7), its derivative written out.
+def alignment_step(
+    logits: Tensor,
+    velocity: Tensor,
+    target: Tensor,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    loss_weight: float = 1.0,
+) -> Tuple[Tensor, Tensor]:
+    """One step of SGD on `loss_weight * L_align`, `L_align = mean((log w_hat - a)^2)` (Eq. 7), its derivative written out.
 
     Args:
-        logits: (K+1,) `a`. target: (K+1,) `w_hat`, positive. lr: of plain gradient descent.
+        logits: (K+1,) `a`. velocity: (K+1,) of the last step; 0 before the first. target: (K+1,) `w_hat`, positive.
 
     Returns:
-        The new `a`, (K+1,).
+        The new `a` and velocity, (K+1,) each.
     """
-    return logits - lr * 2.0 / len(logits) * (logits - target.log())
+    gradient = loss_weight * 2.0 / len(logits) * (logits - target.log())
+    velocity = momentum * velocity + gradient
+    return logits - lr * velocity, velocity

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
@@ -37,7 +38,8 @@ class LabelMatchThresholds(ClassThresholds):
     The distribution of the teacher's scores is a moving average of histograms instead of lists of the last scores.
 
     Args:
-        initial: threshold before the teacher has labelled anything. decay: of the histograms, per micro-batch.
+        initial: threshold during warm-up, and before the teacher has labelled anything. decay: of the histograms, per
+            micro-batch. first_step, rpn_threshold: see `ClassThresholds`.
     """
 
     conflicts = ("ScoreThreshold", "GradientThresholding")
@@ -50,8 +52,10 @@ class LabelMatchThresholds(ClassThresholds):
         num_classes: int,
         initial: float,
         decay: float,
+        first_step: int,
+        rpn_threshold: float,
     ) -> None:
-        super().__init__()
+        super().__init__(fixed=initial, first_step=first_step, rpn_threshold=rpn_threshold)
         node = "SSOD.LABEL_MATCH"
         if not 0.0 <= initial <= 1.0:
             raise UserError(f"{node}.INITIAL_THRESHOLD is {initial}: use a score between 0 and 1.")
@@ -67,6 +71,7 @@ class LabelMatchThresholds(ClassThresholds):
         node = cfg.SSOD.LABEL_MATCH = CfgNode()
         node.INITIAL_THRESHOLD = 0.9
         node.EMA_DECAY = 0.9995
+        cls.add_common_config(node)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -75,22 +80,22 @@ class LabelMatchThresholds(ClassThresholds):
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "initial": node.INITIAL_THRESHOLD,
             "decay": node.EMA_DECAY ** (1 / parts),
+            **cls.common_config(cfg, "LABEL_MATCH"),
         }
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
-        cfg.SSOD.LABEL_MATCH.EMA_DECAY **= factor
+        node = cfg.SSOD.LABEL_MATCH
+        node.EMA_DECAY **= factor
+        node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
     def setup(self, data: TrainingData) -> None:
         for record in data.labeled:
             for label in trained_classes(record):
                 self.wanted[label] += 1 / len(data.labeled)
 
-    def thresholds(self, context: StepContext) -> Tensor:
+    def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `matching_thresholds`."""
-        return self._thresholds()
-
-    def _thresholds(self) -> Tensor:
         matched = matching_thresholds(
             self.histogram / self.seen.clamp(min=1e-12), self.wanted.to(self.histogram)
         )
@@ -99,8 +104,11 @@ class LabelMatchThresholds(ClassThresholds):
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        if pseudo is None or not pseudo.instances:
-            return
+        if pseudo is not None and pseudo.instances:
+            self._count(pseudo)
+        self.latest = self.thresholds(context)
+
+    def _count(self, pseudo: PseudoLabels) -> None:
         classes = torch.cat([row.gt_classes for row in pseudo.instances])
         scores = torch.cat([row.scores for row in pseudo.instances]).float()
         bins = (scores * _BINS).long().clamp(0, _BINS - 1)
@@ -112,9 +120,11 @@ class LabelMatchThresholds(ClassThresholds):
         self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)
 
     def build_hooks(self) -> List[HookBase]:
-        return [
-            RecordArrays(self.name, lambda step: {"threshold": self._thresholds().cpu().numpy()})
-        ]
+        return [RecordArrays(self.name, self._arrays)]
+
+    def _arrays(self, step: int) -> Dict[str, np.ndarray]:
+        assert self.latest is not None
+        return {"threshold": self.latest.cpu().numpy()}
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

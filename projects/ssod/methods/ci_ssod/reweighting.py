@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import numpy as np
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
@@ -18,6 +20,7 @@ from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
 from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
 
 if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
 class GradientReweighting(Method):
     """Weighs each RoI's classification loss by its label's class weight: `w_c` unlabelled, `w_c ** beta` labelled (Eq. 8).
 
-    The weights bring positive and negative gradients of each class into balance (`ClassBalance`).
+    The weights bring positive and negative gradients of each class into balance (`ClassBalance`). In each stream they are
+    divided by their running mean over its RoIs: GbR moves weight between classes, not between classification and the
+    other losses (the authors' code).
     """
 
+    mean_weights: Tensor
     needs_unlabeled = False
     conflicts = ("EQLv2",)  # its sigmoid loss has another gradient matrix
 
@@ -40,13 +46,18 @@ class GradientReweighting(Method):
             raise UserError(f"SSOD.GRADIENT_REWEIGHTING.BETA is {beta}: use a value from 0 to 1.")
         self.balance = balance
         self.beta = beta
+        # Running mean of the RoIs' weights, labelled and unlabelled.
+        self.register_buffer("mean_weights", torch.ones(2))
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.GRADIENT_REWEIGHTING = CfgNode()
-        # Of the gradient matrix (the paper's eta_g). These keys, BETA apart, serve GradientThresholding too.
+        # Of the gradient matrix (the paper's eta_g), and of the mean weight of RoIs. These keys, BETA apart, serve
+        # GradientThresholding too.
         node.EMA_DECAY = 0.9995
-        node.LR = 0.01  # of the class logits a
+        node.LR = 0.01  # of SGD on the class logits a
+        node.MOMENTUM = 0.9
+        node.ALIGN_WEIGHT = 5.0  # of L_align: 1 for the labelled and 4 for the unlabelled stream
         node.SOLVER = "jacobi"  # or "direct"
         node.BOUNDS = (1 / 3, 5.0)
         # Steps that fill the matrix before the weights leave 1.
@@ -65,9 +76,13 @@ class GradientReweighting(Method):
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         scale_balance(cfg, factor)
 
-    def _stream_weights(self) -> StreamWeights:
+    def _class_weights(self) -> StreamWeights:
         weights = self.balance.weights
         return weights**self.beta, weights
+
+    def _stream_weights(self) -> StreamWeights:
+        labeled, unlabeled = self._class_weights()
+        return labeled / self.mean_weights[0], unlabeled / self.mean_weights[1]
 
     def weigh(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -86,7 +101,16 @@ class GradientReweighting(Method):
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
         # The weights have not changed since `weigh`.
-        self.balance.update(outputs, self._stream_weights())
+        applied, weights = self._stream_weights(), self._class_weights()
+        sums = torch.zeros_like(self.mean_weights).repeat(2, 1)
+        for index, view in enumerate((outputs.labeled, outputs.unlabeled)):
+            if view is not None:
+                sums[0, index] = weights[index][view.labels].sum()
+                sums[1, index] = len(view.labels)
+        all_reduce_sum([sums])
+        moved = self.mean_weights.lerp(sums[0] / sums[1], 1 - self.balance.decay)
+        self.mean_weights.copy_(torch.where(sums[1] > 0, moved, self.mean_weights))
+        self.balance.update(outputs, applied)
 
     def build_hooks(self) -> List[HookBase]:
         return [RecordArrays(self.name, lambda step: balance_arrays(self.balance))]

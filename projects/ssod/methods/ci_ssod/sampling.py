@@ -20,7 +20,7 @@ from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.methods.ci_ssod.label_memory import LabelMemory
 from ssod.methods.ci_ssod.repeat_factors import class_sampling_rates, repeat_factors_of_rows
-from ssod.methods.shared.class_thresholds import ClassThresholds
+from ssod.methods.shared.class_thresholds import ClassThresholds, first_step_after
 from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
 
@@ -84,7 +84,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
     """Draws unlabelled images with confident pseudo-labels of rare classes more often (Eq. 10, 11).
 
     Mutual learning is cut into generations; at the beginning of each, factors are computed from the labels that the main
-    branch trained on at the last visit of each image. Images that were never visited have factor 1 and are
+    branch trained on at the last visit of each image after warm-up. Images that were never visited have factor 1 and are
     not counted in Eq. 10. The class thresholds are those of the method that has some (GbT, LabelMatch), else the fixed one.
 
     The paper gathers statistics at a generation's end. Here ranks exchange them in each step, because Detectron2's
@@ -92,7 +92,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
 
     Args:
         generations: N_t. gamma: the last generation's epsilon, nearly. first_step, last_step: of mutual learning.
-        fixed_threshold: theta where no method has class thresholds.
+        remember_from: the step that ends the warm-up. fixed_threshold: theta where no method has class thresholds.
     """
 
     needs_unlabeled = True
@@ -109,6 +109,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         num_classes: int,
         first_step: int,
         last_step: int,
+        remember_from: int,
         fixed_threshold: float,
     ) -> None:
         super().__init__(threshold=threshold)
@@ -121,6 +122,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         length = (last_step - first_step) / generations
         # Several generations may begin at the same step of a very short run: the last one counts.
         self.begins = {first_step + round(t * length): t for t in range(generations)}
+        self.remember_from = remember_from
         self.memory = LabelMemory(num_classes)
         self.labeled_counts = torch.zeros(num_classes)
         self.num_unlabeled = 0
@@ -132,6 +134,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         node.GENERATIONS = 10
         node.GAMMA = 0.5  # COCO; 0.05 Objects365 and LVIS
         node.LABELED_REPEAT_THRESHOLD = 0.1  # 0.02 Objects365, 0.01 LVIS
+        # Steps of mutual learning whose labels are not remembered: COCO's; 16,000 LVIS, 32,000 Objects365.
+        node.WARMUP_STEPS = 12000
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -143,8 +147,16 @@ class ClassRebalancingSampling(RepeatFactorSampling):
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "first_step": cfg.SSOD.BURN_IN_STEPS,
             "last_step": cfg.SOLVER.MAX_ITER,
+            "remember_from": first_step_after(
+                cfg, "SSOD.CLASS_REBALANCING_SAMPLING", node.WARMUP_STEPS
+            ),
             "fixed_threshold": cfg.SSOD.SCORE_THRESHOLD,
         }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        node = cfg.SSOD.CLASS_REBALANCING_SAMPLING
+        node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
     def setup(self, data: TrainingData) -> None:
         super().setup(data)
@@ -162,7 +174,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         for method in context.methods.values():
             if isinstance(method, ClassThresholds):
                 self.thresholds.copy_(method.thresholds(context))
-        self.memory.remember(context.batch.unlabeled, pseudo)
+        if context.step >= self.remember_from:
+            self.memory.remember(context.batch.unlabeled, pseudo)
 
     def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
         generation = self.begins.get(step)

@@ -43,9 +43,10 @@ class GradientThresholding(ClassThresholds):
     way, and applied to thresholds only.
 
     Args:
-        balance: None: GradientReweighting has it. base: theta. low, high: of the final thresholds.
-        score_decay: of the moving average of the teacher's scores per class, over all its detections.
-        use_gradient, use_score: the two terms (Table 5 has each alone).
+        balance: None: GradientReweighting has it. base: theta, and the threshold during warm-up.
+        low, high: of the final thresholds. score_decay: of the moving average of the teacher's scores per class, over all
+            its detections. use_gradient, use_score: the two terms (Table 5 has each alone).
+        first_step, rpn_threshold: see `ClassThresholds`.
     """
 
     conflicts = ("ScoreThreshold", "LabelMatchThresholds", "EQLv2")
@@ -62,8 +63,10 @@ class GradientThresholding(ClassThresholds):
         score_decay: float,
         use_gradient: bool,
         use_score: bool,
+        first_step: int,
+        rpn_threshold: float,
     ) -> None:
-        super().__init__()
+        super().__init__(fixed=base, first_step=first_step, rpn_threshold=rpn_threshold)
         node = "SSOD.GRADIENT_THRESHOLDING"
         if not 0.0 <= low <= high <= 1.0 or not 0.0 <= base <= 1.0:
             raise UserError(
@@ -81,7 +84,6 @@ class GradientThresholding(ClassThresholds):
         self.use_gradient, self.use_score = use_gradient, use_score
         # NaN would not survive comparisons of states: 0 stands for a class that was not seen yet.
         self.register_buffer("score_means", torch.zeros(num_classes))
-        self._latest: Optional[Tensor] = None
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -92,6 +94,7 @@ class GradientThresholding(ClassThresholds):
         node.HIGH = 0.9
         node.USE_GRADIENT = True
         node.USE_SCORE = True
+        cls.add_common_config(node)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -112,15 +115,18 @@ class GradientThresholding(ClassThresholds):
             "score_decay": node.EMA_DECAY ** (1 / parts),
             "use_gradient": node.USE_GRADIENT,
             "use_score": node.USE_SCORE,
+            **cls.common_config(cfg, "GRADIENT_THRESHOLDING"),
         }
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         if _REWEIGHTING not in cfg.SSOD.METHODS:
             scale_balance(cfg, factor)
-        cfg.SSOD.GRADIENT_THRESHOLDING.EMA_DECAY **= factor
+        node = cfg.SSOD.GRADIENT_THRESHOLDING
+        node.EMA_DECAY **= factor
+        node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
-    def thresholds(self, context: StepContext) -> Tensor:
+    def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `class_thresholds`."""
         balance = self.balance
         if balance is None:
@@ -150,15 +156,15 @@ class GradientThresholding(ClassThresholds):
             decay = torch.where(self.score_means > 0, self.score_decay, 0.0)
             moved = decay * self.score_means + (1 - decay) * batch
             self.score_means.copy_(torch.where(sums[1] > 0, moved, self.score_means))
-        self._latest = self.thresholds(context)
+        self.latest = self.thresholds(context)
 
     def build_hooks(self) -> List[HookBase]:
         return [RecordArrays(self.name, self._arrays)]
 
     def _arrays(self, step: int) -> Dict[str, np.ndarray]:
-        assert self._latest is not None
+        assert self.latest is not None
         arrays = {
-            "threshold": self._latest.cpu().numpy(),
+            "threshold": self.latest.cpu().numpy(),
             "score_mean": self.score_means.cpu().numpy(),
         }
         if self.balance is not None:

@@ -3,26 +3,74 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any, Dict, Optional
 
+import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
+from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext
+from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.structures import PseudoLabels
 
 
 class ClassThresholds(Method):
     """Keeps pseudo-labels with `score >= threshold of their class`; their boxes classify but do not regress.
 
-    It replaces the fixed threshold and other class thresholds. Filters that look at something else than the
-    score (ACRST's image-level stage) can be listed as well: a label must pass all.
+    The thresholds rule the RoI head's labels. The RPN, which knows no classes, keeps those of a fixed threshold. It replaces
+    the fixed threshold and other class thresholds. Filters that look at something else than the score
+    (ACRST's image-level stage) can be listed as well: a label must pass all.
+
+    Args:
+        fixed: threshold of all classes during warm-up. first_step: the step that ends it.
+        rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
     selects_pseudo_labels = True
 
+    def __init__(self, *, fixed: float, first_step: int, rpn_threshold: float) -> None:
+        super().__init__()
+        self.fixed, self.first_step = fixed, first_step
+        self.rpn_threshold = rpn_threshold
+        # Of the last step, for files that the report draws; not part of the state.
+        self.latest: Optional[Tensor] = None
+
+    @staticmethod
+    def add_common_config(node: CfgNode) -> None:
+        """Adds the keys that `common_config` reads."""
+        # Of the RPN's labels; 0: they are the RoI head's.
+        node.RPN_SCORE_THRESHOLD = 0.9
+        # Steps of mutual learning in which the fixed threshold holds: COCO's; 16,000 LVIS, 32,000 Objects365.
+        node.WARMUP_STEPS = 12000
+
+    @staticmethod
+    def common_config(cfg: CfgNode, name: str) -> Dict[str, Any]:
+        """`first_step` and `rpn_threshold` from the keys of SSOD.`name`."""
+        node = cfg.SSOD[name]
+        check_rpn_threshold(f"SSOD.{name}", node.RPN_SCORE_THRESHOLD)
+        return {
+            "first_step": first_step_after(cfg, f"SSOD.{name}", node.WARMUP_STEPS),
+            "rpn_threshold": node.RPN_SCORE_THRESHOLD,
+        }
+
     @abstractmethod
+    def learnt_thresholds(self, context: StepContext) -> Tensor:
+        """(K,) scores, after warm-up."""
+
     def thresholds(self, context: StepContext) -> Tensor:
         """(K,) scores."""
+        learnt = self.learnt_thresholds(context)
+        return learnt if context.step >= self.first_step else torch.full_like(learnt, self.fixed)
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         thresholds = self.thresholds(context)
-        return pseudo.select([row.scores >= thresholds[row.gt_classes] for row in pseudo.instances])
+        chosen = [row.scores >= thresholds[row.gt_classes] for row in pseudo.instances]
+        return pseudo.select(chosen, rpn_masks(pseudo, self.rpn_threshold))
+
+
+def first_step_after(cfg: CfgNode, node: str, warmup: int) -> int:
+    """The step that ends a warm-up of so many steps of mutual learning; `node`.WARMUP_STEPS is their key."""
+    if warmup < 0:
+        raise UserError(f"{node}.WARMUP_STEPS is {warmup}: use 0 or more.")
+    return cfg.SSOD.BURN_IN_STEPS + warmup
