@@ -28,7 +28,7 @@ class SampledAnchors:
     Attributes:
         logits, labels, cls_weights: (S,) objectness, 1 for foreground, loss weight.
         deltas, boxes, gt_boxes, reg_weights: (F, 4), (F, 4), (F, 4), (F,) of the foreground anchors.
-        indices: (S,) which of the A anchors they are; as in `objectness`.
+        indices: (S,) which of the A anchors they are; as in `judge_anchors`.
     """
 
     logits: Tensor
@@ -119,14 +119,18 @@ def run_rpn(
     return [p for p in proposals if p is not None], [s for s in sampled if s is not None]
 
 
-def objectness(rpn: RPN, maps: FeatureMaps) -> List[Tensor]:
-    """N logits (A,) of all anchors, level after level; what another detector says of the anchors of `run_rpn`."""
-    logits: List[Optional[Tensor]] = [None] * maps.num_images
+def judge_anchors(rpn: RPN, maps: FeatureMaps) -> List[Tuple[Tensor, Tensor]]:
+    """All anchors of each image, level after level: boxes (A, 4) and objectness logits (A,).
+
+    Another detector with the same anchors can be asked about those that `run_rpn` has sampled (`SampledAnchors.indices`).
+    """
+    judged: List[Optional[Tuple[Tensor, Tensor]]] = [None] * maps.num_images
     for group in maps.groups:
-        _, levels, _ = _predict(rpn, group.features)
+        anchors, levels, _ = _predict(rpn, group.features)
+        boxes = Boxes.cat(anchors).tensor
         for row, index in zip(torch.cat(levels, dim=1), group.indices):
-            logits[index] = row
-    return [row for row in logits if row is not None]
+            judged[index] = (boxes, row)
+    return [row for row in judged if row is not None]
 
 
 def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:

@@ -1,0 +1,187 @@
+"""ALDI's soft distillation as a method: on unlabelled images the teacher's distributions replace hard labels.
+
+Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors of one image, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.soft_distillation.losses import covered_by, sharpened, soft_cross_entropy
+from ssod.methods.teacher_judgement import judge_rois
+from ssod.modeling.losses import foreground_deltas
+from ssod.modeling.outputs import Outputs, ViewOutputs
+from ssod.modeling.rpn import judge_anchors
+from ssod.structures import PseudoLabels
+
+if TYPE_CHECKING:
+    from ssod.report.run_data import RunData
+    from ssod.report.section import Section
+
+# 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0: their labels are hard.
+TEACHER_COLUMN = "soft_target"
+_SCALAR_PERIOD = 20
+
+
+@dataclass
+class _Targets:
+    """Of one step. rois: (R,) weights of the soft RoI losses, 0 for hard ones. anchors: (S,) an image, weights.
+
+    objectness: (S,) an image, the teacher's probabilities.
+    """
+
+    rois: Tensor
+    anchors: List[Tensor]
+    objectness: List[Tensor]
+
+
+@METHOD_REGISTRY.register()
+class SoftDistillation(Method):
+    """RoIs and anchors of unlabelled images learn what the teacher says of the same box in the weak view.
+
+    RoI classification: cross-entropy with the teacher's class distribution, background included, so that an
+    object between two classes is taught as such, and an object without a label is not taught as background.
+    RPN: binary cross-entropy with the teacher's objectness. The labels that other methods select still say
+    which RoIs and anchors are sampled. RoIs and anchors on pasted objects keep their hard labels.
+
+    Args:
+        temperature: of the teacher's class distribution, below 1 sharpens. rpn: whether anchors are distilled too.
+        box_loss_weight: of a smooth L1 loss between the student's and the teacher's box deltas, each RoI weighted by
+            the teacher's foreground probability; 0: none. unsup_loss_weight: lambda_u.
+    """
+
+    needs_online_teacher = True
+    conflicts = ("PseCo", "MixUpMosaic", "EQLv2")
+
+    def __init__(
+        self, *, temperature: float, rpn: bool, box_loss_weight: float, unsup_loss_weight: float
+    ) -> None:
+        super().__init__()
+        node = "SSOD.SOFT_DISTILLATION"
+        if not temperature > 0.0:
+            raise UserError(f"{node}.TEMPERATURE is {temperature}: use a number above 0.")
+        if box_loss_weight < 0.0:
+            raise UserError(f"{node}.BOX_LOSS_WEIGHT is {box_loss_weight}: use 0 or more.")
+        self.temperature, self.rpn = temperature, rpn
+        self.box_loss_weight, self.unsup_loss_weight = box_loss_weight, unsup_loss_weight
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.SOFT_DISTILLATION = CfgNode()
+        node.TEMPERATURE = 1.0  # below 1 sharpens the teacher's distribution
+        node.RPN = True
+        node.BOX_LOSS_WEIGHT = 0.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        values = {key.lower(): value for key, value in cfg.SSOD.SOFT_DISTILLATION.items()}
+        return {**values, "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT}
+
+    def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
+        return pseudo.with_columns(
+            [{TEACHER_COLUMN: torch.ones_like(row.scores)} for row in pseudo.instances]
+        )
+
+    def weigh(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Outputs:
+        view = outputs.unlabeled
+        if view is None:
+            return outputs
+        soft = self._soft_rois(view)
+        targets = _Targets(torch.where(soft, view.cls_weights, 0.0), [], [])
+        changed = replace(view, cls_weights=torch.where(soft, 0.0, view.cls_weights))
+        if self.rpn:
+            changed = self._soften_anchors(changed, targets, context)
+        context.shared[self.name] = targets
+        if context.step % _SCALAR_PERIOD == 0:
+            share = float(soft.float().sum() / max(len(soft), 1))
+            get_event_storage().put_scalar("soft_distillation/soft_rois", share)
+        return replace(outputs, unlabeled=changed)
+
+    def _soft_rois(self, view: ViewOutputs) -> Tensor:
+        boxes = [roi.proposal_boxes.tensor for roi in view.rois]
+        hard = [covered_by(own, pasted) for own, pasted in zip(boxes, self._pasted(view))]
+        return ~torch.cat([torch.zeros_like(view.cls_weights[:0], dtype=torch.bool), *hard])
+
+    @staticmethod
+    def _pasted(view: ViewOutputs) -> List[Tensor]:
+        """(P, 4) an image: the boxes that are not the teacher's."""
+        assert view.view.pseudo is not None
+        return [
+            row.gt_boxes.tensor[row.selected & (row.get(TEACHER_COLUMN) == 0)]
+            for row in view.view.pseudo.instances
+        ]
+
+    @torch.no_grad()
+    def _soften_anchors(
+        self, view: ViewOutputs, targets: _Targets, context: StepContext
+    ) -> ViewOutputs:
+        assert context.teacher_outputs is not None
+        judged = judge_anchors(context.teacher.proposal_generator, context.teacher_outputs.maps)
+        anchors = []
+        for sampled, (boxes, logits), pasted in zip(view.anchors, judged, self._pasted(view)):
+            soft = ~covered_by(boxes[sampled.indices], pasted)
+            targets.anchors.append(torch.where(soft, sampled.cls_weights, 0.0))
+            targets.objectness.append(logits[sampled.indices].sigmoid())
+            hard = torch.where(soft, 0.0, sampled.cls_weights)
+            anchors.append(replace(sampled, cls_weights=hard))
+        return replace(view, anchors=anchors)
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        view = outputs.unlabeled
+        if view is None:
+            return {}
+        targets: _Targets = context.shared[self.name]
+        teacher = judge_rois(view, context)
+        count = max(len(targets.rois), 1)
+        wanted = sharpened(teacher.predictions.logits, self.temperature)
+        cls = soft_cross_entropy(view.predictions.logits, wanted)
+        losses = {"loss_cls_distilled": (cls * targets.rois).sum() / count}
+        if self.rpn:
+            losses["loss_rpn_cls_distilled"] = self._rpn_loss(view, targets, context)
+        if self.box_loss_weight > 0:
+            boxes = self._box_loss(view, targets, context) / count
+            losses["loss_box_reg_distilled"] = self.box_loss_weight * boxes
+        return {name: self.unsup_loss_weight * loss for name, loss in losses.items()}
+
+    @staticmethod
+    def _rpn_loss(view: ViewOutputs, targets: _Targets, context: StepContext) -> Tensor:
+        loss = F.binary_cross_entropy_with_logits(
+            torch.cat([sampled.logits for sampled in view.anchors]),
+            torch.cat(targets.objectness),
+            weight=torch.cat(targets.anchors),
+            reduction="sum",
+        )
+        rpn = context.student.proposal_generator
+        weight = rpn.loss_weight.get("loss_rpn_cls", 1.0)
+        return weight * loss / (rpn.batch_size_per_image * len(view.anchors))
+
+    @staticmethod
+    def _box_loss(view: ViewOutputs, targets: _Targets, context: StepContext) -> Tensor:
+        """Sum over the RoIs, of the deltas of the class that the teacher finds most probable."""
+        teacher = judge_rois(view, context)
+        sure = 1.0 - teacher.probabilities[:, -1]
+        best = teacher.probabilities[:, :-1].argmax(dim=1)
+        ours = foreground_deltas(view.predictions.deltas, best)
+        theirs = foreground_deltas(teacher.predictions.deltas, best)
+        loss = F.smooth_l1_loss(ours, theirs, reduction="none", beta=1.0).sum(dim=1)
+        return (loss * sure * (targets.rois > 0)).sum()
+
+    @classmethod
+    def report_section(cls, run: "RunData") -> Optional["Section"]:
+        from ssod.methods.hosts.report import scalar_section
+
+        titles = {"soft_rois": "Share of RoIs that are distilled"}
+        return scalar_section(run, "Soft distillation", "soft_distillation", titles)

@@ -1,0 +1,43 @@
+"""What the teacher says, in the weak view, of the RoIs that the student has sampled in the strong one.
+
+Both views share their geometry, so the student's boxes are where they are in the teacher's maps.
+Shapes: R RoIs of all unlabelled images, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssod.methods.base import StepContext
+from ssod.modeling.outputs import ViewOutputs
+from ssod.modeling.roi_heads import BoxPredictions, classify
+
+_KEY = "teacher_judgement"
+
+
+@dataclass
+class Judgement:
+    """`predictions`: the box head's outputs. `probabilities`: (R, K+1), the last column is background."""
+
+    predictions: BoxPredictions
+    probabilities: Tensor
+
+
+@torch.no_grad()
+def judge_rois(view: ViewOutputs, context: StepContext) -> Judgement:
+    """Computed once a step, whatever methods ask."""
+    known = context.shared.get(_KEY)
+    if known is not None:
+        return known
+    assert context.teacher_outputs is not None
+    heads = context.teacher.roi_heads
+    boxes = [roi.proposal_boxes for roi in view.rois]
+    predictions = classify(heads, context.teacher_outputs.maps, boxes)
+    predictor = heads.box_predictor  # softmax, or EQL v2's sigmoids
+    parts = predictor.predict_probs((predictions.logits, predictions.deltas), boxes)
+    empty = predictions.logits[:0].float()
+    context.shared[_KEY] = Judgement(predictions, torch.cat([empty, *parts]))
+    return context.shared[_KEY]
