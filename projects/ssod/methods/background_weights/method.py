@@ -13,17 +13,17 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.rpn import judge_anchors
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.hosts.reliability import soft_background_weights
-from ssod.methods.teacher_judgement import judge_rois
-from ssod.modeling.outputs import Outputs, ViewOutputs
-from ssod.modeling.rpn import judge_anchors
+from ssod.methods.shared.teacher_judgement import judge_rois
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 MODES = ("soft", "ignore")
 # Steps between two values of a metric: each one waits for the GPU.

@@ -14,18 +14,18 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ssod.detectors.rcnn.losses import foreground_deltas
+from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.rpn import judge_anchors
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.soft_distillation.losses import covered_by, sharpened, soft_cross_entropy
-from ssod.methods.teacher_judgement import judge_rois
-from ssod.modeling.losses import foreground_deltas
-from ssod.modeling.outputs import Outputs, ViewOutputs
-from ssod.modeling.rpn import judge_anchors
+from ssod.methods.shared.teacher_judgement import judge_rois
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
-    from ssod.report.run_data import RunData
-    from ssod.report.section import Section
+    from ssod.plotting.run_data import RunData
+    from ssod.plotting.section import Section
 
 # 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0: their labels are hard.
 TEACHER_COLUMN = "soft_target"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import ViewOutputs
+from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
 from ssod.methods.base import StepContext
-from ssod.modeling.outputs import ViewOutputs
-from ssod.modeling.roi_heads import BoxPredictions, classify
 
 _KEY = "teacher_judgement"
 
