@@ -7,16 +7,14 @@ import os
 from pathlib import Path
 from typing import Any, Iterator
 
-from ssod import compat
+import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 
-compat.apply()
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import setup_logger
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from detectron2.utils.events import EventStorage  # noqa: E402
-from detectron2.utils.logger import setup_logger  # noqa: E402
-
-from tiny import write_coco  # noqa: E402
+from tiny import write_coco
 
 
 @pytest.fixture(autouse=True)

@@ -4,16 +4,14 @@ import argparse
 import os
 import sys
 
-from ssod import compat
+import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 
-compat.apply()
+import torch
 
-import torch  # noqa: E402
-
-import tiny  # noqa: E402,F401  (registers the backbone)
-import toy_method  # noqa: E402,F401  (registers Toy)
-from ssod.engine.setup import setup  # noqa: E402
-from ssod.engine.trainer import SSODTrainer  # noqa: E402
+import tiny  # noqa: F401  (registers the backbone)
+import toy_method  # noqa: F401  (registers Toy)
+from ssod.engine.setup import setup
+from ssod.engine.trainer import SSODTrainer
 
 if __name__ == "__main__":
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

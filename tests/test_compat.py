@@ -172,6 +172,23 @@ def test_importing_ssod_is_light() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("first", ["ssod", "detectron2"])
+def test_libraries_are_shimmed_in_either_order(tmp_path: Path, first: str) -> None:
+    """Before Detectron2 runs, or at once where it is loaded already."""
+    import subprocess
+
+    (tmp_path / "detectron2.py").write_text(
+        "import PIL.Image; READY = hasattr(PIL.Image, 'LINEAR')"
+    )
+    second = {"ssod": "detectron2", "detectron2": "ssod"}[first]
+    code = f"import PIL.Image; vars(PIL.Image).pop('LINEAR', None); import {first}, {second}; "
+    code += "print(detectron2.READY, hasattr(PIL.Image, 'LINEAR'))"
+    root = Path(compat.__file__).parents[1]
+    paths = {"PYTHONPATH": f"{tmp_path}:{root}"}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True)
+    assert done.stdout.split() == [str(first == "ssod"), "True"], done.stderr
+
+
 def test_public_names_are_found_on_demand() -> None:
     import ssod
 

@@ -1,19 +1,17 @@
 """What the two-rank tests run in each process; one group serves all cases, since importing Detectron2 takes seconds."""
 
-from ssod import compat
+import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 
-compat.apply()
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
-import json  # noqa: E402
-import os  # noqa: E402
-from argparse import Namespace  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+import torch
+from detectron2.utils import comm
 
-import torch  # noqa: E402
-from detectron2.utils import comm  # noqa: E402
-
-from runs import (  # noqa: E402
+from runs import (
     FULL_STACK,
     METHOD_NAMES,
     RETINANET,
@@ -24,12 +22,12 @@ from runs import (  # noqa: E402
     train,
     with_stored_labels,
 )
-from ssod.engine.trainer import SSODTrainer  # noqa: E402
-from ssod.phases.runner import run_phases  # noqa: E402
-from ssod.purification.run import purify  # noqa: E402
-from ssod.tools.pseudo_label import work as pseudo_label  # noqa: E402
-from ssod.tools.purify import build_parser  # noqa: E402
-from tiny import tiny_cfg, with_squares  # noqa: E402
+from ssod.engine.trainer import SSODTrainer
+from ssod.phases.runner import run_phases
+from ssod.purification.run import purify
+from ssod.tools.pseudo_label import work as pseudo_label
+from ssod.tools.purify import build_parser
+from tiny import tiny_cfg, with_squares
 
 
 def main(root: str, output: str) -> None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, List
 
+from ssod import compat
+
 if TYPE_CHECKING:
     from ssod.config import add_ssod_config as add_ssod_config
     from ssod.engine.trainer import SSODTrainer as SSODTrainer
 
 __version__ = "0.1.0"
+
+# Before anything imports Detectron2.
+compat.apply()
 
 _EXPORTS = {"add_ssod_config": "ssod.config", "SSODTrainer": "ssod.engine.trainer"}
 

@@ -29,13 +29,20 @@ class NotCompiledError(RuntimeError):
 
 
 def apply() -> None:
-    """Installs the shims that this environment needs; calling it again does nothing."""
-    if _finder not in sys.meta_path:
-        _shim_pillow()
-        _shim_numpy()
-        _quieten()
-        # Last in the list: it is asked only about modules that no other finder has.
-        sys.meta_path.append(_finder)
+    """Installs the shims that this environment needs; calling it again does nothing.
+
+    `ssod/__init__.py` calls it. Pillow and NumPy are loaded and shimmed when something imports
+    Detectron2, so that `import ssod` loads neither.
+    """
+    if _finder in sys.meta_path:
+        return
+    _quieten()
+    # Last in the list: it is asked only about modules that no other finder has.
+    sys.meta_path.append(_finder)
+    if "detectron2" in sys.modules:
+        _shim_libraries()
+    else:
+        sys.meta_path.insert(0, _watcher)
 
 
 def applied() -> List[str]:
@@ -51,6 +58,11 @@ def is_stand_in(module: Optional[ModuleType]) -> bool:
     """Whether a module was made here, in place of one that is not installed."""
     spec = getattr(module, "__spec__", None)
     return isinstance(getattr(spec, "loader", None), _StandInLoader)
+
+
+def _shim_libraries() -> None:
+    _shim_pillow()
+    _shim_numpy()
 
 
 def _shim_pillow() -> None:
@@ -87,6 +99,21 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message, category=category)
 
 
+class _Watcher(MetaPathFinder):
+    """Shims the libraries before Detectron2 is imported, and finds no module itself."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Optional[Sequence[str]] = None,
+        target: Optional[ModuleType] = None,
+    ) -> Optional[ModuleSpec]:
+        if fullname == "detectron2":
+            sys.meta_path.remove(self)
+            _shim_libraries()
+        return None
+
+
 class _StandInFinder(MetaPathFinder):
     """Answers for `detectron2._C` and `pkg_resources` when they are not installed and Detectron2 cannot do without."""
 
@@ -116,6 +143,7 @@ class _StandInLoader(Loader):
         self.fill(module)
 
 
+_watcher = _Watcher()
 _finder = _StandInFinder()
 
 

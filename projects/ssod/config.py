@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from ssod import compat
-
-compat.apply()
-
-from detectron2.config import CfgNode as CN  # noqa: E402
+from detectron2.config import CfgNode as CN
 
 
 def add_ssod_config(cfg: CN) -> None:

@@ -11,13 +11,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
-
-from ssod import compat
-
-compat.apply()
-
-from detectron2.structures import Boxes, Instances  # noqa: E402
 
 # Loss weights a pseudo-label row carries, one column each. They follow a row through matching as `gt_<name>`.
 WEIGHT_COLUMNS = ("rpn_cls_weight", "rpn_reg_weight", "roi_cls_weight", "roi_reg_weight")

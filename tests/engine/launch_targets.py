@@ -6,21 +6,19 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from ssod import compat
+import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 
-compat.apply()
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils import comm
+from torch import nn
 
-import torch  # noqa: E402
-from detectron2.config import get_cfg  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from detectron2.structures import Boxes, BoxMode, Instances  # noqa: E402
-from detectron2.utils import comm  # noqa: E402
-from torch import nn  # noqa: E402
-
-from ssod.engine.checkpoint import SSODCheckpointer  # noqa: E402
-from ssod.engine.launch import wrap_ddp  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.evaluation import evaluate  # noqa: E402
+from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.launch import wrap_ddp
+from ssod.errors import UserError
+from ssod.evaluation import evaluate
 
 
 def train_and_fail(folder: str) -> None:

@@ -1,5 +1,1 @@
 """Timing of mutual-learning steps; the command is `ssod.tools.benchmark`."""
-
-from ssod import compat
-
-compat.apply()

@@ -1,5 +1,1 @@
 """Datasets, views, samplers and the training loader."""
-
-from ssod import compat
-
-compat.apply()

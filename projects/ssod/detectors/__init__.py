@@ -1,5 +1,1 @@
 """Detectron2's detector, driven step by step."""
-
-from ssod import compat
-
-compat.apply()

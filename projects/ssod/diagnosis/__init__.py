@@ -3,7 +3,3 @@
 Everything here reads the labels of "unlabelled" images (`TRUTH`). It exists for analysis: no config of the project
 uses it, and `SSOD.METHODS` does not know the method before `register_oracle` has been called.
 """
-
-from ssod import compat
-
-compat.apply()

@@ -1,5 +1,1 @@
 """The trainer: the step, the loop around it, checkpoints and processes."""
-
-from ssod import compat
-
-compat.apply()

@@ -1,18 +1,14 @@
 """The methods, found by themselves: every module and folder here that registers a `Method` is available."""
 
-from ssod import compat
+import importlib
+import pkgutil
+from typing import List, Type
 
-compat.apply()
+from detectron2.config import CfgNode
+from torch import nn
 
-import importlib  # noqa: E402
-import pkgutil  # noqa: E402
-from typing import List, Type  # noqa: E402
-
-from detectron2.config import CfgNode  # noqa: E402
-from torch import nn  # noqa: E402
-
-from ssod.errors import UserError  # noqa: E402
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData  # noqa: E402
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
 
 __all__ = [
     "METHOD_REGISTRY",

@@ -1,5 +1,1 @@
 """Multi-phase learning: several trainings one after the other, and what their models can do together."""
-
-from ssod import compat
-
-compat.apply()

@@ -1,5 +1,1 @@
 """Pseudo-labels as data: how good they are, measured against truth that training never sees."""
-
-from ssod import compat
-
-compat.apply()

@@ -1,5 +1,1 @@
 """Which images of an unsorted folder show what the labelled ones show: PUDet's purification (`ssod.tools.purify`)."""
-
-from ssod import compat
-
-compat.apply()

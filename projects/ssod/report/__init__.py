@@ -1,5 +1,1 @@
 """Pictures and pages."""
-
-from ssod import compat
-
-compat.apply()

@@ -1,5 +1,1 @@
 """Many ordinary training runs (configs x seeds) as one resumable experiment; the command is `ssod.tools.sweep`."""
-
-from ssod import compat
-
-compat.apply()

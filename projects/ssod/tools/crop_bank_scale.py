@@ -13,24 +13,20 @@ import tempfile
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from ssod import compat
+import numpy as np
+from detectron2.structures import BoxMode
 
-compat.apply()
-
-import numpy as np  # noqa: E402
-from detectron2.structures import BoxMode  # noqa: E402
-
-from ssod.data.snapshots import SnapshotBoard, SnapshotReader  # noqa: E402
-from ssod.engine.setup import run_cli  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.methods.acrst.crop_bank.bank import (  # noqa: E402
+from ssod.data.snapshots import SnapshotBoard, SnapshotReader
+from ssod.engine.setup import run_cli
+from ssod.errors import UserError
+from ssod.methods.acrst.crop_bank.bank import (
     Instances,
     PseudoBank,
     labeled_instances,
     pack_labels,
 )
-from ssod.methods.acrst.crop_bank.crops import FileNames  # noqa: E402
-from ssod.methods.acrst.crop_bank.paste import draw_instance  # noqa: E402
+from ssod.methods.acrst.crop_bank.crops import FileNames
+from ssod.methods.acrst.crop_bank.paste import draw_instance
 
 _SIZE = (480, 640)
 _BATCH = 32  # unlabelled images a step

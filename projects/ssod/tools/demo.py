@@ -16,21 +16,17 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from tabulate import tabulate
 
-from ssod import compat
-
-compat.apply()
-
-from ssod.engine.setup import run_cli, split_opts  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.sweep.records import last_log_line  # noqa: E402
-from ssod.sweep.runner import (  # noqa: E402
+from ssod.engine.setup import run_cli, split_opts
+from ssod.errors import UserError
+from ssod.sweep.records import last_log_line
+from ssod.sweep.runner import (
     Job,
     ends_on_signals,
     locked,
     run_jobs,
     training_command,
 )
-from ssod.tools import report, visualise  # noqa: E402
+from ssod.tools import report, visualise
 
 CONFIGS = "configs/digit_scenes"
 DATA = "datasets/digit_scenes"

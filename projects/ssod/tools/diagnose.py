@@ -28,13 +28,9 @@ import shlex
 import sys
 from typing import Dict, List, Optional, Sequence
 
-from ssod import compat
-
-compat.apply()
-
-from ssod.diagnosis.costs import costs, format_costs, gain  # noqa: E402
-from ssod.diagnosis.oracle import register_oracle  # noqa: E402
-from ssod.diagnosis.rows import (  # noqa: E402
+from ssod.diagnosis.costs import costs, format_costs, gain
+from ssod.diagnosis.oracle import register_oracle
+from ssod.diagnosis.rows import (
     AS_IS,
     BURN_IN,
     MEANING,
@@ -44,14 +40,14 @@ from ssod.diagnosis.rows import (  # noqa: E402
     make_rows,
     without_unlabeled,
 )
-from ssod.engine.setup import load_config, run_cli  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.report.tables import MAIN_METRIC, values_by_seed  # noqa: E402
-from ssod.sweep.plan import Plan, Row, check_overrides, check_plan  # noqa: E402
-from ssod.sweep.records import last_log_line, read_run  # noqa: E402
-from ssod.sweep.runner import Job, ends_on_signals, locked, run_jobs  # noqa: E402
-from ssod.tools import sweep  # noqa: E402
-from ssod.utils.atomic import write_atomically  # noqa: E402
+from ssod.engine.setup import load_config, run_cli
+from ssod.errors import UserError
+from ssod.report.tables import MAIN_METRIC, values_by_seed
+from ssod.sweep.plan import Plan, Row, check_overrides, check_plan
+from ssod.sweep.records import last_log_line, read_run
+from ssod.sweep.runner import Job, ends_on_signals, locked, run_jobs
+from ssod.tools import sweep
+from ssod.utils.atomic import write_atomically
 
 RECORD = "diagnosis.json"
 

@@ -10,28 +10,24 @@ import json
 import os
 from typing import Any, Dict, List, Optional, Tuple
 
-from ssod import compat
-
-compat.apply()
-
-import torch  # noqa: E402
-from detectron2.config import CfgNode, get_cfg  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from detectron2.modeling import build_model  # noqa: E402
-from detectron2.modeling import (  # noqa: E402
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
+    build_model,
 )
-from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+from torch import Tensor, nn
 
-from ssod.engine.checkpoint import SSODCheckpointer  # noqa: E402
-from ssod.engine.loading import detector_state  # noqa: E402
-from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.utils.atomic import write_atomically  # noqa: E402
+from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.loading import detector_state
+from ssod.engine.setup import load_config, run_cli, split_opts
+from ssod.errors import UserError
+from ssod.utils.atomic import write_atomically
 
 
 def export(

@@ -9,14 +9,10 @@ from __future__ import annotations
 import argparse
 from typing import List, Optional
 
-from ssod import compat
-
-compat.apply()
-
-from ssod.engine.setup import run_cli, split_opts  # noqa: E402
-from ssod.purification.run import purify  # noqa: E402
-from ssod.purification.training import TrainingOptions  # noqa: E402
-from ssod.tools.pseudo_label import add_launch_arguments, launch_from  # noqa: E402
+from ssod.engine.setup import run_cli, split_opts
+from ssod.purification.run import purify
+from ssod.purification.training import TrainingOptions
+from ssod.tools.pseudo_label import add_launch_arguments, launch_from
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -23,14 +23,10 @@ from typing import List, Mapping, Optional, Sequence
 
 from tqdm import tqdm
 
-from ssod import compat
-
-compat.apply()
-
-from ssod.engine.setup import run_cli  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.report.sweep_figure import draw_sweep  # noqa: E402
-from ssod.report.tables import (  # noqa: E402
+from ssod.engine.setup import run_cli
+from ssod.errors import UserError
+from ssod.report.sweep_figure import draw_sweep
+from ssod.report.tables import (
     Entry,
     Line,
     Run,
@@ -40,7 +36,7 @@ from ssod.report.tables import (  # noqa: E402
     summarise,
     unknown_metrics,
 )
-from ssod.sweep.plan import (  # noqa: E402
+from ssod.sweep.plan import (
     Plan,
     changed_since,
     check_configs,
@@ -50,8 +46,8 @@ from ssod.sweep.plan import (  # noqa: E402
     parse_row,
     save_plan,
 )
-from ssod.sweep.records import last_log_line, read_run  # noqa: E402
-from ssod.sweep.runner import (  # noqa: E402
+from ssod.sweep.records import last_log_line, read_run
+from ssod.sweep.runner import (
     Job,
     ends_on_signals,
     locked,
@@ -59,7 +55,7 @@ from ssod.sweep.runner import (  # noqa: E402
     run_jobs,
     training_command,
 )
-from ssod.utils.atomic import write_atomically  # noqa: E402
+from ssod.utils.atomic import write_atomically
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -12,37 +12,33 @@ import sys
 from dataclasses import replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from ssod import compat
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
 
-compat.apply()
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from detectron2.config import CfgNode  # noqa: E402
-from detectron2.data import DatasetCatalog, MetadataCatalog  # noqa: E402
-from detectron2.data import transforms as T  # noqa: E402
-from detectron2.structures import BoxMode  # noqa: E402
-from detectron2.utils.events import EventStorage  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from ssod.data.catalog import check_classes, dataset_classes, register_datasets  # noqa: E402
-from ssod.data.coco import CocoSet  # noqa: E402
-from ssod.data.declarations import suggestion  # noqa: E402
-from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image  # noqa: E402
-from ssod.engine.loading import load_detector, load_teacher, methods_with_data  # noqa: E402
-from ssod.engine.setup import load_config, run_cli, split_opts  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.methods import Method  # noqa: E402
-from ssod.report.contact_sheet import (  # noqa: E402
+from ssod.data.catalog import check_classes, dataset_classes, register_datasets
+from ssod.data.coco import CocoSet
+from ssod.data.declarations import suggestion
+from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image
+from ssod.engine.loading import load_detector, load_teacher, methods_with_data
+from ssod.engine.setup import load_config, run_cli, split_opts
+from ssod.errors import UserError
+from ssod.methods import Method
+from ssod.report.contact_sheet import (
     Panel,
     beside,
     contact_sheet,
     draw_panel,
     single_size,
 )
-from ssod.structures import Sample, SampleRef, SSODBatch  # noqa: E402
-from ssod.utils.atomic import write_atomically  # noqa: E402
+from ssod.structures import Sample, SampleRef, SSODBatch
+from ssod.utils.atomic import write_atomically
 
 # (records, class names of the labels) of a dataset
 Loaded = Tuple[List[Dict[str, Any]], List[str]]
