@@ -383,7 +383,7 @@ def test_declaration_errors(tmp_path):
         ({**good, "ANOTATIONS": "x"}, "did you mean 'ANNOTATIONS'?"),
         ({**good, "FORMAT": "cocoo"}, "FORMAT is 'cocoo': did you mean 'coco'?"),
         ({"IMAGES": "x"}, "has no FORMAT"),
-        ({"FORMAT": "voc", "ROOT": "x"}, "needs SPLIT"),
+        ({"FORMAT": "voc", "SPLIT": "y"}, "needs ROOT"),
         ({"FORMAT": "voc", "ROOT": "x", "SPLIT": "y", "CLASSES": ["a", "a"]}, "different names"),
     ]
     for declaration, expected in cases:

@@ -1,10 +1,15 @@
 """What the formats of annotation tools share: from the labels of each image to Detectron2's records.
 
 A format reads its files in `read`, with a `LabelReader` that finds the images, checks the boxes and counts what cannot
-be used. Converter libraries were tried on tests/data/formats first, and none reads its awkward cases: globox 2.9 and
-labelformat 0.1.17 ignore CVAT's rotation and all shapes but boxes; globox, labelformat and supervision 0.31 stop at the
-first malformed line, or drop it in silence; none finds an image by anything but its bare name; none reads Label
-Studio's export or a table; datumaro 1.13 needs opencv-python, which overwrites opencv-python-headless.
+be used.
+
+Why no converter library does this: four were run on the cases of tests/data/formats.
+globox 2.9 and labelformat 0.1.17 ignore the rotation of CVAT's boxes and leave out all its other shapes, and reversed
+boxes stay reversed or are an error. globox and supervision 0.31 give up the whole set at the first line or box that is
+malformed. labelformat leaves out polygons and scores in YOLO's files. globox refuses, and supervision misses, images in
+sub-folders that share a name. supervision and globox cannot tell an image without a label file from one without
+objects, which is what semi-supervised training is about. None of these three reads Label Studio's JSON or a table with
+columns of other names. datumaro 1.13 needs other versions of OpenCV, Pillow and pandas than this project pins.
 """
 
 from __future__ import annotations
@@ -82,7 +87,7 @@ class LabelReader:
 
     def __post_init__(self) -> None:
         self.skipped = SkippedBoxes(self.source)
-        self.without_image = SkippedBoxes(self.source, "labels of images")
+        self.without_image = SkippedBoxes(self.source, "labels")
 
     def add_image(self, path: str) -> ImageLabels:
         """The entry of an image, which is new and without labels the first time."""
@@ -139,11 +144,12 @@ class LabelReader:
         """
         images = sorted(self.entries.values(), key=lambda entry: entry.path)
         if all(entry.boxes is None for entry in images):
-            lost = sum(self.without_image.reasons.values())
+            lost = self.without_image.reasons
             if lost:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items()))
                 raise UserError(
-                    f"{self.source} labels {lost} images, of which none is below {self.folder.root} "
-                    f"(the first: {self.without_image.examples[0]}): correct IMAGES."
+                    f"{self.source} has labels, but none of them for an image below {self.folder.root} "
+                    f"({reasons}; the first: {self.without_image.examples[0]}): correct IMAGES."
                 )
             raise UserError(f"{self.source} has no labelled image: name the right file or folder.")
         names = None if classes is None else tuple(classes)

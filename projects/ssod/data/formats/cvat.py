@@ -92,6 +92,11 @@ class CvatSet(AnnotatedSet):
             return [self.annotations]
         return [path for path in files_below(self.annotations, ".xml") if _is_cvat(path)]
 
+    def _place_of(self, path: str) -> str:
+        """The folder of an XML file, below the folder of the images; of two tasks each may have its own images beside it."""
+        place = os.path.relpath(os.path.dirname(path) or ".", self.image_root)
+        return "" if place.startswith("..") else place.replace(os.sep, "/")
+
     def read(self) -> Reading:
         reader = LabelReader(self.annotations, ImageFolder(self.image_root))
         classes: Dict[str, Tuple[str, ...]] = {}
@@ -104,7 +109,7 @@ class CvatSet(AnnotatedSet):
             subsets.update(image.get("subset", "") for image in root.iterfind("image"))
             for image in root.iterfind("image"):
                 if not self.split or image.get("subset", "") == self.split:
-                    _read_image(reader, image)
+                    _read_image(reader, image, self._place_of(path))
             _read_tracks(reader, root)
         if self.split and self.split not in subsets:
             known = ", ".join(sorted(filter(None, subsets))) or "none"
@@ -127,9 +132,9 @@ def _same_classes(found: Dict[str, Tuple[str, ...]]) -> Optional[Tuple[str, ...]
     return names
 
 
-def _read_image(reader: LabelReader, image: ElementTree.Element) -> None:
+def _read_image(reader: LabelReader, image: ElementTree.Element, place: str) -> None:
     name = image.get("name") or ""
-    entry = reader.find_image(name)
+    entry = reader.find_image(name, place)
     if entry is None:
         return
     for number, shape in enumerate(node for node in image if node.tag in _SHAPES):
