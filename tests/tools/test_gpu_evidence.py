@@ -122,7 +122,7 @@ def test_variants_change_no_loss(variant, storage) -> None:
         gradient = core.student.backbone.fpn_output2.weight.grad
         found.append(({k: v.item() for k, v in losses.items()}, gradient))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
-    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-6)
+    assert (found[1][1] - found[0][1]).norm() < 1e-3 * found[0][1].norm()
 
 
 @pytest.mark.parametrize(
