@@ -1,5 +1,1 @@
 """Measurements on a GPU, made by one command in minutes; the command is `ssod.tools.gpu_evidence`."""
-
-from ssod import compat
-
-compat.apply()

@@ -13,10 +13,10 @@ import tempfile
 from typing import Any, List, Optional
 
 from ssod.benchmark.bench import log_to_stderr
-from ssod.engine.atomic import write_atomically
 from ssod.gpu_evidence.call_cost import call_cost
 from ssod.gpu_evidence.scenes import FULL, TINY
 from ssod.gpu_evidence.steps import CASES, CPU_CASES, time_cases
+from ssod.utils.atomic import write_atomically
 
 
 def main(argv: Optional[List[str]] = None) -> None:

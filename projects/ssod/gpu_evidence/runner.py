@@ -16,8 +16,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from ssod.engine.atomic import write_atomically
 from ssod.gpu_evidence.page import markdown
+from ssod.utils.atomic import write_atomically
 
 _GRACE = 10.0  # seconds between asking a part to end and ending it
 

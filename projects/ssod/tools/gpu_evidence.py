@@ -19,13 +19,9 @@ from typing import List, Optional, Sequence
 
 import torch
 
-from ssod import compat
-
-compat.apply()
-
-from ssod.engine.setup import run_cli  # noqa: E402
-from ssod.errors import UserError  # noqa: E402
-from ssod.gpu_evidence.runner import Part, run_parts, test_command  # noqa: E402
+from ssod.engine.setup import run_cli
+from ssod.errors import UserError
+from ssod.gpu_evidence.runner import Part, run_parts, test_command
 
 # Seconds that a part may take at most.
 LIMITS = {"tests": 150, "call_cost": 40, "steps": 330, "tables": 600}
