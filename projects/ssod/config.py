@@ -59,6 +59,8 @@ def add_ssod_config(cfg: CN) -> None:
     # RoI classification: "cross_entropy", or "focal" with FOCAL_GAMMA.
     cfg.SSOD.ROI_CLS_LOSS = "cross_entropy"
     cfg.SSOD.FOCAL_GAMMA = 1.5
+    # Whose weights `teacher_best.pth` may hold: "teacher", "student" or both, the better on `DATASETS.VAL`.
+    cfg.SSOD.SELECT_FROM = ("teacher",)
     # Steps between the publication of a snapshot (CropBank, repeat factors) and its use by the loader.
     # At least workers x prefetch + 1, so that every worker layout and every resumed run sees it at the same step.
     cfg.SSOD.SNAPSHOT_DELAY = 16
@@ -67,7 +69,8 @@ def add_ssod_config(cfg: CN) -> None:
 
     cfg.SSOD.EMA = CN()
     cfg.SSOD.EMA.DECAY = 0.9996
-    # After n steps the decay is at most 1 - 1/n, as Soft Teacher has it: a plain mean of the first students.
+    # After n steps the decay is at most 1 - 1/n, as Soft Teacher has it: a plain mean of the first students. Where the teacher
+    # becomes a copy, n counts from there.
     cfg.SSOD.EMA.WARMUP = False
     # The teacher becomes a copy of the student when burn-in ends; False keeps its average instead.
     cfg.SSOD.EMA.COPY_AFTER_BURN_IN = True

@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from ssod.engine.hooks import CollapseWatch, Evaluation
+from ssod.engine.hooks import CollapseWatch, Evaluation, TeacherUpdate
 from ssod.engine.writers import ConsoleWriter, drop_metrics_after
 
 
@@ -45,7 +45,7 @@ def evaluation(ap: Dict[str, float], best: List[Any], mutual_from: int = 0) -> E
     def evaluate(role: str) -> Dict[str, Any]:
         return {"val": {"bbox": {"AP": ap[role]}}, "other": {"bbox": {"AP": 99.0}}}
 
-    return Evaluation(10, evaluate, lambda value, step: best.append((value, step)), mutual_from)
+    return Evaluation(10, evaluate, lambda scores, step: best.append((scores, step)), mutual_from)
 
 
 def test_lagging_teacher_is_reported_in_mutual_learning_only(storage: Any, caplog: Any) -> None:
@@ -56,7 +56,8 @@ def test_lagging_teacher_is_reported_in_mutual_learning_only(storage: Any, caplo
         assert not caplog.records
         at(9, evaluation({"teacher": 20.0, "student": 26.0}, best)).after_step()
     assert "SSOD.EMA.DECAY" in caplog.records[0].message
-    assert best == [(20.0, 10)] * 3
+    assert [scores["teacher"] for scores, _ in best] == [20.0] * 3
+    assert best[-1] == ({"teacher": 20.0, "student": 26.0}, 10)
     assert storage.latest()["val/teacher/bbox/AP"][0] == 20.0
 
 
@@ -99,3 +100,35 @@ def test_no_console_line_after_the_last_step(storage: Any, caplog: Any) -> None:
             storage.iter = step
             writer.write()
     assert [record.message.split("  ")[0] for record in caplog.records] == ["step 1/2", "step 2/2"]
+
+
+class Decays:
+    """Stands for the average: what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.done: List[Any] = []
+
+    def update(self, decay: float) -> None:
+        self.done.append(round(decay, 6))
+
+    def copy(self) -> None:
+        self.done.append("copy")
+
+
+@pytest.mark.parametrize(
+    "copy_at, warmup, expected",
+    [
+        (None, False, [0.7] * 6),
+        (None, True, [0.0, 0.5, 0.666667, 0.7, 0.7, 0.7]),
+        # Counted anew from the copy on.
+        (2, True, [0.0, 0.5, "copy", 0.0, 0.5, 0.666667, 0.7]),
+        (2, False, [0.7, 0.7, "copy", 0.7, 0.7, 0.7, 0.7]),
+    ],
+)
+def test_decay_of_the_average(copy_at: Any, warmup: bool, expected: List[Any]) -> None:
+    average = Decays()
+    hook = TeacherUpdate(average, 0.7, copy_at, warmup)  # type: ignore[arg-type]
+    for step in range(6):
+        at(step, hook).before_step()
+        hook.after_step()
+    assert average.done == expected

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 
 from runs import quota_free, state_of, train
+from ssod.engine.setup import load_config
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import TrainingDiverged, UserError
 from tiny import tiny_cfg, with_squares
@@ -250,3 +251,32 @@ def test_evaluation_keeps_the_best_teacher(squares: Path, tmp_path: Path) -> Non
     assert best.keys() == {
         k for k in trainer.core.teacher.state_dict() if not k.startswith("ssod_heads")
     }
+
+
+def test_better_of_student_and_teacher_is_kept(squares: Path, tmp_path: Path) -> None:
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", ("ScoreThreshold",))
+    cfg.DATASETS.TEST = ("squares_test",)
+    cfg.SSOD.SELECT_FROM = ("teacher", "student")
+    trainer = SSODTrainer(cfg)
+    trainer._remember_best({"teacher": 1.0, "student": 1.0}, 2)
+    assert trainer.best == {"AP": 1.0, "step": 2, "model": "teacher"}
+    with torch.no_grad():
+        next(trainer.core.student.parameters()).add_(1.0)
+    trainer._remember_best({"teacher": 1.0, "student": 2.0}, 4)
+    assert trainer.best == {"AP": 2.0, "step": 4, "model": "student"}
+    trainer._remember_best({"teacher": 1.5, "student": float("nan")}, 6)
+    assert trainer.best["step"] == 4
+    best = torch.load(tmp_path / "run" / "teacher_best.pth", weights_only=True)["model"]
+    assert all(
+        torch.equal(best[key], value) for key, value in trainer.core.student.state_dict().items()
+    )
+    # By default the student is never chosen.
+    cfg.SSOD.SELECT_FROM = ("teacher",)
+    trainer._remember_best({"teacher": 1.9, "student": 9.0}, 8)
+    assert trainer.best["step"] == 4
+
+
+@pytest.mark.parametrize("value", [(), ("ema",)])
+def test_unknown_selection_is_refused(value: tuple) -> None:
+    with pytest.raises(UserError, match=r"SSOD.SELECT_FROM is .*: use \('teacher',\)"):
+        load_config("", ["SSOD.SELECT_FROM", str(value)])

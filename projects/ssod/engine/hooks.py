@@ -22,7 +22,8 @@ class TeacherUpdate(HookBase):
 
     Args:
         copy_at: the step before which the copy is made; None for never.
-        warmup: the decay is at most 1 - 1/n after n steps.
+        warmup: the decay is at most 1 - 1/n after n steps, which are counted anew from the copy on: a plain mean
+            of the students so far, so that the teacher does not lag behind a student that learns fast.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class TeacherUpdate(HookBase):
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
+        if self.copy_at is not None and done > self.copy_at:
+            done -= self.copy_at
         self.average.update(min(self.decay, 1.0 - 1.0 / done) if self.warmup else self.decay)
 
 
@@ -64,12 +67,12 @@ class PublishSnapshots(HookBase):
 
 
 class Evaluation(HookBase):
-    """Evaluates teacher and student and hands the results to the trainer, which keeps the best teacher.
+    """Evaluates teacher and student and hands the results to the trainer, which keeps the best model.
 
     Args:
         period: in steps; 0 evaluates at the end only.
         evaluate: "teacher" or "student" -> results by dataset, as Detectron2's evaluators give them.
-        remember_best: called with (AP of the teacher on the first dataset, step).
+        remember_best: called with (AP of "teacher" and "student" on the first dataset, step).
         mutual_from: first step of mutual learning; a teacher may lag before.
     """
 
@@ -80,7 +83,7 @@ class Evaluation(HookBase):
         self,
         period: int,
         evaluate: Callable[[str], Dict[str, Any]],
-        remember_best: Callable[[float, int], None],
+        remember_best: Callable[[Dict[str, float], int], None],
         mutual_from: int,
     ) -> None:
         self.period = period
@@ -115,7 +118,7 @@ class Evaluation(HookBase):
                 f"The teacher (AP {first['teacher']:.1f}) is far behind its student ({first['student']:.1f}). "
                 "Lower SSOD.EMA.DECAY, or train longer before mutual learning (SSOD.BURN_IN_STEPS)."
             )
-        self.remember_best(first["teacher"], done)
+        self.remember_best(first, done)
 
 
 class CollapseWatch(HookBase):

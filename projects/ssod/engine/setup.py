@@ -66,6 +66,11 @@ def _check_values(cfg: CfgNode) -> None:
     for key, value in counts.items():
         if value < 1:
             raise UserError(f"{key} is {value}: use 1 or more.")
+    roles = set(cfg.SSOD.SELECT_FROM)
+    if not roles or roles - {"teacher", "student"}:
+        raise UserError(
+            f"SSOD.SELECT_FROM is {tuple(cfg.SSOD.SELECT_FROM)}: use ('teacher',), ('student',) or both."
+        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:

@@ -94,7 +94,7 @@ class SSODTrainer(DefaultTrainer):
             os.path.join(cfg.OUTPUT_DIR, "snapshots"), cfg.SSOD.SNAPSHOT_DELAY
         )
         self._trainer = TrainLoop(cfg, model, optimizer, self.scheduler, self._loader_from, seed)
-        self.best: Dict[str, float] = {"AP": -1.0, "step": -1}
+        self.best: Dict[str, Any] = {"AP": -1.0, "step": -1, "model": "teacher"}
         self.checkpointer = SSODCheckpointer(
             student,
             cfg.OUTPUT_DIR,
@@ -314,22 +314,24 @@ class SSODTrainer(DefaultTrainer):
         finally:
             model.train(training)
 
-    def _remember_best(self, ap: float, step: int) -> None:
-        if not np.isfinite(ap) or ap <= self.best["AP"]:
-            return
-        self.best = {"AP": ap, "step": step}
-        self._save_teacher("teacher_best")
+    def _remember_best(self, scores: Dict[str, float], step: int) -> None:
+        """`scores`: AP by role. The teacher counts alone unless SSOD.SELECT_FROM names the student too."""
+        for role in self.cfg.SSOD.SELECT_FROM:
+            ap = scores[role]
+            if np.isfinite(ap) and ap > self.best["AP"]:
+                self.best = {"AP": ap, "step": step, "model": role}
+                self._save_weights("teacher_best", role)
 
-    def _save_teacher(self, name: str) -> None:
+    def _save_weights(self, name: str, role: str = "teacher") -> None:
         if comm.is_main_process():
-            state = self.core.teacher.state_dict()
+            state = (self.core.teacher if role == "teacher" else self.core.student).state_dict()
             plain = {
                 key: value for key, value in state.items() if not key.startswith("ssod_heads.")
             }
             self.checkpointer.save_weights(name, plain)
 
     def _finish(self) -> "OrderedDict[str, Any]":
-        self._save_teacher("teacher_final")
+        self._save_weights("teacher_final")
         self._list_skipped()
         results: "OrderedDict[str, Any]" = OrderedDict()
         # Only rank 0 knows the best one and surely sees its file.
@@ -347,7 +349,8 @@ class SSODTrainer(DefaultTrainer):
             record = {"teacher_best": best, "steps": self.max_iter}
             path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
             write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
-            which = f"Best teacher (step {self.best['step']})" if use_best else "Final teacher"
+            best_model = f"Best {self.best['model']} (step {self.best['step']})"
+            which = best_model if use_best else "Final teacher"
             for dataset, tasks in results.items():
                 numbers = ", ".join(f"{k} {v:.2f}" for k, v in tasks.get("bbox", {}).items())
                 logger.info(f"{which} on {dataset}: {numbers}")
@@ -371,7 +374,7 @@ class SSODTrainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
-        self.best = dict(state_dict["best"])
+        self.best = {"model": "teacher", **state_dict["best"]}
 
 
 def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":
