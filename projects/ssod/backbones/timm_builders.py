@@ -23,6 +23,7 @@ from ssod.backbones.timm_backbone import (
     import_timm,
 )
 from ssod.errors import UserError
+from ssod.utils.tensor_file import load_tensor_file, unnest
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,8 @@ def load_package(body: nn.Module, full: nn.Module, package: str) -> None:
     Raises:
         UserError: there is no such file, or it holds another architecture.
     """
-    from ssod.engine.checkpoint import load_tensor_file
-
     path = weights_in_package(package)
-    source = load_tensor_file(path)
+    source = unnest(load_tensor_file(path))["model"]
     target = full.state_dict()
     pairs = match_names(source, target)
     how = "by name"

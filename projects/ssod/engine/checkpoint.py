@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import re
 import zipfile
 from typing import Any, Dict, List, Mapping, Optional
@@ -19,48 +18,19 @@ from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
+from ssod.backbones.loading import weights_by_name
+from ssod.backbones.names import NameMatch
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
 from ssod.utils.safe_pickle import load_pickle
+from ssod.utils.tensor_file import load_tensor_file, unnest
 
 
 class _TensorFileCheckpointer(Checkpointer):
     """The end of Detectron2's chain of `_load_file`: a PyTorch file, tensors and plain values only."""
 
     def _load_file(self, f: str) -> Dict[str, Any]:
-        return load_tensor_file(f)
-
-
-def load_tensor_file(path: str) -> Dict[str, Any]:
-    """Reads a dict from a PyTorch file, onto the CPU.
-
-    Raises:
-        UserError: it is cut off or damaged, holds classes, or is no dict.
-    """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except Exception as error:
-        # PyTorch has no exceptions of its own for these.
-        refused = (
-            re.search(r"GLOBAL ([\w.]+)", str(error))
-            if isinstance(error, pickle.UnpicklingError)
-            else None
-        )
-        if refused:
-            raise UserError(
-                f"{path} holds a {refused.group(1)}, and only tensors and plain values are loaded: "
-                "save its weights alone (state_dict of tensors) with torch.save."
-            ) from None
-        raise UserError(
-            f"{path} is cut off, damaged or no PyTorch file: fetch or train it again, or name another one."
-        ) from None
-    if not isinstance(data, dict):
-        raise UserError(
-            f"{path} holds a {type(data).__name__}, not a dict of weights: save a state_dict."
-        )
-    return data
+        return unnest(load_tensor_file(f))
 
 
 def _check_sums(path: str) -> None:
@@ -105,6 +75,9 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.logger = logging.getLogger(__name__)
         self._keys_read: List[str] = []
+        self._by_name = False
+        # What of the last file had a place in the model; None where everything was restored together.
+        self.name_match: Optional[NameMatch] = None
 
     # ---------------------------------------------------------------- writing
 
@@ -156,8 +129,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         local = self._local(path)
         if local.endswith((".pkl", ".pyth")):
             return self._load_file(local)
-        data = load_tensor_file(local)
-        return _checked(data if "model" in data else {"model": data}, local)
+        return _checked(unnest(load_tensor_file(local)), local)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
         """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the weights of `path`.
@@ -195,9 +167,17 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             return super().load(path, checkpointables)
         self._local(path)
         wanted = list(self.checkpointables if checkpointables is None else checkpointables)
-        self._keys_read = []
+        self._keys_read, self.name_match = [], None
         if not wanted:
-            return super().load(path, checkpointables)
+            self._by_name = True
+            try:
+                rest = super().load(path, checkpointables)
+            finally:
+                self._by_name = False
+            assert self.name_match is not None
+            level = logging.INFO if self.name_match.complete else logging.WARNING
+            self.logger.log(level, f"{path}: {self.name_match}.")
+            return rest
         try:
             rest = super().load(path, checkpointables)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -240,7 +220,16 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         self._keys_read = list(data)
         return _checked(data, filename)
 
+    def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
+        """Detectron2's; where only weights are loaded, names of timm, torchvision and Detectron2 are matched before."""
+        if self._by_name:
+            checkpoint["model"], self.name_match = weights_by_name(self.model, checkpoint)
+            checkpoint.pop("matching_heuristics", None)
+        return super()._load_model(checkpoint)
+
     def _load_published(self, filename: str) -> Dict[str, Any]:
+        if zipfile.is_zipfile(filename):  # torch.save under this name
+            return unnest(load_tensor_file(filename))
         with open(filename, "rb") as file:
             data = load_pickle(file, filename)
         if not isinstance(data, dict) or not isinstance(data.get("blobs", {}), dict):
@@ -249,6 +238,10 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             )
         if "model" in data and "__author__" in data:  # Detectron2's model zoo
             return data
+        data = unnest(data)
+        if any("." in str(key) for key in data["model"]):  # PyTorch's names; Caffe2's have no dots
+            return data
+        data = data["model"]
         # Caffe2 and Detectron 1; their detectors, unlike their backbones, have "blobs".
         blobs = {
             key: value

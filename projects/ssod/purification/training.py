@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ssod.engine.checkpoint import load_tensor_file
 from ssod.engine.launch import wrap_ddp
 from ssod.errors import TrainingDiverged, UserError
 from ssod.methods.pudet.risk import nnpu_ascent, nnpu_risk
@@ -25,6 +24,7 @@ from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageBatch, ImageReader, Request, load_batches
 from ssod.utils.atomic import write_atomically
 from ssod.utils.comm import all_reduce_mean, broadcast_from_main
+from ssod.utils.tensor_file import load_tensor_file
 
 CHECKPOINT = "classifier.pth"
 
