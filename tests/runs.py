@@ -135,6 +135,11 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
                 "SSOD.CROP_BANK.SNAPSHOT_PERIOD",
                 1,
             ),
+            # Rare is what is not in every labelled image; scores barely above a threshold ask for repeats.
+            *("SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", 1.0),
+            # Divides the classes that the image-level head, which starts near 0.5, calls present.
+            *("SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD", 0.5),
+            *("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", 1e6),
         ]
     )
     return cfg

@@ -206,3 +206,18 @@ def test_detections_are_compared_on_the_same_images(squares: Path, tmp_path: Pat
     half.write_text('[{"image_id"')
     assert [name for _, name, _ in _detections(runs)] == ["page_val", "page_val"]
     assert [name for _, name, _ in _detections(runs[:1])] == ["page_test"]
+
+
+def test_activity_of_each_method(squares: Path, tmp_path: Path) -> None:
+    folders = [write_run(tmp_path, squares, n, ["ScoreThreshold", "NotHere"]) for n in "ab"]
+    assert "What the methods change" not in titles(build_page(load_runs(folders)))
+    for folder, value in zip(folders, (0.0, 2.5)):
+        with open(Path(folder) / "metrics.json", "a") as file:
+            for iteration in (19, 39):
+                line = {"iteration": iteration, "activity_mean/ScoreThreshold": value}
+                line["activity_mean/NotHere"] = 1.0
+                file.write(json.dumps(line) + "\n")
+    page = build_page(load_runs(folders))
+    assert "What the methods change" in titles(page)
+    assert "ScoreThreshold: labels selected, per image" in page and "NotHere: activity" in page
+    assert "Changed nothing so far: ScoreThreshold (a)." in page

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -79,6 +79,7 @@ class TrainLoop:
         seed_step(self.seed, comm.get_rank(), step)
         self.core.step = step
         total: Dict[str, Tensor] = {}
+        numbers: Dict[str, float | Tensor] = {}
         waited = 0.0
         for micro in range(self.accumulation):
             start = time.perf_counter()
@@ -97,8 +98,10 @@ class TrainLoop:
             for name, value in losses.items():
                 part = value.detach().float() / self.accumulation
                 total[name] = total[name] + part if name in total else part
+            for name, number in self.core.last_numbers.items():
+                numbers[name] = numbers.get(name, 0.0) + number / self.accumulation
         self._optimize()
-        self._write_metrics(total, waited, step)
+        self._write_metrics(total, numbers, waited, step)
         with _quiet_scheduler():
             self.scheduler.step()
 
@@ -119,15 +122,26 @@ class TrainLoop:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _write_metrics(self, losses: Dict[str, Tensor], waited: float, step: int) -> None:
+    def _write_metrics(
+        self,
+        losses: Dict[str, Tensor],
+        further: Mapping[str, float | Tensor],
+        waited: float,
+        step: int,
+    ) -> None:
         names = sorted(losses)
         device = next(iter(losses.values())).device
-        values = torch.stack(
-            [losses[name] for name in names] + [torch.tensor(waited, device=device)]
-        )
+        others = [
+            torch.as_tensor(value, dtype=torch.float32, device=device)
+            for value in (*further.values(), waited)
+        ]
+        values = torch.stack([losses[name] for name in names] + others)
         all_reduce_mean([values])
         numbers = values.tolist()
         storage = get_event_storage()
+        for name, value in zip(further, numbers[len(names) :]):
+            storage.put_scalar(name, value, smoothing_hint=False)
+        del numbers[len(names) : -1]
         storage.put_scalar("data_time", numbers.pop())
         storage.put_scalar("lr", self.optimizer.param_groups[0]["lr"], smoothing_hint=False)
         if self.scaler.is_enabled():

@@ -119,6 +119,7 @@ class PlainTeacherStudent(TeacherStudent):
                 losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss
         self.normalizer.synchronize()
         self.last_batch, self.last_pseudo = batch, pseudo
+        self.last_numbers = self._numbers(None, pseudo, context)
         return losses
 
     def label(self, samples: List[Sample]) -> TeacherOutputs:

@@ -23,6 +23,7 @@ from ssod.detectors.features import extract_features, keep_running_statistics
 from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs, ViewOutputs
 from ssod.detectors.rcnn.roi_heads import classify, detect, roi_losses, sample_rois
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
+from ssod.engine.activity import note_changes, step_numbers
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext
 from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
@@ -99,6 +100,8 @@ class TeacherStudent(nn.Module):
         # The last step's batch and pseudo-labels, for hooks that draw; not part of the state.
         self.last_batch = SSODBatch([], [])
         self.last_pseudo: Optional[PseudoLabels] = None
+        # What the training loop logs of the last micro-batch beside its losses.
+        self.last_numbers: Dict[str, Union[float, Tensor]] = {}
         self.train()
 
     @classmethod
@@ -147,16 +150,25 @@ class TeacherStudent(nn.Module):
         views = self.student_views(batch, pseudo, context)
         outputs = self.run_student(views)
         for method in self.method_list:
-            outputs = method.weigh(outputs, pseudo, context)
+            weighted = method.weigh(outputs, pseudo, context)
+            note_changes(context, method, outputs, weighted)
+            outputs = weighted
         losses = self.losses(outputs, pseudo, context)
         with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
+            self.last_numbers = self._numbers(outputs, pseudo, context)
         if (
             pseudo is not None or self.last_pseudo is None
         ):  # else a labelled turn of SSOD.ALTERNATE_STREAMS
             self.last_batch, self.last_pseudo = batch, pseudo
         return losses
+
+    def _numbers(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Union[float, Tensor]]:
+        methods = {method.name: method for method in self.method_list}
+        return step_numbers(methods, outputs, pseudo, context)
 
     def context(self, batch: SSODBatch) -> StepContext:
         """What the methods' phases get to see of `batch`, in training or outside it."""
@@ -192,16 +204,21 @@ class TeacherStudent(nn.Module):
         pseudo = PseudoLabels.from_detections(found)
         for method in self.method_list:
             rows = [len(row) for row in pseudo.instances]
-            pseudo = method.refine(pseudo, context)
-            if not method.adds_labels and rows != [len(row) for row in pseudo.instances]:
+            refined = method.refine(pseudo, context)
+            if not method.adds_labels and rows != [len(row) for row in refined.instances]:
                 raise RuntimeError(
                     f"{method.name}.refine dropped or added rows: use columns instead."
                 )
+            note_changes(context, method, pseudo, refined)
+            pseudo = refined
         selected = torch.cat([row.selected for row in pseudo.instances])
         images = len(pseudo.instances)
         storage = get_event_storage()
         storage.put_scalar("pseudo/boxes_per_image", float(selected.sum()) / images)
         storage.put_scalar("pseudo/candidates_per_image", len(selected) / images)
+        scores = torch.cat([row.scores for row in pseudo.instances])
+        best = float(scores.max()) if len(scores) else 0.0
+        storage.put_scalar("pseudo/best_score", best, smoothing_hint=False)
         return pseudo
 
     def student_views(
@@ -290,6 +307,7 @@ class TeacherStudent(nn.Module):
                 losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss
         for method in self.method_list:
             own = method.losses(outputs, pseudo, context)
+            note_changes(context, method, None, own)
             for name in own:
                 if name in losses:
                     raise RuntimeError(

@@ -37,6 +37,7 @@ from ssod.engine.hooks import (
     PublishSnapshots,
     TeacherUpdate,
 )
+from ssod.engine.inert import InertWatch
 from ssod.engine.launch import wrap_ddp
 from ssod.engine.loading import build_detector, load_detector, training_data
 from ssod.engine.loop import TrainLoop
@@ -173,6 +174,11 @@ class SSODTrainer(DefaultTrainer):
         if mutual:
             boxes = sum(len(record.get("annotations", ())) for record in self.data.labeled)
             built.append(CollapseWatch(boxes / len(self.data.labeled)))
+        if cfg.SSOD.METHODS and comm.is_main_process():
+            start = self.mutual_from if mutual else 0
+            length = cfg.SOLVER.MAX_ITER - start
+            period = min(cfg.TEST.EVAL_PERIOD or length, length)
+            built.append(InertWatch(self.core.method_list, start, period))
         if mutual and comm.is_main_process():
             names = list(self.data.class_names)
             built.append(

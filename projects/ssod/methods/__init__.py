@@ -8,10 +8,17 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 
 __all__ = [
     "METHOD_REGISTRY",
+    "InertPeriod",
     "Method",
     "StepContext",
     "TrainingData",

@@ -2,7 +2,7 @@
 
 A step runs these phases in order, each for every method in the order of `SSOD.METHODS`:
 
-    setup, attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update
+    setup, attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update -> activity
 
 A phase returns new values and never edits what it was given. During burn-in there are no pseudo-labels: `pseudo`,
 `context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not called, the rest is.
@@ -11,7 +11,18 @@ A phase returns new values and never edits what it was given. During burn-in the
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -42,6 +53,8 @@ class StepContext:
         teacher_outputs: None during burn-in, and with stored pseudo-labels (`SSOD.PSEUDO_LABELS`).
         methods: all methods in use, by name.
         shared: what a method computed in this step for others, under its own name.
+        changes: labels and RoIs that a method's phases changed in this step, and the size of its losses, by method name;
+            of methods that do not override `Method.activity`.
     """
 
     step: int
@@ -51,6 +64,7 @@ class StepContext:
     teacher_outputs: Optional[TeacherOutputs] = None
     methods: Mapping[str, "Method"] = field(default_factory=dict)
     shared: Dict[str, Any] = field(default_factory=dict)
+    changes: Dict[str, Union[float, Tensor]] = field(default_factory=dict)
 
 
 @dataclass
@@ -65,6 +79,33 @@ class TrainingData:
     labeled: Sequence[Dict[str, Any]]
     unlabeled: Sequence[Dict[str, Any]]
     class_names: Sequence[str]
+
+
+@dataclass
+class InertPeriod:
+    """What was seen while a method changed nothing, for `Method.inert_reason`.
+
+    Attributes:
+        steps: its length. last_step: steps done at its end.
+        best_score: the highest score that the teacher gave, 0 if it found nothing.
+        candidates, selected: the teacher's labels, and those that the main branch trains on, per image.
+    """
+
+    steps: int
+    last_step: int
+    best_score: float
+    candidates: float
+    selected: float
+
+    def no_score_passes(self, threshold: float, key: str) -> Optional[str]:
+        """The reason of a method that needs scores from `threshold` (config key `key`) on; None if there was one."""
+        if self.best_score >= threshold:
+            return None
+        found = f"the best is {self.best_score:.2f}" if self.best_score > 0 else "it finds nothing"
+        return (
+            f"no teacher score passes {threshold:g}: {found}; lower {key} or train longer before mutual learning "
+            "(SSOD.BURN_IN_STEPS)"
+        )
 
 
 class Method(nn.Module):
@@ -88,6 +129,8 @@ class Method(nn.Module):
     selects_pseudo_labels: bool = False
     # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all that select.
     adds_labels: bool = False
+    # What `activity` counts, as the title of a chart.
+    activity_unit: str = "labels and RoIs changed, and size of the losses"
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -148,6 +191,37 @@ class Method(nn.Module):
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
         """Updates the method's state: no gradient, no autocast, once a micro-batch, after the losses, on every rank."""
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        """How much the method has changed in this step, 0 if nothing: a number, or a scalar tensor, of no less than 0.
+
+        It is logged as `activity/<method>`, and the trainer warns when it stays 0 (`inert_reason`). Called after `update`,
+        without gradient, once a micro-batch and on every rank; the logged value is the mean. Override it where
+        the default, what the phases changed in labels, RoI weights and losses, is not the point of the method.
+
+        Args:
+            outputs: None where the student is not a `GeneralizedRCNN` (see `ssod.engine.plain_student`).
+        """
+        return context.changes.get(self.name, 0.0)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        """The likely reason why the method changed nothing in `period`, and what to do: the end of a sentence."""
+        if not period.candidates:
+            return (
+                "the teacher finds no object above SSOD.PSEUDO_SCORE_FLOOR; train longer before mutual learning "
+                "(SSOD.BURN_IN_STEPS)"
+            )
+        if not period.selected:
+            return (
+                f"no pseudo-label is selected, and the best teacher score is {period.best_score:.2f}; lower the score "
+                "threshold or train longer before mutual learning (SSOD.BURN_IN_STEPS)"
+            )
+        return (
+            f"what it acts on did not occur among {period.selected:.2g} selected of {period.candidates:.2g} labels an image; "
+            "check its keys, or remove it from SSOD.METHODS"
+        )
 
     def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
         """Arrays to publish to the loader after this step, or None; the same on every rank.

@@ -12,6 +12,8 @@ from ssod.structures import PseudoLabels
 class PseudoBoxRegression(Method):
     """Every selected pseudo-box regresses, in the RPN and the RoI head, like a human label."""
 
+    activity_unit = "labels that regress, and did not, in a step"
+
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         ones = [torch.ones_like(row.scores) for row in pseudo.instances]
         return pseudo.with_columns([{"rpn_reg_weight": w, "roi_reg_weight": w} for w in ones])

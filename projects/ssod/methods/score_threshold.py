@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Union
 
 from detectron2.config import CfgNode
+from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
-from ssod.methods.selection import check_rpn_threshold, rpn_masks
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
+from ssod.methods.selection import check_rpn_threshold, rpn_masks, selected_per_image
 from ssod.structures import PseudoLabels
 
 
@@ -21,6 +23,7 @@ class ScoreThreshold(Method):
     """
 
     selects_pseudo_labels = True
+    activity_unit = "labels selected, per image"
 
     def __init__(self, *, threshold: float, rpn_threshold: float = 0.0) -> None:
         super().__init__()
@@ -46,3 +49,12 @@ class ScoreThreshold(Method):
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         chosen = [row.scores >= self.threshold for row in pseudo.instances]
         return pseudo.select(chosen, rpn_masks(pseudo, self.rpn_threshold))
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return selected_per_image(pseudo)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        reason = period.no_score_passes(self.threshold, "SSOD.SCORE_THRESHOLD")
+        return reason or super().inert_reason(period)

@@ -1,10 +1,11 @@
-"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own."""
+"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own; how many they select."""
 
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
@@ -47,6 +48,18 @@ def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
     """The main branch's score threshold t, as (config key, value): the highest where several methods select."""
     default = ("SSOD.SCORE_THRESHOLD", float(cfg.SSOD.SCORE_THRESHOLD))
     return max(fixed_thresholds(cfg).values(), key=lambda entry: entry[1], default=default)
+
+
+def count_per_image(masks: Sequence[Tensor]) -> Tensor:
+    """A scalar: how many entries of the masks, one bool (M,) an image, are set on average."""
+    return torch.cat(list(masks)).sum() / max(len(masks), 1)
+
+
+def selected_per_image(pseudo: Optional[PseudoLabels]) -> Union[float, Tensor]:
+    """Labels that the main branch trains on, per image; 0 in burn-in."""
+    if pseudo is None:
+        return 0.0
+    return count_per_image([row.selected for row in pseudo.instances])
 
 
 def config_node(method: str) -> str:

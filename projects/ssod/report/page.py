@@ -13,6 +13,7 @@ from ssod.plotting.style import CSS
 from ssod.report.class_histogram import data_section
 from ssod.report.phases import phase_section
 from ssod.report.sections import (
+    activity_section,
     ap_section,
     class_ap_section,
     detection_section,
@@ -34,6 +35,7 @@ def build_page(runs: Sequence[RunData]) -> str:
         ap_section,
         class_ap_section,
         phase_section,
+        activity_section,
         pseudo_label_section,
         pseudo_label_gallery,
         detection_section,

@@ -295,6 +295,37 @@ def loss_section(runs: Sequence[RunData]) -> Optional[Section]:
     return Section("Losses", head + grid(charts) + fold("Learning rate and speed", grid(others)))
 
 
+def activity_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """How much each method changed in each step: a chart a method (`Method.activity`)."""
+    names = unique([name for run in runs for name in run.get("SSOD.METHODS") or []])
+    charts, idle = [], []
+    for name in names:
+        lines = [
+            Line(run.name, run.series(f"activity_mean/{name}"), run_colour(i))
+            for i, run in enumerate(runs)
+        ]
+        title = f"{name}: {_activity_unit(name)}"
+        charts.append(line_chart(title, lines, low=0.0, marks=_burn_in(runs), with_legend=False))
+        for line in lines:
+            if line.points and not any(value for _, value in line.points):
+                idle.append(f"{name} ({line.label})" if len(runs) > 1 else name)
+    if not any(charts):
+        return None
+    keys = [(run.name, run_colour(i), False) for i, run in enumerate(runs)]
+    head = legend(keys) if len(runs) > 1 else ""
+    remark = note(f"Changed nothing so far: {', '.join(idle)}.") if idle else ""
+    return Section("What the methods change", head + remark + grid(charts))
+
+
+def _activity_unit(name: str) -> str:
+    from ssod.methods import get_method
+
+    try:
+        return get_method(name).activity_unit
+    except UserError:  # of a user's own package, which this process has not imported
+        return "activity"
+
+
 def method_sections(runs: Sequence[RunData]) -> List[Section]:
     """What each method has to say about each run that used it (`Method.report_section`)."""
     if not any(run.get("SSOD.METHODS") for run in runs):

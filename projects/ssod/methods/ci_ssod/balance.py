@@ -114,6 +114,22 @@ class ClassBalance(nn.Module):
         """(K+1,) within the bounds, K+1 in sum where these do not bind; 1 during warm-up."""
         return weights_from_logits(self.logits).clamp(self.low, self.high)
 
+    def imbalance(self) -> Tensor:
+        """Mean over the foreground classes of |w - 1|; exactly 0 where no weight has moved."""
+        distance = (self.weights[:-1] - 1).abs().mean()
+        return torch.where(distance > 1e-5, distance, 0.0)
+
+    def inert_reason(self) -> str:
+        """See `Method.inert_reason`."""
+        updates = int(self.updates)
+        if updates <= self.first_update:
+            passed = f"{updates // self.micro_batches} of {self.first_update // self.micro_batches} have passed"
+            return (
+                f"its weights stay at 1 for SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS, and {passed}; "
+                "lower that key in a short run"
+            )
+        return "no class has had a gradient yet; check that the images have labels"
+
     def measure(self, outputs: Outputs, applied: Optional[StreamWeights]) -> Tensor:
         """This micro-batch's gradient matrix on this rank, with the same normalisers as the loss.
 

@@ -7,7 +7,7 @@ The last logit is the background's, whose gradients are not re-weighted. Shapes:
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,7 @@ class EQLv2(Method):
 
     needs_unlabeled = False
     conflicts = ("GradientReweighting", "GradientThresholding")
+    activity_unit = "|1 - weight of negatives|, mean over the classes"
 
     def __init__(self, *, gamma: float, mu: float, alpha: float, unsup_loss_weight: float) -> None:
         super().__init__()
@@ -164,3 +165,12 @@ class EQLv2(Method):
         all_reduce_sum([added])
         predictor.positive += added[0]
         predictor.negative += added[1]
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        predictor: Any = context.student.roi_heads.box_predictor
+        _, negative = equalization_weights(
+            predictor.positive, predictor.negative, self.gamma, self.mu, self.alpha
+        )
+        return (1 - negative[:-1]).abs().mean()

@@ -6,7 +6,7 @@ Shapes: K foreground classes (class K is background).
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
 from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
@@ -38,6 +38,7 @@ class GradientReweighting(Method):
 
     mean_weights: Tensor
     needs_unlabeled = False
+    activity_unit = "|w - 1|, mean over the classes"
     conflicts = ("EQLv2",)  # its sigmoid loss has another gradient matrix
 
     def __init__(self, *, balance: ClassBalance, beta: float) -> None:
@@ -111,6 +112,14 @@ class GradientReweighting(Method):
         moved = self.mean_weights.lerp(sums[0] / sums[1], 1 - self.balance.decay)
         self.mean_weights.copy_(torch.where(sums[1] > 0, moved, self.mean_weights))
         self.balance.update(outputs, applied)
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return self.balance.imbalance()
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        return self.balance.inert_reason()
 
     def build_hooks(self) -> List[HookBase]:
         return [RecordArrays(self.name, lambda step: balance_arrays(self.balance))]

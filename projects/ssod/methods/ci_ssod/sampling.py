@@ -5,7 +5,7 @@ Shapes: N_l labelled and N_u unlabelled images, K foreground classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -17,7 +17,13 @@ from torch import Tensor
 from ssod.data.records import trained_classes
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 from ssod.methods.ci_ssod.label_memory import LabelMemory
 from ssod.methods.ci_ssod.repeat_factors import class_sampling_rates, repeat_factors_of_rows
 from ssod.methods.shared.class_thresholds import ClassThresholds, first_step_after
@@ -47,7 +53,9 @@ class RepeatFactorSampling(Method):
     needs_unlabeled = False
     conflicts: tuple[str, ...] = ("ClassRebalancingSampling",)  # has it built in
     threshold_key = "SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD"
+    activity_unit = "images with a repeat factor above 1"
     published: Tensor
+    repeated: Tensor
 
     def __init__(self, *, threshold: float) -> None:
         super().__init__()
@@ -58,6 +66,8 @@ class RepeatFactorSampling(Method):
         self.threshold = threshold
         # Part of the state: a run that resumes has published already, one that branches off has not.
         self.register_buffer("published", torch.zeros((), dtype=torch.bool))
+        # Images with a factor above 1, as published last.
+        self.register_buffer("repeated", torch.zeros(()))
         self.labeled_factors = np.ones(0, dtype=np.float32)
 
     @classmethod
@@ -76,7 +86,19 @@ class RepeatFactorSampling(Method):
         if self.published:
             return None
         self.published.fill_(True)
+        self.repeated.fill_(float((self.labeled_factors > 1).sum()))
         return {"repeat_factors_labeled": self.labeled_factors}
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return self.repeated
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        return (
+            f"no image repeats: every class is in a share of at least {self.threshold:g} of the labelled images; raise "
+            f"{self.threshold_key}"
+        )
 
 
 @METHOD_REGISTRY.register()
@@ -183,10 +205,29 @@ class ClassRebalancingSampling(RepeatFactorSampling):
             return None
         self.published.fill_(True)
         factors = self._image_factors(generation or 0)
+        self.repeated.fill_(float((factors > 1).sum()))
         return {
             "repeat_factors_labeled": self.labeled_factors,
             "repeat_factors_unlabeled": factors.numpy(),
         }
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        begun = sorted(begin for begin in self.begins if begin <= period.last_step)
+        later = sorted(set(self.begins) - set(begun))
+        if len(begun) < 2 and later:
+            return (
+                f"its first generation draws every image once; the second begins at step {later[0]}"
+            )
+        if period.last_step <= self.remember_from:
+            return (
+                f"it remembers no label before step {self.remember_from}; lower "
+                "SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS in a short run"
+            )
+        return (
+            f"no unlabelled image repeats: of {self.memory.visited} visited images none has a label of a rare class above that "
+            f"class's threshold (the best teacher score is {period.best_score:.2f}); raise "
+            "SSOD.CLASS_REBALANCING_SAMPLING.GAMMA or lower the thresholds"
+        )
 
     def _class_rates(self, generation: int) -> Tensor:
         counts = self.labeled_counts + self.memory.class_image_counts()

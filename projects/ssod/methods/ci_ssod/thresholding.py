@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance
 from ssod.methods.ci_ssod.reweighting import GradientReweighting, balance_arrays, scale_balance
 from ssod.methods.ci_ssod.thresholds import class_thresholds
@@ -157,6 +157,16 @@ class GradientThresholding(ClassThresholds):
             moved = decay * self.score_means + (1 - decay) * batch
             self.score_means.copy_(torch.where(sums[1] > 0, moved, self.score_means))
         self.latest = self.thresholds(context)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if period.last_step <= self.first_step:
+            return super().inert_reason(period)
+        if self.balance is not None and not self.use_score:
+            return self.balance.inert_reason()
+        return (
+            f"no class's threshold lies below SSOD.GRADIENT_THRESHOLDING.BASE {self.base:g}: no class weighs more than 1, nor "
+            f"scores below the mean of the classes (the best teacher score is {period.best_score:.2f})"
+        )
 
     def build_hooks(self) -> List[HookBase]:
         return [RecordArrays(self.name, self._arrays)]

@@ -54,7 +54,7 @@ class GMMThreshold(ClassThresholds):
         low: float,
         high: float,
     ) -> None:
-        super().__init__()
+        super().__init__(fixed=initial, first_step=0, rpn_threshold=0.0)
         node = "SSOD.GMM_THRESHOLD"
         for key, value in (("INITIAL", initial), ("LOW", low), ("HIGH", high)):
             if not 0.0 <= value <= 1.0:
@@ -94,7 +94,7 @@ class GMMThreshold(ClassThresholds):
         values = {key.lower(): value for key, value in cfg.SSOD.GMM_THRESHOLD.items()}
         return {**values, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
 
-    def thresholds(self, context: StepContext) -> Tensor:
+    def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,) of the scores up to the step before."""
         return self.limits
 
@@ -118,6 +118,7 @@ class GMMThreshold(ClassThresholds):
         fitted = mixture_thresholds(self.scores, self.counts, self.policy).to(self.limits)
         fitted = fitted.clamp(self.low, self.high)
         self.limits.copy_(torch.where(enough, fitted, self.initial))
+        self.latest = self.limits
 
     def _remember(self, scores: Tensor, classes: Tensor) -> None:
         """Appends the scores to their classes' rows; the oldest leave."""

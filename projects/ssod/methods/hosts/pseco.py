@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -23,13 +23,14 @@ from ssod.detectors.rcnn.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify, roi_losses
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.hosts.assignment import (
     candidate_labels,
     consistency_votes,
     prediction_guided_assignment,
 )
 from ssod.methods.hosts.second_view import align_levels
+from ssod.methods.selection import selected_per_image
 from ssod.methods.shared.half_size import HALF_SIZE, add_half_size_view, idle_gradient
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Views
 
@@ -58,6 +59,7 @@ class PseCo(Method):
 
     selects_pseudo_labels = True
     needs_online_teacher = True
+    activity_unit = "labels selected, per image"
     # They replace the same parts of the step; MLC is the second view with an assignment of its own.
     conflicts = ("SoftTeacher", "PseudoBoxRegression", "MLC")
 
@@ -221,6 +223,15 @@ class PseCo(Method):
             )
         )
         return {f"{name}_pseco": self.unsup_loss_weight * loss for name, loss in losses.items()}
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return selected_per_image(pseudo)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        key = "SSOD.PSE_CO.SCORE_THRESHOLD"
+        return period.no_score_passes(self.score_threshold, key) or super().inert_reason(period)
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -6,7 +6,7 @@ Shapes: N images, M labels of one image, J jittered copies, R RoIs over all imag
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -18,9 +18,9 @@ from ssod.detectors.rcnn.losses import foreground_deltas
 from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.detectors.rcnn.roi_heads import classify, roi_losses, sample_rois
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
-from ssod.methods.selection import check_rpn_threshold, rpn_masks
+from ssod.methods.selection import check_rpn_threshold, count_per_image, rpn_masks
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class SoftTeacher(Method):
 
     selects_pseudo_labels = True
     needs_online_teacher = True
+    activity_unit = "labels that classify or regress, per image"
     conflicts = ("PseudoBoxRegression",)
 
     def __init__(
@@ -197,6 +198,18 @@ class SoftTeacher(Method):
         # Divided by all sampled RoIs, as everywhere, though only the foreground has gone through the head.
         share = len(weights) / max(count, 1)
         return {"loss_box_reg_reliable": self.unsup_loss_weight * share * found["loss_box_reg"]}
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        if pseudo is None:
+            return 0.0
+        rows = pseudo.instances
+        return count_per_image([row.selected | (row.roi_reg_weight > 0) for row in rows])
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        key = "SSOD.SOFT_TEACHER.SCORE_THRESHOLD"
+        return period.no_score_passes(self.score_threshold, key) or super().inert_reason(period)
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.lsm.branch import HalfSizeBranch
+from ssod.methods.selection import count_per_image, selected_per_image
 from ssod.structures import PseudoLabels
 
 
@@ -19,6 +21,7 @@ class MLC(HalfSizeBranch):
     """Multi-scale label consistency: the half-size branch with the main branch's labels and classifier."""
 
     conflicts = ("SelfDistillation", "PIM")
+    activity_unit = "labels learnt at half size, per image"
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -36,6 +39,11 @@ class MLC(HalfSizeBranch):
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         return [row.selected for row in pseudo.instances]
 
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return selected_per_image(pseudo)
+
 
 @METHOD_REGISTRY.register()
 class AreaMining(Method):
@@ -48,6 +56,7 @@ class AreaMining(Method):
 
     selects_pseudo_labels = True
     conflicts = ("ScoreThreshold",)
+    activity_unit = "labels mined by their area, per image"
 
     def __init__(self, *, threshold: float, low_threshold: float, min_area: float) -> None:
         super().__init__()
@@ -84,3 +93,19 @@ class AreaMining(Method):
                 (row.scores >= self.threshold) | (large & (row.scores > self.low_threshold))
             )
         return pseudo.select(masks)
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        if pseudo is None:
+            return 0.0
+        return count_per_image(
+            [row.selected & (row.scores < self.threshold) for row in pseudo.instances]
+        )
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        key = "SSOD.AREA_MINING.LOW_THRESHOLD"
+        return period.no_score_passes(self.low_threshold, key) or (
+            f"no box of more than {self.min_area:g} square pixels scores between {self.low_threshold:g} and "
+            f"{self.threshold:g}; lower SSOD.AREA_MINING.MIN_AREA if objects are small"
+        )

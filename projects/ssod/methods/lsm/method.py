@@ -5,7 +5,7 @@ L = L_m^s + lambda_u (L_m^u + L_p + L_distill)  (Eq. 3). PIM is L_p, SelfDistill
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.lsm.branch import HalfSizeBranch
 from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
-from ssod.methods.selection import main_threshold
+from ssod.methods.selection import count_per_image, main_threshold
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
@@ -39,6 +39,8 @@ class PIM(HalfSizeBranch):
         alpha: labels with a higher score take part. main_threshold: t, which must be higher. main_key: t's config key.
         num_classes: K. The rest as in `HalfSizeBranch`.
     """
+
+    activity_unit = "labels mined between alpha and t, per image"
 
     def __init__(
         self,
@@ -128,6 +130,24 @@ class PIM(HalfSizeBranch):
         all_reduce_sum([mined])
         get_event_storage().put_scalar("pim/mined_boxes", float(mined))
 
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        if outputs is None or outputs.unlabeled is None or outputs.unlabeled.view.pseudo is None:
+            return 0.0
+        labels = outputs.unlabeled.view.pseudo
+        masks = [
+            mask & in_interval(row.scores, self.alpha, self.main_threshold)
+            for mask, row in zip(self.masks(labels, context), labels.instances)
+        ]
+        return count_per_image(masks)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        return period.no_score_passes(self.alpha, "SSOD.PIM.SCORE_THRESHOLD") or (
+            f"no label that may be mined scores between alpha {self.alpha:g} and t {self.main_threshold:g} (the best "
+            f"teacher score is {period.best_score:.2f}); lower SSOD.PIM.SCORE_THRESHOLD"
+        )
+
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
         from ssod.methods.lsm.report import pim_section
@@ -144,6 +164,7 @@ class SelfDistillation(Method):
     """
 
     requires = ("PIM",)
+    activity_unit = "RoIs distilled, per image"
     conflicts = ("EQLv2",)  # its sigmoid logits are no distribution over classes
 
     def __init__(self, *, loss_weight: float, unsup_loss_weight: float) -> None:
@@ -179,4 +200,17 @@ class SelfDistillation(Method):
             main.logits, branch.predictions.logits[rows], scores[rows], low, high
         )
         get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
+        context.shared[self.name] = len(rows) / len(boxes)
         return {"loss_self_distillation": self.loss_weight * loss}
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return context.shared.get(self.name, 0.0)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        return (
+            "no RoI is matched with a label between PIM's alpha and the main branch's t (the best teacher score is "
+            f"{period.best_score:.2f}); lower SSOD.PIM.SCORE_THRESHOLD or train longer before mutual learning "
+            "(SSOD.BURN_IN_STEPS)"
+        )

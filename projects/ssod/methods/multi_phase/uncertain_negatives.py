@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -20,7 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 from ssod.methods.multi_phase.heat_map import DrawWeights, WeightedImage, weight_section
 from ssod.methods.multi_phase.uncertainty import (
     background_weights,
@@ -60,6 +66,8 @@ class UncertainNegatives(Method):
         similarity_loss_weight: of Eq. 7. embedding_dim: E.
         draw_period: steps between heat maps, 0 for none. folder: where they go. image_format: "BGR" or "RGB".
     """
+
+    activity_unit = "1 - weight of unlabelled background RoIs, mean"
 
     def __init__(
         self,
@@ -147,6 +155,8 @@ class UncertainNegatives(Method):
         rows = torch.cat([row[: len(roi)] for row, roi in zip(weights, unlabeled.rois)])
         background = unlabeled.labels == _background(unlabeled)
         rows = torch.where(background, rows, 1.0)
+        reduced = ((1 - rows) * background).sum() / background.sum().clamp(min=1)
+        context.shared[self.name] = torch.where(reduced > 1e-6, reduced, 0.0)
         first = unlabeled.rois[0]
         self.last = WeightedImage(
             unlabeled.view.images[0],
@@ -156,8 +166,7 @@ class UncertainNegatives(Method):
             unlabeled.view.targets[0],
         )
         if context.step % _SCALAR_PERIOD == 0:
-            mean = (rows * background).sum() / background.sum().clamp(min=1)
-            get_event_storage().put_scalar("uncertain_negatives/mean_weight", float(mean))
+            get_event_storage().put_scalar("uncertain_negatives/mean_weight", 1 - float(reduced))
         weighted = replace(unlabeled, cls_weights=unlabeled.cls_weights * rows)
         return replace(outputs, unlabeled=weighted)
 
@@ -171,6 +180,16 @@ class UncertainNegatives(Method):
         pairs = rois.valid[:, :, None] & rois.positive[:, None, :]
         loss = similarity_loss(embedded, embedded, rois.boxes, rois.boxes, pair_mask=pairs)
         return {"loss_similarity": self.similarity_loss_weight * loss}
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return context.shared.get(self.name, 0.0)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if period.selected:
+            return "every background RoI of unlabelled images weighs 1; look at SSOD.UNCERTAIN_NEGATIVES.A, B, C1 and C2"
+        return super().inert_reason(period)
 
     def build_hooks(self) -> List[HookBase]:
         if self.draw_period <= 0 or not comm.is_main_process():

@@ -21,7 +21,13 @@ from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
 from ssod.detectors.rcnn.rpn import run_rpn
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 from ssod.methods.pudet.bounded import (
     bounded_box_distillation,
     bounded_classification_distillation,
@@ -76,6 +82,7 @@ class BoundedDistillation(Method):
 
     # The paper's Table 3 distils on labelled images alone.
     needs_unlabeled = False
+    activity_unit = "sum of the distillation losses"
 
     def __init__(
         self,
@@ -296,6 +303,14 @@ class BoundedDistillation(Method):
         if shares:
             for name, value in zip(shares, torch.stack(list(shares.values())).tolist()):
                 storage.put_scalar(f"{_NAME}/{name}", value)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if period.last_step <= self.start_step:
+            return f"it begins at step {self.start_step}, where the teacher does; lower SSOD.BURN_IN_STEPS"
+        return (
+            "the teacher classifies no proposal rightly and no anchor lies on an object; look at the teacher's AP, or train "
+            "it longer"
+        )
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import Method, StepContext
+from ssod.methods.base import InertPeriod, Method, StepContext
 from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.structures import PseudoLabels
 
@@ -28,6 +29,7 @@ class ClassThresholds(Method):
     """
 
     selects_pseudo_labels = True
+    activity_unit = "classes whose threshold differs from the fixed one"
 
     def __init__(self, *, fixed: float, first_step: int, rpn_threshold: float) -> None:
         super().__init__()
@@ -67,6 +69,18 @@ class ClassThresholds(Method):
         thresholds = self.thresholds(context)
         chosen = [row.scores >= thresholds[row.gt_classes] for row in pseudo.instances]
         return pseudo.select(chosen, rpn_masks(pseudo, self.rpn_threshold))
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        if pseudo is None or self.latest is None:
+            return 0.0
+        return ((self.latest - self.fixed).abs() > 1e-5).sum()
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if period.last_step <= self.first_step:
+            return f"the fixed threshold {self.fixed:g} holds until step {self.first_step}; lower its WARMUP_STEPS in a short run"
+        return super().inert_reason(period)
 
 
 def first_step_after(cfg: CfgNode, node: str, warmup: int) -> int:

@@ -6,7 +6,7 @@ Shapes: K foreground classes, M labels of one image, P crops pasted into it, R s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -25,7 +25,13 @@ from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteS
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
 from ssod.methods.acrst.crop_bank.statistics import put_foreground_share
 from ssod.methods.acrst.crop_bank.visibility import visible_fraction
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Sample, Views
 
 if TYPE_CHECKING:
@@ -56,6 +62,7 @@ class CropBank(Method):
     """
 
     needs_unlabeled = False
+    activity_unit = "objects pasted, per image"
 
     def __init__(
         self,
@@ -283,6 +290,24 @@ class CropBank(Method):
             if shown is None or "unlabeled" not in self.settings.paste_on:
                 shown, samples = outputs.labeled, context.batch.labeled
             self.picture = (samples, [t.to("cpu") for t in shown.view.targets[: len(samples)]])
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        samples = [*context.batch.labeled, *context.batch.unlabeled]
+        pasted = [sample.extras.get(self.name) for sample in samples]
+        return sum(len(one.boxes) for one in pasted if one is not None) / max(len(samples), 1)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if not self.sizes().sum():
+            return (
+                f"its banks ({', '.join(self.banks)}) hold no object; name 'labeled' in SSOD.CROP_BANK.BANKS, or train longer "
+                "before mutual learning (SSOD.BURN_IN_STEPS)"
+            )
+        return (
+            f"no object was pasted on {', '.join(self.settings.paste_on)} images though the banks hold "
+            f"{int(self.sizes().sum())}; raise SSOD.CROP_BANK.MAX_INSTANCES or check SSOD.CROP_BANK.PASTE_ON"
+        )
 
     # ---------------------------------------------------------------- state, hooks, report
 

@@ -9,7 +9,7 @@ tiles around a random point by labelled images.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
 from detectron2.structures import BoxMode
 from detectron2.utils.events import get_event_storage
+from torch import Tensor
 
 from ssod.data.augmentation import StrongAugmentation
 from ssod.data.mapper import UnreadableImage, read_image
 from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.mixup_mosaic.mixing import (
     MixedLabels,
@@ -30,7 +32,13 @@ from ssod.methods.acrst.mixup_mosaic.mixing import (
     draw_mosaic,
     mix_labels,
 )
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
 from ssod.structures import PseudoLabels, Sample, Views
 
 _ATTEMPTS = 10
@@ -163,6 +171,7 @@ class MixUpMosaic(Method):
 
     # A mosaic covers most of the image whose classes the image-level module would be taught.
     conflicts = ("CropBank", "TwoStageFilter")
+    activity_unit = "boxes mixed in, per image"
 
     def __init__(
         self,
@@ -244,3 +253,16 @@ class MixUpMosaic(Method):
         storage = get_event_storage()
         storage.put_scalar("mixup_mosaic/mixed_in_boxes_per_image", added / max(len(rows), 1))
         return replace(views, unlabeled=replace(views.unlabeled, pseudo=PseudoLabels(rows)))
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        samples = context.batch.unlabeled
+        mixed = [sample.extras.get(self.name) for sample in samples]
+        return sum(len(one.boxes) for one in mixed if one is not None) / max(len(samples), 1)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        return (
+            "no labelled box was mixed into an unlabelled image; raise SSOD.MIXUP_MOSAIC.MOSAIC_PROB "
+            f"({self.mosaic_prob:g}) or MIXUP_PROB ({self.mixup_prob:g})"
+        )

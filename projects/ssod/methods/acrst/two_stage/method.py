@@ -5,11 +5,12 @@ Shapes: N images of the step, K foreground classes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
@@ -21,7 +22,14 @@ from ssod.methods.acrst.two_stage.multi_label import (
     multi_label_loss,
     present_classes,
 )
-from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData
+from ssod.methods.base import (
+    METHOD_REGISTRY,
+    InertPeriod,
+    Method,
+    StepContext,
+    TrainingData,
+)
+from ssod.methods.selection import count_per_image
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
@@ -52,6 +60,7 @@ class TwoStageFilter(Method):
     selects_pseudo_labels = True
     needs_online_teacher = True
     conflicts = ("ScoreThreshold",)
+    activity_unit = "labels removed (or mined) by the second stage, per image"
 
     def __init__(
         self,
@@ -116,18 +125,20 @@ class TwoStageFilter(Method):
         head = context.teacher.ssod_heads[self.name]
         activations = head(context.teacher_outputs.maps).sigmoid()
         context.shared[self.name] = activations
-        masks = [
-            two_stage_mask(
-                row.scores,
-                row.gt_classes,
-                image_scores,
-                self.score_threshold,
-                self.image_threshold,
-                self.mode,
-            )
-            for row, image_scores in zip(pseudo.instances, activations)
-        ]
-        return pseudo.select(masks)
+        return pseudo.select(
+            [self._mask(row, scores) for row, scores in zip(pseudo.instances, activations)]
+        )
+
+    def _mask(self, row: Instances, image_scores: Tensor) -> Tensor:
+        """(M,) bool: which of an image's labels pass; `image_scores` (K,) activations."""
+        return two_stage_mask(
+            row.scores,
+            row.gt_classes,
+            image_scores,
+            self.score_threshold,
+            self.image_threshold,
+            self.mode,
+        )
 
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -173,6 +184,27 @@ class TwoStageFilter(Method):
         self.images.mul_(_DECAY).add_(images)
         if context.step % _PUBLISH_PERIOD == 0:
             self._publish()
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        if pseudo is None:
+            return 0.0
+        masks = [
+            self._mask(row, image_scores) != (row.scores >= self.score_threshold)
+            for row, image_scores in zip(pseudo.instances, context.shared[self.name])
+        ]
+        return count_per_image(masks)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
+        if self.mode == "filter" and period.best_score < self.score_threshold:
+            return period.no_score_passes(self.score_threshold, key) or ""
+        share = self.counts[0].sum() / (self.images * len(self.class_names)).clamp(min=1e-6)
+        return (
+            f"the image-level stage calls {100 * float(share):.0f} % of the classes present in an unlabelled image, and every "
+            "label's class is among them; raise SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD or train its head longer"
+        )
 
     def _publish(self) -> None:
         storage = get_event_storage()
