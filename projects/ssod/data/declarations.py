@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 
 from ssod.data import coco, folder, voc  # noqa: F401  (each registers its formats)
 from ssod.data.formats import csv_table, cvat, label_studio, labelme, yolo  # noqa: F401
+from ssod.data.formats.hint import right_format
 from ssod.data.formats.registry import FORMATS, DeclaredSet, resolve_path, suggestion
 from ssod.errors import UserError
 
@@ -28,23 +29,38 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
             f"{key} is {node!r}: it must be a mapping such as {{FORMAT: folder, IMAGES: path}}."
         )
     kind = node.get("FORMAT")
+    try:
+        return _parse(name, node, kind)
+    except UserError as error:
+        # The files are looked at only now, so that a message can name the right FORMAT.
+        paths = [resolve_path(v) for k, v in node.items() if k != "FORMAT" and isinstance(v, str)]
+        raise UserError(f"{key}{error}{right_format(str(kind), paths) or ''}") from None
+
+
+def _parse(name: str, node: Mapping[str, Any], kind: Any) -> DeclaredSet:
+    """The messages of its errors go on from `SSOD.DATASETS.<name>`."""
+    if kind is None:
+        raise UserError(f" has no FORMAT: {suggestion('', FORMATS)}")
     if not isinstance(kind, str) or kind not in FORMATS:
-        wrong = f"{key}.FORMAT is {kind!r}" if kind is not None else f"{key} has no FORMAT"
-        raise UserError(f"{wrong}: {suggestion(str(kind), FORMATS)}")
+        raise UserError(f".FORMAT is {kind!r}: {_suggest_format(str(kind))}")
     known = FORMATS[kind]
     for found in node:
         if found not in ("FORMAT", *known.required, *known.optional):
-            choices = known.required + known.optional
-            raise UserError(
-                f"{key}.{found} is unknown to FORMAT {kind}: {suggestion(found, choices)}"
-            )
+            choices = suggestion(found, known.required + known.optional)
+            raise UserError(f".{found} is unknown to FORMAT {kind}: {choices}")
     for needed in known.required:
         if not node.get(needed) or not isinstance(node[needed], str):
-            raise UserError(f"{key} needs {needed}, a string, for FORMAT {kind}: add it.")
+            raise UserError(f" needs {needed}, a string, for FORMAT {kind}: add it.")
     try:
         return known.kind.from_node(name, node)
     except UserError as error:
-        raise UserError(f"{key}.{error}") from None
+        raise UserError(f".{error}") from None
+
+
+def _suggest_format(kind: str) -> str:
+    """For names such as yolov8 or pascal_voc, the format that is part of them."""
+    inside = [name for name in FORMATS if name in kind.lower()]
+    return suggestion(max(inside, key=len) if inside else kind.lower(), FORMATS)
 
 
 def parse_declarations(cfg: CfgNode) -> Dict[str, DeclaredSet]:

@@ -35,11 +35,11 @@ def is_label_studio(content: Any) -> bool:
         isinstance(content, list)
         and bool(content)
         and isinstance(content[0], dict)
-        and _image_of(content[0]) is not None
+        and image_of(content[0]) is not None
     )
 
 
-def _image_of(task: Dict[str, Any]) -> Optional[str]:
+def image_of(task: Dict[str, Any]) -> Optional[str]:
     """The task's image as it is written: a URL, a storage path or an upload."""
     data = task.get("data") if isinstance(task.get("data"), dict) else task
     texts = [value for value in data.values() if isinstance(value, str)]  # type: ignore[union-attr]
@@ -117,7 +117,7 @@ class LabelStudioSet(AnnotatedSet):
                 if isinstance(task, dict)
                 else f"entry {number + 1}"
             )
-            written = _image_of(task) if isinstance(task, dict) else None
+            written = image_of(task) if isinstance(task, dict) else None
             entry = _find_image(reader, written, where)
             regions = _regions(task) if isinstance(task, dict) else None
             if entry is None or regions is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ _AREAS = ("rectangle", "polygon", "mask", "oriented_rectangle", "quadrilateral")
 
 
 def is_labelme(content: Any) -> bool:
+    """Whether JSON is the labels of one image."""
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
@@ -101,12 +101,3 @@ def _add_shapes(reader: LabelReader, entry: ImageLabels, file: str, shapes: List
             reader.skipped.add(where, f"of shape {shape['shape_type']}, which has no box")
             continue
         reader.add_box(entry, shape.get("label"), box, where)
-
-
-def has_labelme_shapes(path: str) -> bool:
-    """Whether a JSON file is LabelMe's, for `find_in`."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return is_labelme(json.load(file))
-    except (OSError, ValueError):
-        return False

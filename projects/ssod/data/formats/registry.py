@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, TypeVar
 
+from ssod.data.formats.hint import hints_at_format
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -78,13 +79,16 @@ _Kind = TypeVar("_Kind", bound=type)
 def register_format(
     name: str, *, required: Tuple[str, ...], optional: Tuple[str, ...] = ()
 ) -> Callable[[_Kind], _Kind]:
-    """Enters a class with the members of `DeclaredSet` into `FORMATS`, as a decorator."""
+    """Enters a class with the members of `DeclaredSet` into `FORMATS`, as a decorator.
+
+    Its reading methods then name the right FORMAT where they fail on files of another one.
+    """
 
     def register(kind: _Kind) -> _Kind:
         if name in FORMATS:
             raise ValueError(f"FORMAT {name} is registered twice")
         FORMATS[name] = Format(name, kind, required, optional)
-        return kind
+        return hints_at_format(name)(kind)
 
     return register
 

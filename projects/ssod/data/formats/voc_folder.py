@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, Dict, List, Mapping, Optional
 
 from ssod.data.formats.annotated import AnnotatedSet, ImageLabels, LabelReader, Reading
+from ssod.data.formats.hint import hints_at_format
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import class_list, optional_path, resolve_path
 from ssod.data.formats.walk import files_below
@@ -15,6 +16,7 @@ from ssod.data.voc import parse_box, read_xml
 from ssod.errors import UserError
 
 
+@hints_at_format("voc")
 @dataclass(frozen=True)
 class VocFolderSet(AnnotatedSet):
     """`{FORMAT: voc, ROOT: folder}` without SPLIT: every XML file below ROOT labels an image below ROOT.

@@ -11,7 +11,7 @@ from ssod.data.formats.annotated import AnnotatedSet, LabelReader, Reading
 from ssod.data.formats.geometry import box_around
 from ssod.data.formats.images import ImageFolder
 from ssod.data.formats.registry import register_format
-from ssod.data.formats.yolo_layout import CLASS_FILES, Layout, label_paths, read_layout
+from ssod.data.formats.yolo_layout import Layout, is_class_file, label_paths, read_layout
 from ssod.data.records import is_image
 from ssod.errors import UserError
 
@@ -139,12 +139,13 @@ def _labels_without_image(layout: Layout) -> List[str]:
     for folder in filter(os.path.isdir, folders):
         for name in sorted(os.listdir(folder)):
             path = os.path.join(folder, name)
-            if not name.endswith(".txt") or name.startswith(".") or name in CLASS_FILES:
+            if not name.endswith(".txt") or name.startswith(".") or is_class_file(path):
                 continue
-            if path not in known and path not in layout.files and _looks_like_labels(path):
+            if path not in known and path not in layout.files and looks_like_labels(path):
                 orphans.append(os.path.relpath(path, layout.root).replace(os.sep, "/"))
     return sorted(orphans)
 
 
-def _looks_like_labels(path: str) -> bool:
+def looks_like_labels(path: str) -> bool:
+    """Whether each of the first lines is a label; an empty file may be one."""
     return all(parse_line(line) for line in _lines(path)[:5])

@@ -16,7 +16,13 @@ from ssod.errors import UserError
 # Files with one class name a line; labelImg, Label Studio, Darknet, CVAT and Roboflow write them.
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 # Names that tools give to the same split.
-_SAME = {"val": ("valid", "validation"), "valid": ("val", "validation"), "test": ("testing",)}
+_SAME = {
+    "val": ("valid", "validation"),
+    "valid": ("val", "validation"),
+    "validation": ("val", "valid"),
+    "test": ("testing",),
+    "testing": ("test",),
+}
 _IMAGE_FOLDERS = ("images", "JPEGImages")
 
 
@@ -79,32 +85,51 @@ def read_layout(annotations: str, split: str, images: str, name: str) -> Layout:
         if described is None:
             return _folder_layout(annotations, split, images, name)
         annotations = described
-    if annotations.lower().endswith((".yaml", ".yml")):
+    files: Tuple[str, ...] = (annotations,)
+    values = 0
+    if is_yaml(annotations):
         content = read_yolo_yaml(annotations)
         root = _yaml_root(annotations, content)
-        splits = {
-            key: value if isinstance(value, list) else [value]
-            for key, value in content.items()
-            if key in ("train", "test", "val", "valid", "validation", "testing") and value
-        }
         names = class_names(annotations, content)
         shape = content.get("kpt_shape")
         values = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else 0
-        files: Tuple[str, ...] = (annotations,)
     elif annotations.lower().endswith(".data"):
         root = os.path.dirname(annotations) or "."
-        pairs = (line.partition("=") for line in _text(annotations).splitlines())
-        options = {key.strip(): value.strip() for key, _, value in pairs}
-        splits = {key: [options[key]] for key in ("train", "valid", "test") if options.get(key)}
-        names_file = find_below(root, options.get("names", "obj.names"))
-        names, values, files = read_names(names_file), 0, (annotations, names_file)
+        names_file = find_below(root, _options(annotations).get("names", "obj.names"))
+        names, files = read_names(names_file), (annotations, names_file)
     else:
         raise UserError(
             f"{annotations} is neither a data.yaml, nor an obj.data, nor a folder: name one of them."
         )
+    splits = splits_of(annotations)
     places = images and [images] or _places(annotations, root, splits, split, name)
     lists = [place for place in places if os.path.isfile(place) and not is_image(place)]
     return Layout(root, tuple(places), names, (*files, *lists), values)
+
+
+def splits_of(path: str) -> Dict[str, List[Any]]:
+    """The splits of a data.yaml or obj.data: name -> folders or lists of images."""
+    content = read_yolo_yaml(path) if is_yaml(path) else _options(path)
+    return {
+        key: value if isinstance(value, list) else [value]
+        for key, value in content.items()
+        if key in ("train", *_SAME) and value
+    }
+
+
+def is_yaml(path: str) -> bool:
+    return path.lower().endswith((".yaml", ".yml"))
+
+
+def is_class_file(path: str) -> bool:
+    """Whether a file, by its name, has one class name a line."""
+    return os.path.basename(path) in CLASS_FILES or path.endswith(".names")
+
+
+def _options(path: str) -> Dict[str, str]:
+    """The lines "key = value" of an obj.data."""
+    pairs = (line.partition("=") for line in _text(path).splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def read_yolo_yaml(path: str) -> Dict[str, Any]:
@@ -210,7 +235,7 @@ def _description_in(folder: str) -> Any:
     """The data.yaml or obj.data in a folder, or None."""
     for name in sorted(os.listdir(folder)):
         path = os.path.join(folder, name)
-        if name.lower().endswith((".yaml", ".yml")) and is_data_yaml(path):
+        if is_yaml(name) and is_data_yaml(path):
             return path
         if name.lower().endswith(".data") and "names" in _text(path):
             return path
@@ -245,9 +270,7 @@ def _folder_layout(folder: str, split: str, images: str, name: str) -> Layout:
 
 def _class_files(folder: str) -> List[str]:
     return [
-        path
-        for path in files_below(folder, ".txt", ".names", ".labels")
-        if os.path.basename(path) in CLASS_FILES or path.endswith(".names")
+        path for path in files_below(folder, ".txt", ".names", ".labels") if is_class_file(path)
     ]
 
 

@@ -1,0 +1,57 @@
+"""Answers a wrong FORMAT with the right one."""
+
+from __future__ import annotations
+
+import os
+from functools import wraps
+from typing import Any, Callable, Iterable, Optional, TypeVar
+
+from ssod.errors import UserError
+
+_Kind = TypeVar("_Kind", bound=type)
+_READING = ("classes", "labeled_records", "unlabeled_records", "names_to_hash", "files_to_hash")
+
+
+class _HintedError(UserError):
+    """A message to which nothing is to be added."""
+
+
+def right_format(declared: str, paths: Iterable[str]) -> Optional[str]:
+    """ " This looks like ...", where none of the formats that read the paths is the declared one."""
+    from ssod.data.formats.find import find_datasets  # which knows all formats
+
+    for path in paths:
+        found = find_datasets(path) if os.path.exists(path) else []
+        if found and all(one.format != declared for one in found):
+            return f" This looks like FORMAT {found[0].format}: {found[0]}."
+    return None
+
+
+def hints_at_format(declared: str) -> Callable[[_Kind], _Kind]:
+    """Makes the reading methods of a dataset's class name the right FORMAT where they fail, as a decorator."""
+
+    def decorate(kind: _Kind) -> _Kind:
+        for name in _READING:
+            if name in vars(kind) or not hasattr(getattr(kind, name), "hinted"):
+                setattr(kind, name, _hinted(declared, getattr(kind, name)))
+        return kind
+
+    return decorate
+
+
+def _hinted(declared: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except _HintedError:
+            raise
+        except UserError as error:
+            paths = [getattr(self, key, "") for key in ("annotations", "root", "images")]
+            hint = right_format(declared, filter(None, paths))
+            if hint is None:
+                raise
+            raise _HintedError(f"{error}{hint}") from None
+
+    call.hinted = True  # type: ignore[attr-defined]
+    return call
