@@ -179,6 +179,17 @@ class TwoViewMapper:
             snapshots=snapshots,
         )
 
+    @classmethod
+    def for_labelling(cls, cfg: CfgNode) -> "TwoViewMapper":
+        """Views for a teacher that labels outside of a training step.
+
+        Each image is resized as for testing, without the random part of the weak view. The strong
+        view equals the weak one.
+        """
+        size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        resize = [T.ResizeShortestEdge(size, most)] if size else []
+        return cls(resize, image_format=cfg.INPUT.FORMAT, strong=None, seed=0)
+
     def __call__(self, record: Mapping[str, Any], ref: SampleRef) -> Sample:
         """Maps one image.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
-import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -23,6 +20,7 @@ from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels, sum_
 from ssod.evaluation.pseudo_label_sizes import SizeCounts, iou_by_size, summarise_sizes
 from ssod.structures import PseudoLabels, Sample, SampleRef, SSODBatch
 from ssod.utils.atomic import write_atomically
+from ssod.utils.step_files import StepFiles
 
 FOLDER = "pseudo_quality"
 _CHUNK = 8  # images the teacher sees at once
@@ -62,14 +60,8 @@ class PseudoLabelQuality(HookBase):
         self.class_names = list(class_names)
         self.period = cfg.TEST.EVAL_PERIOD
         self.mutual_from = mutual_from
-        self.folder = os.path.join(cfg.OUTPUT_DIR, FOLDER)
-        size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        self._mapper = TwoViewMapper(
-            [T.ResizeShortestEdge(size, most)] if size else [],
-            image_format=cfg.INPUT.FORMAT,
-            strong=None,
-            seed=0,
-        )
+        self.files = StepFiles(os.path.join(cfg.OUTPUT_DIR, FOLDER), ".json")
+        self._mapper = TwoViewMapper.for_labelling(cfg)
         truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names)
         truth.check(records)
         known = [(index, truth(record)) for index, record in enumerate(records)]
@@ -82,11 +74,7 @@ class PseudoLabelQuality(HookBase):
         self._shown = set(evenly_spaced(len(self._sample), self.GALLERY))
 
     def before_train(self) -> None:
-        # A run that starts again from an earlier step writes the later files anew.
-        for path in glob.glob(os.path.join(self.folder, "step_*.json")):
-            found = re.fullmatch(r"step_(\d+)\.json", os.path.basename(path))
-            if found and int(found.group(1)) > self.trainer.start_iter:
-                os.remove(path)
+        self.files.drop_after(self.trainer.start_iter)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -123,9 +111,9 @@ class PseudoLabelQuality(HookBase):
                 record[name] = summarise(total, self.class_names)
             record["iou_by_size"] = summarise_sizes(sizes)
             self._put_scalars(record)
-        os.makedirs(self.folder, exist_ok=True)
-        path = os.path.join(self.folder, f"step_{step}.json")
-        write_atomically(path, lambda file: file.write(json.dumps(record).encode()))
+        write_atomically(
+            self.files.path(step), lambda file: file.write(json.dumps(record).encode())
+        )
 
     def _label(self, indices: Sequence[int], step: int) -> List[Tuple[int, Sample, Instances]]:
         samples: List[Tuple[int, Sample]] = []

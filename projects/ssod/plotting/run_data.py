@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 
 from ssod.errors import UserError
+from ssod.utils.step_files import StepFiles
 
 Points = List[Tuple[int, float]]
 _LOG_LINE = re.compile(r"\[(\d\d/\d\d \d\d:\d\d:\d\d)\] (\S+) (\w+): (.*)")
@@ -268,13 +269,8 @@ def _read_results(path: str) -> Optional[Dict[str, Any]]:
 
 
 def _read_quality(folder: str) -> Dict[int, Dict[str, Any]]:
-    found: Dict[int, Dict[str, Any]] = {}
-    for name in os.listdir(folder) if os.path.isdir(folder) else ():
-        match = re.fullmatch(r"step_(\d+)\.json", name)
-        record = _read_json(os.path.join(folder, name)) if match else None
-        if match and isinstance(record, dict):
-            found[int(match.group(1))] = record
-    return dict(sorted(found.items()))
+    records = {step: _read_json(path) for step, path in StepFiles(folder, ".json").found()}
+    return {step: record for step, record in records.items() if isinstance(record, dict)}
 
 
 def _read_log(path: str) -> List[Tuple[str, str, str, str]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import glob
 import os
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from ssod.utils.atomic import write_atomically
 from ssod.utils.draw import draw_boxes
+from ssod.utils.step_files import StepFiles
 
 if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
@@ -98,15 +97,12 @@ class DrawWeights(HookBase):
     ) -> None:
         self.latest = latest
         self.period = period
-        self.folder = folder
+        self.files = StepFiles(folder, ".jpg")
         self.class_names = class_names
         self.image_format = image_format
 
     def before_train(self) -> None:
-        # A run that starts again from an earlier step writes the later files anew.
-        for step, path in _pictures(self.folder):
-            if step > self.trainer.start_iter:
-                os.remove(path)
+        self.files.drop_after(self.trainer.start_iter)
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
@@ -119,8 +115,7 @@ class DrawWeights(HookBase):
             "uncertain_negatives: pseudo-labels, background weights", picture.transpose(2, 0, 1)
         )
         jpeg = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-        path = os.path.join(self.folder, f"step_{done}.jpg")
-        write_atomically(path, lambda file: file.write(jpeg.tobytes()))
+        write_atomically(self.files.path(done), lambda file: file.write(jpeg.tobytes()))
 
 
 def weight_section(run: "RunData") -> Optional["Section"]:
@@ -129,7 +124,8 @@ def weight_section(run: "RunData") -> Optional["Section"]:
     from ssod.plotting.section import Section, grid, run_colour
 
     points = run.series("uncertain_negatives/mean_weight")
-    found = _pictures(os.path.join(run.folder, "uncertain_negatives"))[-_SHOWN:]
+    files = StepFiles(os.path.join(run.folder, "uncertain_negatives"), ".jpg")
+    found = files.found()[-_SHOWN:]
     if not points and not found:
         return None
     chart = line_chart(
@@ -153,13 +149,3 @@ def weight_section(run: "RunData") -> Optional["Section"]:
     )
     shots = f"<div class=shot>{''.join(cards)}</div>" if cards else ""
     return Section("Uncertain negatives", grid([chart] if chart else []) + remark + shots)
-
-
-def _pictures(folder: str) -> List[tuple[int, str]]:
-    """(step, path) of the pictures in a folder, ascending."""
-    found = []
-    for path in glob.glob(os.path.join(glob.escape(folder), "step_*.jpg")):
-        match = re.fullmatch(r"step_(\d+)\.jpg", os.path.basename(path))
-        if match:
-            found.append((int(match.group(1)), path))
-    return sorted(found)

@@ -1,10 +1,8 @@
-"""Writes what the methods of this folder know to small files that the report draws."""
+"""Arrays that methods record while they train, in small files that the report draws."""
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import zipfile
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
@@ -14,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
 from ssod.utils.atomic import write_atomically
+from ssod.utils.step_files import StepFiles
 
 if TYPE_CHECKING:
     from ssod.engine.trainer import SSODTrainer
@@ -35,12 +34,9 @@ class RecordArrays(HookBase):
         self.name, self.arrays = name, arrays
 
     def before_train(self) -> None:
-        self.folder = os.path.join(self.trainer.cfg.OUTPUT_DIR, FOLDER)
-        # A run that starts again from an earlier step writes the later files anew.
+        self.files = _files(self.trainer.cfg.OUTPUT_DIR, self.name)
         if comm.is_main_process():
-            for step, path in recorded(self.folder, self.name):
-                if step > self.trainer.start_iter:
-                    os.remove(path)
+            self.files.drop_after(self.trainer.start_iter)
 
     def after_step(self) -> None:
         done, period = self.trainer.iter + 1, self.trainer.cfg.TEST.EVAL_PERIOD
@@ -48,10 +44,9 @@ class RecordArrays(HookBase):
         if not due or not comm.is_main_process():
             return
         arrays = self.arrays(done)
-        path = os.path.join(self.folder, f"{self.name}_step_{done}.npz")
         class_names = self.trainer.data.class_names
         content: Dict[str, Any] = {"classes": np.array(class_names), **arrays}
-        write_atomically(path, lambda file: np.savez_compressed(file, **content))
+        write_atomically(self.files.path(done), lambda file: np.savez_compressed(file, **content))
         storage = get_event_storage()
         for key, values in arrays.items():
             if values.shape == (len(class_names),):
@@ -59,20 +54,14 @@ class RecordArrays(HookBase):
                     storage.put_scalar(f"{self.name}/{key}/{label}", value, smoothing_hint=False)
 
 
-def recorded(folder: str, name: str) -> List[Tuple[int, str]]:
-    """(step, path) of a method's files, ascending."""
-    found = []
-    for path in glob.glob(os.path.join(folder, f"{name}_step_*.npz")):
-        match = re.fullmatch(rf"{name}_step_(\d+)\.npz", os.path.basename(path))
-        if match:
-            found.append((int(match.group(1)), path))
-    return sorted(found)
+def _files(output_dir: str, name: str) -> StepFiles:
+    return StepFiles(os.path.join(output_dir, FOLDER), ".npz", prefix=f"{name}_")
 
 
 def read_recorded(output_dir: str, name: str) -> List[Tuple[int, Dict[str, np.ndarray]]]:
     """(step, arrays) of the files that can be read, ascending; a run may be writing while we look."""
     rows = []
-    for step, path in recorded(os.path.join(output_dir, FOLDER), name):
+    for step, path in _files(output_dir, name).found():
         try:
             with np.load(path, allow_pickle=False) as file:
                 rows.append((step, {key: file[key] for key in file.files}))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 import cv2
 import numpy as np
 import torch
-from detectron2.data import transforms as T
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -73,13 +72,7 @@ class SweepUnlabeled(HookBase):
 
     def _sweep(self) -> None:
         cfg, core, records = self.trainer.cfg, self.trainer.core, self.trainer.data.unlabeled
-        size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        mapper = TwoViewMapper(
-            [T.ResizeShortestEdge(size, most)] if size else [],
-            image_format=cfg.INPUT.FORMAT,
-            strong=None,
-            seed=0,
-        )
+        mapper = TwoViewMapper.for_labelling(cfg)
         mine = range(comm.get_rank(), len(records), comm.get_world_size())
         loader: Any = DataLoader(
             _Images(records, mine, mapper),
