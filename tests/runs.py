@@ -24,6 +24,8 @@ RETINANET = [
     *("MODEL.RETINANET.NUM_CONVS", 1),
 ]
 METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
+# The RoI heads that methods with a classifier of their own need.
+ROI_HEADS = {"EQLv2": "SigmoidROIHeads", "C2AM": "CosineROIHeads"}
 # All five papers at once.
 FULL_STACK = (
     *("TwoStageFilter", "GradientThresholding", "CropBank", "PIM", "SelfDistillation"),
@@ -109,8 +111,9 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
     """
     high, low = (0.0004, 0.0002) if "EQLv2" in names else (0.2, 0.1)
     cfg = with_squares(tiny_cfg(), squares, output, with_selector(names))
-    if "EQLv2" in names:
-        cfg.MODEL.ROI_HEADS.NAME = "SigmoidROIHeads"
+    for name, heads in ROI_HEADS.items():
+        if name in names:
+            cfg.MODEL.ROI_HEADS.NAME = heads
     cfg.merge_from_list(["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1])
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
     cfg.SSOD.PSEUDO_SCORE_FLOOR = low / 4
