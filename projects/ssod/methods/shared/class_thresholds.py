@@ -24,14 +24,16 @@ class ClassThresholds(Method):
     (ACRST's image-level stage) can be listed as well: a label must pass all.
 
     Args:
-        fixed: threshold of all classes during warm-up. first_step: the step that ends it.
+        fixed: threshold of all classes during warm-up. first_step: the step that ends it; 0: there is none.
         rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
     selects_pseudo_labels = True
     activity_unit = "classes whose threshold differs from the fixed one"
 
-    def __init__(self, *, fixed: float, first_step: int, rpn_threshold: float) -> None:
+    def __init__(
+        self, *, fixed: float = 1.0, first_step: int = 0, rpn_threshold: float = 0.0
+    ) -> None:
         super().__init__()
         self.fixed, self.first_step = fixed, first_step
         self.rpn_threshold = rpn_threshold
@@ -63,7 +65,8 @@ class ClassThresholds(Method):
     def thresholds(self, context: StepContext) -> Tensor:
         """(K,) scores."""
         learnt = self.learnt_thresholds(context)
-        return learnt if context.step >= self.first_step else torch.full_like(learnt, self.fixed)
+        warm = self.first_step > 0 and context.step < self.first_step
+        return torch.full_like(learnt, self.fixed) if warm else learnt
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         thresholds = self.thresholds(context)
