@@ -6,7 +6,7 @@ Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -43,6 +43,7 @@ class BackgroundWeights(Method):
     """
 
     needs_online_teacher = True
+    activity_unit = "|1 - weight| of background RoIs, mean"
     conflicts = ("SoftTeacher",)
 
     def __init__(self, *, mode: str, min_score: float, rpn: bool) -> None:
@@ -53,6 +54,7 @@ class BackgroundWeights(Method):
         if not 0.0 <= min_score <= 1.0:
             raise UserError(f"{node}.MIN_SCORE is {min_score}: use a score between 0 and 1.")
         self.mode, self.min_score, self.rpn = mode, min_score, rpn
+        self._changed: Optional[Tensor] = None  # of the last step: `activity`
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -85,6 +87,7 @@ class BackgroundWeights(Method):
             mean = scores.sum() / max(len(rows), 1)
             get_event_storage().put_scalar("background_weights/background_score", float(mean))
         weights = self._weights(scores, view.image_index[rows], len(view.rois))
+        self._changed = (1 - weights).abs().sum() / max(len(rows), 1)
         factor = torch.ones_like(view.cls_weights).index_copy(0, rows, weights)
         return replace(view, cls_weights=view.cls_weights * factor)
 
@@ -106,6 +109,11 @@ class BackgroundWeights(Method):
         if self.mode == "ignore":
             return (scores >= self.min_score).to(scores.dtype)
         return soft_background_weights(scores, images, num_images)
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        return 0.0 if pseudo is None or self._changed is None else self._changed
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -6,7 +6,7 @@ Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -60,6 +60,7 @@ class SoftDistillation(Method):
     """
 
     needs_online_teacher = True
+    activity_unit = "RoIs distilled, per image"
     conflicts = ("PseCo", "MixUpMosaic", "EQLv2")
 
     def __init__(
@@ -178,6 +179,14 @@ class SoftDistillation(Method):
         theirs = foreground_deltas(teacher.predictions.deltas, best)
         loss = F.smooth_l1_loss(ours, theirs, reduction="none", beta=1.0).sum(dim=1)
         return (loss * sure * (targets.rois > 0)).sum()
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        targets: Optional[_Targets] = context.shared.get(self.name)
+        if targets is None or pseudo is None:
+            return 0.0
+        return (targets.rois > 0).sum() / max(len(pseudo.instances), 1)
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
