@@ -262,6 +262,9 @@ def test_run_writes_statistics_and_pictures(squares: Path, tmp_path: Path) -> No
     assert latest["crop_bank/images_visited"][0] == 12
     share = latest["crop_bank/foreground_share/unlabeled"][0]
     assert latest["crop_bank/foreground_share_without_pasted/unlabeled"][0] <= share <= 1
+    # Nothing is pasted on labelled images: their share is the ground truth's (Fig. 5a).
+    truth = latest["crop_bank/foreground_share/labeled"][0]
+    assert latest["crop_bank/foreground_share_without_pasted/labeled"][0] == truth > 0
     assert "crop_bank/kl_pseudo_truth" in latest
     index = json.loads((tmp_path / "run" / "crop_bank" / "index.json").read_text())
     assert index["step"] == 20 and all(

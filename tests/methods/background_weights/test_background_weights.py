@@ -47,7 +47,10 @@ def test_soft_weights_are_the_teachers_background_scores(storage: Any) -> None:
     for index, (roi, image) in enumerate(zip(after.unlabeled.rois, range(2))):
         rows = after.unlabeled.image_index == image
         background = roi.gt_classes == 3
-        boxes = [Boxes(roi.proposal_boxes.tensor) if i == index else Boxes(torch.zeros(0, 4)) for i in range(2)]
+        boxes = [
+            Boxes(roi.proposal_boxes.tensor) if i == index else Boxes(torch.zeros(0, 4))
+            for i in range(2)
+        ]
         logits = classify(core.teacher.roi_heads, context.teacher_outputs.maps, boxes).logits
         scores = logits.softmax(dim=1)[:, -1]
         wanted = torch.where(background, scores / scores[background].mean(), 1.0)

@@ -23,16 +23,36 @@ def test_hand_computed_kl() -> None:
     assert loss.item() != pytest.approx(0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-3)
 
 
-def test_mean_over_rois_in_the_open_interval() -> None:
+def test_sum_over_the_open_interval_divided_by_all_rois() -> None:
     main = logits([0.25, 0.75], [0.9, 0.1], [0.9, 0.1], [0.5, 0.5], [0.9, 0.1])
     aux = logits([0.5, 0.5], [0.1, 0.9], [0.1, 0.9], [0.5, 0.5], [0.1, 0.9])
     # Both ends are outside, and background carries 0.
     scores = torch.tensor([0.6, 0.5, 0.7, 0.55, 0.0], dtype=torch.float64)
     loss = self_distillation_loss(main, aux, scores, 0.5, 0.7)
-    assert loss.item() == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2)
+    assert loss.item() == pytest.approx((0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 5)
     loss.backward()
     assert main.grad is not None and aux.grad is not None
     assert main.grad[1:3].abs().sum() == 0 and aux.grad[1:3].abs().sum() == 0
+
+
+def test_micro_batches_of_equal_size_average_to_the_whole() -> None:
+    torch.manual_seed(0)
+    main, aux = torch.randn(2, 6, 4).unbind()
+    scores = torch.tensor([0.6, 0.0, 0.65, 0.55, 0.6, 0.0])  # two in the first half, three there
+    whole = self_distillation_loss(main, aux, scores, 0.5, 0.7)
+    halves = [
+        self_distillation_loss(main[part], aux[part], scores[part], 0.5, 0.7)
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    assert whole.item() == pytest.approx(sum(half.item() for half in halves) / 2)
+    assert whole > 0
+
+
+def test_a_roi_weighs_the_same_beside_few_and_many() -> None:
+    main, aux = logits(*[[0.25, 0.75]] * 4), logits(*[[0.5, 0.5]] * 4)
+    one = self_distillation_loss(main, aux, torch.tensor([0.6, 0, 0, 0]), 0.5, 0.7)
+    three = self_distillation_loss(main, aux, torch.tensor([0.6, 0.6, 0.6, 0]), 0.5, 0.7)
+    assert three.item() == pytest.approx(3 * one.item())
 
 
 def test_both_sides_learn() -> None:

@@ -195,6 +195,7 @@ def test_distillation_compares_the_same_rois() -> None:
     branch = branches[0]
     heads = rig.core.student.roi_heads
     total, count, offset = 0.0, 0, 0
+    assert branch.sampled == len(branch.scores) > 0
     for index, roi in enumerate(branch.rois):
         for row in range(len(roi)):
             score = float(roi.gt_scores[row])
@@ -207,7 +208,9 @@ def test_distillation_compares_the_same_rois() -> None:
                 total, count = total + (p * (p / q).log()).sum().item(), count + 1
         offset += len(roi)
     assert count > 0
-    assert losses["loss_self_distillation"].item() == pytest.approx(total / count, rel=1e-4)
+    assert losses["loss_self_distillation"].item() == pytest.approx(
+        total / branch.sampled, rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("size", [64, 33, 3, 1])
@@ -243,6 +246,35 @@ def test_rois_of_disabled_maps_are_dropped(names: Tuple[str, ...], kept: bool) -
     losses = rig.step()
     assert all(bool(losses[name] > 0) == kept for name in LOSSES)
     assert (len(rig.branch().scores) > 0) == kept
+
+
+def test_rois_of_disabled_maps_count_in_the_divisor() -> None:
+    """Half of the RoIs are dropped: what is left weighs as much as before, in every loss of the branch."""
+    found = [[(BOX, 1, 0.6)], [(OTHER, 2, 0.65)]]
+    branch_losses = []
+    for enabled in ([True, True, True, True], [True, False, True, True]):
+        rig = Rig(config(*FULL), found)
+        pim = rig.core.methods["PIM"]
+        pim.enabled = enabled
+        branches: List[Any] = []
+        inner = pim._run
+        pim._run = lambda *args: branches.append(inner(*args)) or branches[-1]  # type: ignore
+        # Every second RoI belongs to the second map.
+        levels = lambda heads, names, boxes: torch.arange(sum(map(len, boxes))) % 2  # noqa: E731
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ssod.methods.lsm.branch.pooling_levels", levels)
+            losses = rig.step(False)
+        (branch,) = branches
+        logits, scores = branch.predictions.logits, branch.scores
+        labels = torch.cat([roi.gt_classes for roi in branch.rois])
+        wanted = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        assert branch.sampled > len(scores) or all(enabled)
+        # The weight of PIM is 0.5.
+        found_loss = losses["loss_cls_pim"].item()
+        assert found_loss == pytest.approx(0.5 * wanted.item() / branch.sampled, rel=1e-4)
+        branch_losses.append((branch.sampled, len(scores)))
+    (all_sampled, all_kept), (sampled, kept) = branch_losses
+    assert all_sampled == all_kept == sampled and kept == sampled - sampled // 2
 
 
 def test_one_forward_one_rpn_one_nms(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +408,8 @@ def test_a_map_for_the_half_size_images_alone_is_touched_in_burn_in() -> None:
 
 
 def test_mlc_is_the_main_branch_at_half_size() -> None:
-    rig = Rig(config("ScoreThreshold", "MLC"), [[(BOX, 1, 0.9)], [(OTHER, 2, 0.6)]])
+    found = [[(BOX, 1, 0.9)], [(OTHER, 2, 0.6)]]
+    rig = Rig(config("ScoreThreshold", "MLC", "PseudoBoxRegression"), found)
     losses = rig.step(False)
     assert not list(rig.core.methods.parameters())  # no classifier of its own
     assert losses["loss_box_reg_mlc"] > 0
@@ -387,6 +420,17 @@ def test_mlc_is_the_main_branch_at_half_size() -> None:
     branch = rig.core.methods["MLC"].run(rig.outputs, context)  # type: ignore[operator]
     # Only the label that passes t: the second image has no foreground.
     assert [bool((roi.gt_classes < 3).any()) for roi in branch.rois] == [True, False]
+
+
+def test_mlc_regresses_where_the_host_does() -> None:
+    """Unbiased Teacher's boxes do not, and Soft Teacher's do where its teacher is steady."""
+    found: List[List[Row]] = [[(BOX, 1, 0.95)], []]
+    losses = Rig(config("ScoreThreshold", "MLC"), found).step(False)
+    assert losses["loss_cls_mlc"] > 0 and losses["loss_box_reg_mlc"] == 0
+    for steady in (True, False):
+        keys = {"SOFT_TEACHER__MAX_DEVIATION": 1e6 if steady else 0.0}
+        losses = Rig(config("SoftTeacher", "MLC", **keys), found).step(False)
+        assert bool(losses["loss_box_reg_mlc"] > 0) == steady
 
 
 def test_area_mining_counts_pixels_of_the_file() -> None:

@@ -86,7 +86,9 @@ def with_pasted(pseudo: PseudoLabels) -> PseudoLabels:
     return PseudoLabels(rows)
 
 
-def step(core: TeacherStudent, pasted: bool = False, count: int = 2) -> Tuple[Outputs, Any, StepContext]:
+def step(
+    core: TeacherStudent, pasted: bool = False, count: int = 2
+) -> Tuple[Outputs, Any, StepContext]:
     batch = SSODBatch([make_sample(0, True)], [make_sample(10 + i, False) for i in range(count)])
     context = core.context(batch)
     pseudo = core.pseudo_labels(context) if count else None
@@ -108,7 +110,9 @@ def test_every_roi_learns_the_teachers_distribution(storage: Any) -> None:
     assert all((sampled.cls_weights == 0).all() for sampled in view.anchors)
     teacher = context.shared["teacher_judgement"].predictions.logits
     cross = F.cross_entropy(view.predictions.logits, teacher.softmax(dim=1))
-    assert float(losses["loss_cls_distilled"].detach()) == pytest.approx(4.0 * float(cross.detach()), rel=1e-4)
+    assert float(losses["loss_cls_distilled"].detach()) == pytest.approx(
+        4.0 * float(cross.detach()), rel=1e-4
+    )
     assert set(losses) == {"loss_cls_distilled", "loss_rpn_cls_distilled"}
     assert not teacher.requires_grad
     sum(losses.values()).backward()

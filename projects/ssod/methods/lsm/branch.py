@@ -41,10 +41,12 @@ class BranchOutputs:
     Attributes:
         rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size images.
         predictions: of these R RoIs.
+        sampled: how many RoIs were sampled, those of disabled maps included. Every loss of the branch is divided by it.
     """
 
     rois: List[Instances]
     predictions: BoxPredictions
+    sampled: int
 
     @property
     def scores(self) -> Tensor:
@@ -52,16 +54,21 @@ class BranchOutputs:
         return torch.cat([roi.gt_scores for roi in self.rois])
 
 
-def branch_targets(pseudo: PseudoLabels, masks: Sequence[Tensor]) -> List[Instances]:
-    """Training targets of the rows in `masks`, one bool (M,) an image.
+def branch_targets(
+    pseudo: PseudoLabels, masks: Sequence[Tensor], all_regress: bool
+) -> List[Instances]:
+    """Training targets of the rows in `masks`, one bool (M,) an image; they classify with their own weight.
 
-    They classify with their own weight. They all regress (Eq. 6 prints L_reg), also where the main branch, as in Unbiased
-    Teacher, does not.
+    Args:
+        all_regress: all labels regress, also where the main branch, as in Unbiased Teacher, does not. False: with their
+            own weight, as in the main branch.
     """
     targets = []
     for row, mask in zip(pseudo.instances, masks):
         kept = row[mask]
         weights = {"roi_cls_weight": kept.roi_cls_weight}
+        if not all_regress:
+            weights["roi_reg_weight"] = kept.roi_reg_weight
         targets.append(
             make_targets(
                 kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights
@@ -92,6 +99,9 @@ class HalfSizeBranch(Method):
         in_features: which of the `half_size_levels` take part; None: all of them.
         cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
+
+    # Whether labels regress that do not in the main branch.
+    all_regress = True
 
     def __init__(
         self,
@@ -157,18 +167,22 @@ class HalfSizeBranch(Method):
         assert view is not None and view.view.pseudo is not None
         heads = context.student.roi_heads
         # The labels of the view, which pasted objects belong to, not the teacher's own.
-        targets = branch_targets(view.view.pseudo, self.masks(view.view.pseudo, context))
+        masks = self.masks(view.view.pseudo, context)
+        targets = branch_targets(view.view.pseudo, masks, self.all_regress)
         # Sampling counts RoIs under names that belong to the main branch.
         with EventStorage():
             rois = sample_rois(heads, view.proposals, targets)
         levels = pooling_levels(heads, self.levels, [roi.proposal_boxes for roi in rois])
+        sampled = sum(len(roi) for roi in rois)
         rois = drop_levels(rois, levels, self.enabled)
         boxes = [roi.proposal_boxes for roi in rois]
         features = half_size_box_features(heads, outputs.extra[HALF_SIZE], self.levels, boxes)
         flat = features.flatten(1)
         predictor = heads.box_predictor
         logits, deltas = self.logits(predictor, flat), predictor.bbox_pred(flat)
-        return BranchOutputs(rois, BoxPredictions(features, logits.float(), deltas.float()))
+        return BranchOutputs(
+            rois, BoxPredictions(features, logits.float(), deltas.float()), sampled
+        )
 
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -186,6 +200,8 @@ class HalfSizeBranch(Method):
             self.cls_loss,
             self.focal_gamma,
         )
+        # `roi_losses` divides by the RoIs that it is given.
+        share = len(branch.scores) / max(branch.sampled, 1)
         foreground = (branch.scores > 0).float().sum() / len(branch.rois)
         get_event_storage().put_scalar(f"{name}/foreground_rois_per_image", float(foreground))
-        return {f"{key}_{name}": self.loss_weight * loss for key, loss in losses.items()}
+        return {f"{key}_{name}": self.loss_weight * share * loss for key, loss in losses.items()}

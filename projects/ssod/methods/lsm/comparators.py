@@ -18,8 +18,12 @@ from ssod.structures import PseudoLabels
 
 @METHOD_REGISTRY.register()
 class MLC(HalfSizeBranch):
-    """Multi-scale label consistency: the half-size branch with the main branch's labels and classifier."""
+    """Multi-scale label consistency: the half-size branch with the main branch's labels and classifier.
 
+    Its boxes regress where the host's do.
+    """
+
+    all_regress = False
     conflicts = ("SelfDistillation", "PIM")
     activity_unit = "labels learnt at half size, per image"
 

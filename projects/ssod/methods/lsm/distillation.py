@@ -17,15 +17,16 @@ def in_interval(scores: Tensor, low: float, high: float) -> Tensor:
 def self_distillation_loss(
     main_logits: Tensor, aux_logits: Tensor, matched_scores: Tensor, low: float, high: float
 ) -> Tensor:
-    """KL(aux || main) of the softmax distributions, the mean over RoIs with `low < matched score < high` (Eq. 7).
+    """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`, over R (Eq. 7).
 
-    The auxiliary classifier has seen low-confidence labels, so that its distribution is the target; neither side is
-    detached, so that the main branch teaches it as well. The direction and temperature 1 are decisions:
-    the paper only says KL.
+    The division is that of Eq. 5 and 6, whose losses have the same indicator inside a mean over all RoIs. So a RoI
+    weighs as much as in the losses beside this one, however few are in the interval. The auxiliary classifier has seen
+    low-confidence labels, so its distribution is the target; neither side is detached, so the main branch teaches it as
+    well. The direction and temperature 1 are decisions: the paper only says KL.
 
     Args:
         main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the pseudo-label that each
-            RoI was matched with, 0 for background. low, high: alpha and t.
+            RoI was matched with, 0 for background and for RoIs that take no part. low, high: alpha and t.
 
     Returns:
         A scalar; 0, with a zero gradient, where no RoI is in the interval.
@@ -34,4 +35,4 @@ def self_distillation_loss(
     main = F.log_softmax(main_logits[rows].float(), dim=1)
     aux = F.log_softmax(aux_logits[rows].float(), dim=1)
     divergence = F.kl_div(main, aux, reduction="sum", log_target=True)
-    return divergence / max(len(rows), 1)
+    return divergence / max(len(matched_scores), 1)

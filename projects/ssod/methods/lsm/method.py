@@ -159,6 +159,9 @@ class PIM(HalfSizeBranch):
 class SelfDistillation(Method):
     """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence (Eq. 7).
 
+    Labels of a step with few of them weigh no more than those of a step with many: the sum over RoIs is divided by the
+    number that PIM sampled, as its own losses are.
+
     Args:
         loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
     """
@@ -199,6 +202,8 @@ class SelfDistillation(Method):
         loss = self_distillation_loss(
             main.logits, branch.predictions.logits[rows], scores[rows], low, high
         )
+        # Divided by all RoIs that PIM sampled, not by those that were pooled.
+        loss = loss * (len(rows) / max(branch.sampled, 1))
         get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
         context.shared[self.name] = len(rows) / len(boxes)
         return {"loss_self_distillation": self.loss_weight * loss}

@@ -284,7 +284,7 @@ class CropBank(Method):
             for part in comm.all_gather(packed):
                 self.pseudo_bank.replace(part)
         if done % _SHARE_PERIOD == 0:
-            put_foreground_share(outputs, context.batch, self.settings.paste_on, self.num_classes)
+            put_foreground_share(outputs, context.batch, self.num_classes)
         if self.picture_period and done % self.picture_period == 0 and comm.is_main_process():
             shown, samples = outputs.unlabeled, context.batch.unlabeled
             if shown is None or "unlabeled" not in self.settings.paste_on:

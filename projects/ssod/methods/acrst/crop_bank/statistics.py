@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Sequence, Tuple
+from typing import TYPE_CHECKING, List, Tuple
 
 import numpy as np
 import torch
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from ssod.methods.acrst.crop_bank.method import CropBank
 
 
-def put_foreground_share(
-    outputs: Outputs, batch: SSODBatch, pasted_on: Sequence[str], num_classes: int
-) -> None:
-    """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting."""
+def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -> None:
+    """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting.
+
+    Of both streams, whatever is pasted on: the labelled one's share is the figure's ground truth.
+    """
     streams = {
         "labeled": (outputs.labeled, batch.labeled),
         "unlabeled": (outputs.unlabeled, batch.unlabeled),
     }
     storage = get_event_storage()
     for name, (found, samples) in streams.items():
-        if found is None or not samples or name not in pasted_on:
+        if found is None or not samples:
             continue
         total, foreground, own = _count_rois(found, samples, num_classes)
         prefix = "crop_bank/foreground_share"
