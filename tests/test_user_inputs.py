@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Callable, Dict
 
 import pytest
@@ -19,11 +20,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Callable[[Case], 
     valid = tmp_path_factory.mktemp("inputs") / "valid"
     valid.mkdir()
     make_valid_data(valid)
+    numbers = itertools.count()
     outcomes: Dict[Callable[[Case], Any], Outcome] = {}
 
     def run_change(change: Callable[[Case], Any]) -> Outcome:
         if change not in outcomes:
-            case = new_case(valid, valid.parent / f"case{len(outcomes)}")
+            case = new_case(valid, valid.parent / f"case{next(numbers)}")
             change(case)
             outcomes[change] = run_case(case, valid)
         return outcomes[change]

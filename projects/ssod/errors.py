@@ -1,4 +1,9 @@
-"""Exceptions for what a user can mend."""
+"""Exceptions for what a user can mend, and what their messages share."""
+
+from __future__ import annotations
+
+import os
+from typing import Iterable
 
 
 class UserError(Exception):
@@ -10,3 +15,15 @@ class UserError(Exception):
 
 class TrainingDiverged(UserError, FloatingPointError):
     """A loss or prediction became infinite or NaN."""
+
+
+def relative_to(path: str) -> str:
+    """For messages about a relative path: which folder it is relative to; nothing for an absolute one."""
+    return "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
+
+
+def first_names(names: Iterable[str], most: int = 10) -> str:
+    """The first few names, and how many there are besides."""
+    listed = list(names)
+    more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

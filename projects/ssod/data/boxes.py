@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from typing import List, Optional, Sequence
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Sequence, Tuple
 
 logger = logging.getLogger(__name__)
 _LISTED = 5
@@ -35,22 +36,44 @@ def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int
     return None
 
 
+@dataclass(frozen=True)
+class SkippedBox:
+    """An annotation that cannot be used: what messages call it, why, and its image file where one is known."""
+
+    label: str
+    reason: str
+    image: Optional[str] = None
+
+
+# What the last reading of each source has skipped; `skipped_boxes.json` lists it.
+_reported: Dict[Tuple[str, str], List[SkippedBox]] = {}
+
+
 class SkippedBoxes:
     """Collects the unusable annotations of one file and reports them in a single warning."""
 
     def __init__(self, source: str, what: str = "unusable boxes") -> None:
         self.source = source
         self.what = what
-        self.reasons: Counter[str] = Counter()
-        self.examples: List[str] = []
+        self.found: List[SkippedBox] = []
 
-    def add(self, label: str, reason: str) -> None:
-        self.reasons[reason] += 1
-        if len(self.examples) < _LISTED:
-            self.examples.append(label)
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many there are for each reason."""
+        return Counter(box.reason for box in self.found)
+
+    @property
+    def examples(self) -> List[str]:
+        """The labels of the first few."""
+        return [box.label for box in self.found[:_LISTED]]
+
+    def add(self, label: str, reason: str, image: Optional[str] = None) -> None:
+        self.found.append(SkippedBox(label, reason, image))
 
     def report(self) -> None:
-        total = sum(self.reasons.values())
+        """One warning, where anything was skipped. `skipped_boxes` gives the list until the source is read again."""
+        _reported[self.source, self.what] = self.found
+        total = len(self.found)
         if total:
             reasons = ", ".join(
                 f"{count} {reason}" for reason, count in sorted(self.reasons.items())
@@ -59,3 +82,8 @@ class SkippedBoxes:
             logger.warning(
                 f"{self.source}: skipped {total} {self.what} ({reasons}): {', '.join(self.examples)}{more}"
             )
+
+
+def skipped_boxes(source: str) -> List[SkippedBox]:
+    """What the last reading of a file or folder has skipped."""
+    return [box for (name, _), found in _reported.items() if name == source for box in found]

@@ -7,19 +7,24 @@ from 0. The labels of unlabelled sets never leave this module: they are not even
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco import CocoSet
+from ssod.data import folder, voc
+from ssod.data.boxes import SkippedBox, SkippedBoxes, box_problem, skipped_boxes
+from ssod.data.coco import CocoSet, file_stamp
 from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
-from ssod.data.records import Record
+from ssod.data.existence import drop_missing, missing_images
+from ssod.data.records import Record, trained_classes
 from ssod.data.stored_labels import attach_stored_labels
-from ssod.errors import UserError
+from ssod.errors import UserError, first_names, relative_to
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +57,69 @@ def register_datasets(cfg: CfgNode) -> None:
         _registered[name] = dataset
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    """One reading of a set, and what it was read from."""
+
+    source: Any
+    stamp: Tuple[int, int]
+    records: List[Any]
+
+
+# (name, whether its labels were read) -> the reading that training, evaluation and reports share.
+_loaded: Dict[Tuple[str, bool], _Loaded] = {}
+
+
+def forget_readings() -> None:
+    """Lets every set be read anew: its files may have changed since the last run of this process."""
+    _loaded.clear()
+    voc.classes_of_folder.cache_clear()
+    folder.forget_listings()
+
+
+def _read(dataset: DeclaredSet, labeled: bool) -> List[Dict[str, Any]]:
+    """The records of a declared set, read once; those whose image does not exist are left out."""
+    key, stamp = (dataset.name, labeled), file_stamp(dataset.source)
+    known = _loaded.get(key)
+    if known is None or known.source != dataset or known.stamp != stamp:
+        rows = dataset.labeled_records() if labeled else dataset.unlabeled_records()
+        rows = drop_missing(rows, dataset.source, sample=not labeled)
+        _loaded[key] = _Loaded(dataset, stamp, rows)
+        if labeled:
+            _note_classes(dataset)
+    return _loaded[key].records
+
+
 def _load_registered(dataset: DeclaredSet) -> List[Record]:
     """What `DatasetCatalog.get` returns: with labels where the format has them."""
-    if not dataset.has_labels():
-        return dataset.unlabeled_records()
-    records = dataset.labeled_records()
-    _note_classes(dataset)
+    records = [Record(record) for record in _read(dataset, dataset.has_labels())]
     metadata = MetadataCatalog.get(dataset.name)
     if isinstance(dataset, CocoSet) and hasattr(metadata, "json_file"):
         if not dataset.is_ready_for_coco_eval():
-            # Without "json_file" Detectron2's COCOEvaluator writes a file from the records, which are clean.
+            # Without "json_file" Detectron2's own evaluators make a file from the records, which are clean.
             del metadata.json_file
-            logger.info(
-                f"{dataset.annotations} is converted for evaluation: it has incomplete annotations."
-            )
     return records
+
+
+def declared_set(name: str) -> Optional[DeclaredSet]:
+    """The declaration of a set; None for one that others registered."""
+    return _registered.get(name)
+
+
+def dataset_records(name: str) -> List[Dict[str, Any]]:
+    """The clean records of a set that evaluation runs on, declared or registered by others; read once.
+
+    Raises:
+        UserError: it cannot be loaded, or has boxes of no known form.
+    """
+    if name in _registered:
+        return list(DatasetCatalog.get(name))
+    load = DatasetCatalog[name]
+    known = _loaded.get((name, True))
+    if known is None or known.source != load:
+        known = _Loaded(load, (0, 0), _drop_unusable(name, _load_builtin(name)))
+        _loaded[name, True] = known
+    return [Record(record) for record in known.records]
 
 
 def _note_classes(dataset: DeclaredSet) -> None:
@@ -93,7 +146,18 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
         return DatasetCatalog.get(name)
     except FileNotFoundError as error:
         raise UserError(
-            f"{error.filename}, needed by the dataset {name}, does not exist: put it there or set DETECTRON2_DATASETS."
+            f"{error.filename}, needed by the dataset {name}, does not exist{relative_to(str(error.filename))}: put it "
+            "there or set DETECTRON2_DATASETS."
+        ) from None
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # whatever a loader that others wrote does with files that it does not expect
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{name}, which was registered outside of SSOD.DATASETS, cannot be loaded ({detail}): correct its loader or "
+            "its files, or declare it in SSOD.DATASETS."
         ) from None
 
 
@@ -102,18 +166,61 @@ def _drop_unusable(name: str, records: List[Dict[str, Any]]) -> List[Dict[str, A
     skipped = SkippedBoxes(name)
     kept: List[Dict[str, Any]] = []
     for record in records:
+        if not isinstance(record.get("file_name"), str):
+            raise UserError(f'{name} has a record without "file_name": correct its loader.')
+        if "annotations" not in record:
+            kept.append(Record(record))
+            continue
         annotations = []
-        for annotation in record.get("annotations", []):
-            mode = BoxMode(annotation["bbox_mode"])
-            box = BoxMode.convert([float(v) for v in annotation["bbox"]], mode, BoxMode.XYXY_ABS)
+        for annotation in record["annotations"]:
+            box = _foreign_box(name, record, annotation)
             problem = box_problem(box, record.get("height"), record.get("width"))
             if problem:
-                skipped.add(f"image {record.get('image_id')}", problem)
+                skipped.add(f"image {record.get('image_id')}", problem, record["file_name"])
             else:
                 annotations.append(annotation)
         kept.append(Record({**record, "annotations": annotations}))
     skipped.report()
     return kept
+
+
+def _foreign_box(name: str, record: Dict[str, Any], annotation: Any) -> List[float]:
+    """XYXY of an annotation of Detectron2's form; [] where its numbers are none."""
+    where = f"{name}: an annotation of image {record.get('image_id')}"
+    missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in annotation]
+    if missing:
+        raise UserError(f'{where} has no "{missing[0]}": correct the loader of {name}.')
+    category = annotation["category_id"]
+    if isinstance(category, bool) or not isinstance(category, (int, np.integer)):
+        raise UserError(
+            f"{where} has the category_id {category!r}: it must be a class index, a whole number from 0."
+        )
+    try:
+        box = [float(v) for v in annotation["bbox"]]
+        return list(BoxMode.convert(box, BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS))
+    except (TypeError, ValueError, AssertionError, NotImplementedError):
+        return []
+
+
+def _check_foreign(cfg: CfgNode, name: str) -> None:
+    """What reading has checked of a declared set is checked of one that others registered: its images and classes.
+
+    Raises:
+        UserError: images are missing, or the model has not all of its class indices.
+    """
+    if name in _registered:
+        return
+    dataset_records(name)
+    known = _loaded[name, True]
+    records = drop_missing(known.records, name)
+    _loaded[name, True] = replace(known, records=records)
+    key, number = class_number(cfg)
+    found = {a["category_id"] for record in records for a in record.get("annotations", ())}
+    if found and not 0 <= min(found) <= max(found) < number:
+        raise UserError(
+            f"{name} has category_id {min(found)} to {max(found)}, but with {key} {number} class indices are 0 to "
+            f"{number - 1}: count them from 0 in its loader, or set {key}."
+        )
 
 
 def dataset_classes(name: str) -> Optional[List[str]]:
@@ -130,15 +237,18 @@ def class_number(cfg: CfgNode) -> Tuple[str, int]:
     return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
-def check_classes(cfg: CfgNode) -> List[str]:
+def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) -> List[str]:
     """Checks that all labelled sets have the same classes and that the model has as many; returns them.
 
-    Unlabelled sets may have any classes.
+    Unlabelled sets may have any classes. Where no set names its classes, their names are "0", "1", ...
+
+    Args:
+        keys: the lists of `DATASETS` to look at.
     """
     register_datasets(cfg)
     first: Optional[str] = None
     classes: List[str] = []
-    for key in ("TRAIN", "VAL", "TEST"):
+    for key in keys:
         for name in cfg.DATASETS[key]:
             _check_name(name, f"DATASETS.{key}")
             found = dataset_classes(name)
@@ -153,7 +263,9 @@ def check_classes(cfg: CfgNode) -> List[str]:
             elif list(found) != classes:
                 raise UserError(_class_difference(first, classes, name, list(found)))
     number_key, number = class_number(cfg)
-    if classes and number != len(classes):
+    if not classes:  # sets that others registered need not name theirs
+        return [str(index) for index in range(number)]
+    if number != len(classes):
         raise UserError(
             f"{number_key} is {number}, but {first} has {len(classes)} classes: set it to {len(classes)}."
         )
@@ -167,12 +279,45 @@ def _class_difference(first: str, classes: List[str], name: str, found: List[str
         (name, [c for c in found if c not in classes]),
     ):
         if extra:
-            parts.append(
-                f"only in {label}: {', '.join(extra[:5])}{', ...' if len(extra) > 5 else ''}"
-            )
+            parts.append(f"only in {label}: {first_names(extra)}")
     difference = "; ".join(parts) or "the same names in another order"
+    if parts and sorted(map(_folded, classes)) == sorted(map(_folded, found)):
+        difference += "; they differ only in upper and lower case or blanks"
     sources = [str(_registered[n].source) if n in _registered else n for n in (first, name)]
     return f"{name} ({sources[1]}) and {first} ({sources[0]}) differ in their classes ({difference}): make them equal."
+
+
+def _folded(name: str) -> str:
+    return "".join(name.split()).casefold()
+
+
+def read_test_sets(cfg: CfgNode, keys: Sequence[str] = ("VAL", "TEST")) -> None:
+    """Reads the sets that a run evaluates on, anew and once, before its first step.
+
+    What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that do not exist are
+    left out or refused: see `drop_missing`.
+
+    Args:
+        keys: the lists of `DATASETS`.
+
+    Raises:
+        UserError: naming the file and what to do.
+    """
+    forget_readings()
+    register_datasets(cfg)
+    for key in keys:
+        for name in cfg.DATASETS[key]:
+            _check_name(name, f"DATASETS.{key}")
+            if name in _registered and not _registered[name].has_labels():
+                raise UserError(
+                    f"DATASETS.{key} names {name}, a folder without labels: use a labelled set."
+                )
+            records = dataset_records(name)
+            if not records:
+                raise UserError(
+                    f"{_source(name)} lists no images: use another set in DATASETS.{key}."
+                )
+            _check_foreign(cfg, name)
 
 
 def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
@@ -188,14 +333,17 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
     for name in cfg.DATASETS.TRAIN:
         _check_name(name, "DATASETS.TRAIN")
         if name in _registered:
-            found: List[Dict[str, Any]] = list(_registered[name].labeled_records())
-            _note_classes(_registered[name])
+            found: List[Any] = [Record(record) for record in _read(_registered[name], True)]
         else:
-            found = _drop_unusable(name, _load_builtin(name))
+            _check_foreign(cfg, name)
+            found = dataset_records(name)
         usable = [record for record in found if _has_box(record)]
         if not usable:
+            skipped = Counter(box.reason for box in skipped_boxes(_skip_source(name)))
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
             raise UserError(
-                f"{_source(name)} has no usable box: DATASETS.TRAIN needs labelled images."
+                f"{_source(name)} has no usable box{f' (skipped: {reasons})' if reasons else ''}: DATASETS.TRAIN needs "
+                "labelled images."
             )
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and len(usable) < len(found):
             logger.info(
@@ -222,7 +370,7 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
     for name in cfg.DATASETS.UNLABELED:
         _check_name(name, "DATASETS.UNLABELED")
         if name in _registered:
-            found: List[Any] = list(_registered[name].unlabeled_records())
+            found = _read(_registered[name], False)
         else:
             found = _load_builtin(name)
         if not found:
@@ -245,18 +393,28 @@ def _named(record: Dict[str, Any], name: str) -> Dict[str, Any]:
     return record
 
 
+def _skip_source(name: str) -> str:
+    return _registered[name].source if name in _registered else name
+
+
+def skipped_of(name: str) -> Tuple[str, List[SkippedBox], List[str]]:
+    """The source of a set, and what its reading has skipped: boxes, and images that do not exist."""
+    source = _skip_source(name)
+    return source, skipped_boxes(source), missing_images(source)
+
+
 def _source(name: str) -> str:
     return f"{name} ({_registered[name].source})" if name in _registered else name
 
 
 def _has_box(record: Dict[str, Any]) -> bool:
-    return any(not a.get("iscrowd", 0) for a in record["annotations"])
+    return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 
 def _warn_unlabeled_classes(records: List[Dict[str, Any]], classes: List[str]) -> None:
-    seen = {a["category_id"] for r in records for a in r["annotations"] if not a.get("iscrowd", 0)}
+    seen = {label for record in records for label in trained_classes(record)}
     missing = [name for i, name in enumerate(classes) if i not in seen]
     if missing:
         logger.warning(
-            f"DATASETS.TRAIN has no box of {', '.join(missing)}: the model cannot learn these classes."
+            f"DATASETS.TRAIN has no box of {first_names(missing)}: the model cannot learn these classes."
         )

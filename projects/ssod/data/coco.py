@@ -3,116 +3,189 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple
 
 from detectron2.structures import BoxMode
 
+from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.coco_schema import check_structure
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.records import Record
-from ssod.errors import UserError
-
-# Image files whose existence is checked at start, spread over the set; checking all would be slow on network disks.
-_CHECKED_IMAGES = 16
+from ssod.errors import UserError, relative_to
 
 
 def read_json(path: str) -> Any:
-    """The content of a JSON file; a missing, truncated or otherwise broken one is a `UserError`."""
+    """The content of a JSON file in UTF-8, -16 or -32, with or without a byte order mark.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or otherwise broken.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            data = file.read()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist: correct its path or create it.") from None
+        raise UserError(
+            f"{path} does not exist{relative_to(path)}: correct its path or create it."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct its path.") from None
+    if not data.strip():
+        raise UserError(f"{path} is empty: write or download it again.")
+    if data.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of Git LFS, not the file itself: run git lfs pull.")
+    try:
+        return json.loads(data)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise UserError(
             f"{path} is not valid JSON ({error}); it may be truncated: write or download it again."
         ) from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for a COCO file: write it again.") from None
 
 
 def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
-    """A COCO file that has a list under each of `keys`, with at least one image."""
+    """A COCO file that has a list under each of `keys`, with at least one image.
+
+    Every image has a "file_name", whose back-slashes are slashes, and a positive "height" and "width" or neither;
+    images differ in their ids; the names of categories are texts; "iscrowd", where it is given, is a whole number.
+
+    Raises:
+        UserError: the file is no COCO file.
+    """
     content = read_json(path)
-    for key in keys:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(
-                f'{path} has no list "{key}": it must be a COCO file with {", ".join(keys)}.'
-            )
-        strange = next((entry for entry in content[key] if not isinstance(entry, dict)), None)
-        if strange is not None:
-            raise UserError(f'{path} has {strange!r} in its list "{key}": each entry is an object.')
+    check_structure(path, content, keys)
     if not content["images"]:
         raise UserError(f"{path} lists no images: use another file.")
+    _tidy_images(path, content["images"])
+    for category in content["categories"] if "categories" in keys else ():
+        category["name"] = str(category["name"])
+    for number, annotation in enumerate(content["annotations"] if "annotations" in keys else ()):
+        if type(annotation.get("iscrowd", 0)) is not int:
+            annotation["iscrowd"] = _crowd_flag(path, number, annotation["iscrowd"])
     return content
+
+
+def _tidy_images(path: str, images: List[Dict[str, Any]]) -> None:
+    seen = set()
+    for number, image in enumerate(images):
+        name = image_file_name(image)
+        if not name:
+            raise UserError(
+                f'{path} has an image without "id" or "file_name" (images[{number}], id {image["id"]!r}): add it.'
+            )
+        image["file_name"] = name
+        if image["id"] in seen:
+            raise UserError(
+                f"{path} has two images with the id {image['id']!r}: give each its own."
+            )
+        seen.add(image["id"])
+        size = [_whole(image.pop(key, None)) for key in ("height", "width")]
+        if all(size):  # converters write 0 or -1 where they do not know the size
+            image["height"], image["width"] = size
+
+
+def _whole(value: Any) -> int:
+    """A size as a whole number; 0 where it is none."""
+    if value is None or not math.isfinite(float(value) if abs(value) < 1e9 else math.inf):
+        return 0
+    return max(0, int(value))
+
+
+def _crowd_flag(path: str, number: int, value: Any) -> int:
+    if value is None or value == 0:
+        return 0
+    if isinstance(value, str):
+        flag = {"0": 0, "": 0, "false": 0, "1": 1, "true": 1}.get(value.strip().lower())
+        if flag is None:
+            raise UserError(
+                f"{path}: annotations[{number}] has the iscrowd {value!r}: write 0 or 1, or leave it out."
+            )
+        return flag
+    return int(value == value)  # NaN is no flag
 
 
 def category_map(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, Tuple[int, str]]:
     """category id -> (contiguous class index, name), in the order of the ids, as Detectron2 has it."""
-    if not all("id" in c and "name" in c for c in categories):
-        raise UserError(f'{path} has a category without "id" or "name": add it.')
     if len({isinstance(c["id"], str) for c in categories}) > 1:
         raise UserError(f"{path} has categories with numbers and with texts as id: use numbers.")
     ordered = sorted(categories, key=lambda c: c["id"])
     for key in ("id", "name"):
-        values = [c[key] for c in ordered]
-        for value in values:
-            if values.count(value) > 1:
+        for value, count in Counter(c[key] for c in ordered).items():
+            if count > 1:
                 raise UserError(f"{path} has two categories with the {key} {value!r}: rename one.")
     return {c["id"]: (i, c["name"]) for i, c in enumerate(ordered)}
 
 
-@lru_cache(maxsize=64)
-def _classes(path: str, modified: int) -> Tuple[Tuple[str, ...], Tuple[Any, ...]]:
-    mapping = category_map(path, read_coco(path, ("images", "categories"))["categories"])
-    return tuple(name for _, name in mapping.values()), tuple(mapping)
+def file_stamp(path: str) -> Tuple[int, int]:
+    """Changes when a file does: the time of its last change, in nanoseconds, and its size."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
-def classes_of_json(path: str) -> Tuple[Tuple[str, ...], Tuple[Any, ...]]:
-    """(class names, category ids), both by class index; read once for each state of the file."""
-    modified = os.stat(path).st_mtime_ns if os.path.exists(path) else 0
-    return _classes(path, modified)
+# Categories of the files that were read, by path and state.
+_known_categories: Dict[Tuple[str, Tuple[int, int]], List[Dict[str, Any]]] = {}
 
 
-def image_file_name(image: Dict[str, Any]) -> str:
+def categories_of_json(path: str) -> List[Dict[str, Any]]:
+    """The categories of a file by class index, as it has them; read once for each state of the file."""
+    key = path, file_stamp(path)
+    if key not in _known_categories:
+        content = read_coco(path, ("images", "categories"))
+        _note_categories(path, content["categories"])
+    return _known_categories[key]
+
+
+def _note_categories(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, int]:
+    """Remembers the categories of a file, and gives the class index of each id."""
+    mapping = category_map(path, categories)
+    _known_categories[path, file_stamp(path)] = sorted(categories, key=lambda c: c["id"])
+    return {category: index for category, (index, _) in mapping.items()}
+
+
+def image_file_name(image: Mapping[str, Any]) -> str:
     """ "file_name", or the last two parts of "coco_url" (LVIS: "train2017/000000000009.jpg"); "" where both are missing."""
-    return image.get("file_name") or "/".join(image.get("coco_url", "").split("/")[-2:])
+    name = image.get("file_name") or "/".join((image.get("coco_url") or "").split("/")[-2:])
+    return name
+
+
+def find_id(mapping: Mapping[Any, Any], key: Any) -> Any:
+    """The value under an id, be it written as a number or as a text; None where there is none."""
+    if key in mapping:
+        return mapping[key]
+    if not isinstance(key, str):
+        return mapping.get(str(int(key)))
+    return mapping.get(int(key)) if key.isascii() and key.isdecimal() else None
 
 
 def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[Any, Record]:
+    if not os.path.isdir(root):
+        raise UserError(
+            f"{root}, the IMAGES folder of {path}, does not exist{relative_to(root)}: correct IMAGES."
+        )
     records: Dict[Any, Record] = {}
-    for image in sorted(images, key=lambda i: (isinstance(i.get("id"), str), i.get("id", 0))):
-        file_name = image_file_name(image)
-        if "id" not in image or not file_name or not isinstance(file_name, str):
-            raise UserError(f'{path} has an image without "id" or "file_name" ({image}): add it.')
-        if image["id"] in records:
-            raise UserError(
-                f"{path} has two images with the id {image['id']!r}: give each its own."
-            )
-        record = Record(file_name=os.path.join(root, file_name), image_id=image["id"])
-        size = [image.get("height"), image.get("width")]
-        if not all(value is None or isinstance(value, (int, float)) for value in size):
-            raise UserError(
-                f"{path} has height and width {size} of {file_name}: write numbers, or leave them out."
-            )
-        if all(size):
+    to_slashes = _has_windows_paths(root, images)
+    for image in sorted(images, key=lambda i: (isinstance(i["id"], str), i["id"])):
+        name = image["file_name"].replace("\\", "/") if to_slashes else image["file_name"]
+        record = Record(file_name=os.path.join(root, name), image_id=image["id"])
+        if "height" in image:
             record.update(height=image["height"], width=image["width"])
         records[image["id"]] = record
-    _check_images_exist(path, root, list(records.values()))
     return records
 
 
-def _check_images_exist(path: str, root: str, records: List[Record]) -> None:
-    if not os.path.isdir(root):
-        raise UserError(f"{root}, the IMAGES folder of {path}, does not exist: correct IMAGES.")
-    for record in records[:: max(1, len(records) // _CHECKED_IMAGES)]:
-        if not os.path.exists(record["file_name"]):
-            raise UserError(
-                f"{record['file_name']}, listed in {path}, does not exist: correct IMAGES."
-            )
+def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
+    """Whether the back-slashes of file names part folders: here a back-slash may also be part of a name."""
+    names = (image["file_name"] for image in images)
+    first = next((name for name in names if "\\" in name), None)
+    return first is not None and not os.path.exists(os.path.join(root, first))
 
 
 @register_format("coco", required=("ANNOTATIONS", "IMAGES"), optional=("TRUTH", "GROUPS"))
@@ -122,6 +195,9 @@ class CocoSet:
 
     TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups the classes by.
     """
+
+    # What records take from images besides their file and size.
+    IMAGE_KEYS: ClassVar[Tuple[str, ...]] = ()
 
     name: str
     annotations: str
@@ -145,7 +221,7 @@ class CocoSet:
         return []
 
     def classes(self) -> List[str]:
-        return list(classes_of_json(self.annotations)[0])
+        return [category["name"] for category in self.categories()]
 
     def metadata(self) -> Dict[str, Any]:
         """What is known without reading the file."""
@@ -153,7 +229,11 @@ class CocoSet:
         return {**known, "groups_file": self.groups} if self.groups else known
 
     def category_ids(self) -> Dict[Any, int]:
-        return {category: i for i, category in enumerate(classes_of_json(self.annotations)[1])}
+        return {category["id"]: index for index, category in enumerate(self.categories())}
+
+    def categories(self) -> List[Dict[str, Any]]:
+        """The file's categories by class index."""
+        return categories_of_json(self.annotations)
 
     def has_labels(self) -> bool:
         return True
@@ -164,51 +244,93 @@ class CocoSet:
         return list(_image_records(self.annotations, self.images, content["images"]).values())
 
     def labeled_records(self) -> List[Record]:
-        """Images with "annotations" (class indices; XYWH boxes), unusable boxes skipped and reported."""
+        """Images with "annotations" (class indices; XYWH boxes), unusable boxes skipped and reported.
+
+        An annotation has an "area" of its own where the file gives another one than the box's, which is a mask's.
+        """
         path = self.annotations
         content = read_coco(path, ("images", "annotations", "categories"))
         records = _image_records(path, self.images, content["images"])
-        indices = {
-            category: i for category, (i, _) in category_map(path, content["categories"]).items()
-        }
+        indices = _note_categories(path, content["categories"])
+        _conforming[path, file_stamp(path)] = _conforms(content)
         skipped = SkippedBoxes(path)
+        layout = BoxLayout(path)
         for record in records.values():
             record["annotations"] = []
-        for annotation in content["annotations"]:
-            label = f"annotation {annotation.get('id')}"
-            if annotation.get("image_id") not in records:
+        for number, annotation in enumerate(content["annotations"]):
+            label = (
+                f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
+            )
+            record = find_id(records, annotation["image_id"])
+            if record is None:
                 skipped.add(label, "of images that the file does not list")
                 continue
-            record = records[annotation["image_id"]]
-            if annotation.get("category_id") not in indices:
+            index = find_id(indices, annotation["category_id"])
+            if index is None:
                 raise UserError(
-                    f"{path}: {label} has category_id {annotation.get('category_id')!r}, which is not in "
+                    f"{path}: {label} has category_id {annotation['category_id']!r}, which is not in "
                     '"categories": correct it or add the category.'
                 )
-            box = annotation.get("bbox") or []
-            problem = box_problem(corners(box), record.get("height"), record.get("width"))
+            box = annotation.get("bbox")
+            size = record.get("height"), record.get("width")
+            xyxy = corners(box)
+            layout.add(xyxy, *size)
+            problem = box_problem(xyxy, *size)
             if problem:
-                skipped.add(label, problem)
+                skipped.add(label, problem, record["file_name"])
                 continue
             record["annotations"].append(
                 {
                     "bbox": [float(v) for v in box],
                     "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": indices[annotation["category_id"]],
+                    "category_id": index,
                     "iscrowd": int(bool(annotation.get("iscrowd"))),
+                    **_own_area(annotation.get("area"), box),
                 }
             )
+        layout.check()
         skipped.report()
+        for image in content["images"]:
+            more = {key: image[key] for key in self.IMAGE_KEYS if key in image}
+            records[image["id"]].update(more)
         return list(records.values())
 
     def is_ready_for_coco_eval(self) -> bool:
-        """Whether COCO's evaluation can read the file itself: every annotation is complete and has an area."""
-        annotations = read_json(self.annotations).get("annotations", [])
-        return all(
-            {"id", "area", "iscrowd"} <= a.keys()
-            and not box_problem(corners(a.get("bbox") or []), None, None)
-            for a in annotations
-        )
+        """Whether Detectron2's and COCO's own evaluation may read the file: all ids are different positive numbers, and
+        every annotation has an area, a crowd flag and a box. `labeled_records` finds out.
+        """
+        key = self.annotations, file_stamp(self.annotations)
+        if key not in _conforming:
+            self.labeled_records()
+        return _conforming[key]
+
+
+# Path and state of a file -> whether it is complete in COCO's sense.
+_conforming: Dict[Tuple[str, Tuple[int, int]], bool] = {}
+
+
+def _conforms(content: Dict[str, Any]) -> bool:
+    annotations = content["annotations"]
+    images = {image["id"] for image in content["images"]}
+    ids = [a.get("id") for a in annotations]
+    return (
+        all(type(i) is int and i > 0 for i in ids)
+        and len(set(ids)) == len(ids)
+        and all(type(i) is int for i in images)
+        and all("height" in image for image in content["images"])
+        and all(type(c["id"]) is int for c in content["categories"])
+        and all(a["image_id"] in images for a in annotations)
+        and all(type(a.get("area")) in (int, float) and a["area"] > 0 for a in annotations)
+        and all("iscrowd" in a for a in annotations)
+        and not any(box_problem(corners(a.get("bbox")), None, None) for a in annotations)
+    )
+
+
+def _own_area(area: Any, box: List[float]) -> Dict[str, float]:
+    """{"area": ...} where it is a number that differs from the box's."""
+    if type(area) not in (int, float) or not 0 < area < math.inf or area == box[2] * box[3]:
+        return {}
+    return {"area": float(area)}
 
 
 @register_format("lvis", required=("ANNOTATIONS", "IMAGES"), optional=("GROUPS",))
@@ -216,17 +338,19 @@ class CocoSet:
 class LvisSet(CocoSet):
     """`{FORMAT: lvis, ...}`: LVIS's own file, evaluated by LVIS's rules."""
 
+    IMAGE_KEYS: ClassVar[Tuple[str, ...]] = ("neg_category_ids", "not_exhaustive_category_ids")
+
     def metadata(self) -> Dict[str, Any]:
         return {**super().metadata(), "evaluator_type": "lvis"}
 
     def is_ready_for_coco_eval(self) -> bool:
-        return True  # LVIS reads the file itself, which has no "iscrowd"
+        return True  # LVIS's files have no crowds; its own evaluators read them
 
 
-def corners(box: Any) -> List[Any]:
-    """XYXY of an XYWH box; anything else is returned for `box_problem` to name."""
+def corners(box: Any) -> List[float]:
+    """XYXY of an XYWH box; [] for anything but four numbers."""
     if not isinstance(box, list) or len(box) != 4:
         return []
-    if not all(isinstance(v, (int, float)) for v in box):
+    if not all(type(v) in (int, float) and abs(v) < 1e300 for v in box):
         return []
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]

@@ -48,6 +48,8 @@ def _parse(name: str, node: Mapping[str, Any], kind: Any) -> DeclaredSet:
         if found not in ("FORMAT", *known.required, *known.optional):
             choices = suggestion(found, known.required + known.optional)
             raise UserError(f".{found} is unknown to FORMAT {kind}: {choices}")
+    if type(node.get("SPLIT")) is int:  # `SPLIT: 2007` is a number in YAML
+        node = {**node, "SPLIT": str(node["SPLIT"])}
     for needed in known.required:
         if not node.get(needed) or not isinstance(node[needed], str):
             raise UserError(f" needs {needed}, a string, for FORMAT {kind}: add it.")

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
-from ssod.data.records import Record, is_image
-from ssod.errors import UserError
+from ssod.data.records import IMAGE_SUFFIXES, Record, is_image
+from ssod.errors import UserError, relative_to
+
+logger = logging.getLogger(__name__)
+
+
+def _is_new(folder: str, visited: Set[str]) -> bool:
+    """Whether a folder has not been visited under another name; it counts as visited from now on."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return False
+    visited.add(real)
+    return True
+
+
+# (folder, time of its last change) -> its images: the folder is walked once a run.
+_listings: Dict[Tuple[str, int], List[str]] = {}
+
+
+def forget_listings() -> None:
+    """Lets every folder be listed anew."""
+    _listings.clear()
 
 
 @register_format("folder", required=("IMAGES",), optional=("TRUTH",))
@@ -44,20 +66,46 @@ class FolderSet:
         return False
 
     def relative_paths(self) -> List[str]:
-        """Image files below the folder, sorted, with "/" on every platform; hidden files and folders are left out."""
+        """Image files below the folder, sorted, with "/" on every platform; hidden files and folders are left out.
+
+        Links to folders are followed, but no folder is visited twice. Files with other suffixes are counted in a
+        warning.
+        """
         if not os.path.isdir(self.images):
-            raise UserError(f"{self.images}, IMAGES of {self.name}, is no folder: correct IMAGES.")
-        found = []
+            raise UserError(
+                f"{self.images}, IMAGES of {self.name}, is no folder{relative_to(self.images)}: correct IMAGES."
+            )
+        key = self.images, os.stat(self.images).st_mtime_ns
+        if key not in _listings:
+            _listings[key] = self._walk()
+        return list(_listings[key])
+
+    def _walk(self) -> List[str]:
+        found: List[str] = []
+        others: Counter[str] = Counter()
+        visited = {os.path.realpath(self.images)}
         for folder, folders, files in os.walk(self.images, followlinks=True):
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
+            folders[:] = [name for name in folders if _is_new(os.path.join(folder, name), visited)]
             below = os.path.relpath(folder, self.images)
             for file_name in files:
-                if is_image(file_name) and not file_name.startswith("."):
-                    path = file_name if below == "." else os.path.join(below, file_name)
-                    found.append(path.replace(os.sep, "/"))
+                if file_name.startswith("."):
+                    continue
+                if not is_image(file_name):
+                    others[os.path.splitext(file_name)[1].lower() or "no suffix"] += 1
+                    continue
+                path = file_name if below == "." else os.path.join(below, file_name)
+                found.append(path.replace(os.sep, "/"))
+        if others:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+            logger.warning(
+                f"{self.images}: left out {sum(others.values())} files whose suffix is not that of an image ({kinds}); "
+                f"images are {', '.join(IMAGE_SUFFIXES)}."
+            )
         if not found:
             raise UserError(
-                f"{self.images}, IMAGES of {self.name}, holds no image files: correct IMAGES."
+                f"{self.images}, IMAGES of {self.name}, holds no image files ({', '.join(IMAGE_SUFFIXES)}): "
+                "correct IMAGES."
             )
         return sorted(found)
 

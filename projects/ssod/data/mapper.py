@@ -20,6 +20,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ssod.data.augmentation import StrongAugmentation
+from ssod.data.pixels import read_pixels
 from ssod.data.sampler import STREAMS
 from ssod.data.snapshots import Snapshot, SnapshotReader
 from ssod.errors import UserError
@@ -104,10 +105,15 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
     """
     file_name = record["file_name"]
     try:
-        image = detection_utils.read_image(file_name, format=image_format)
-        detection_utils.check_image_size(dict(record), image)
+        image = read_pixels(file_name, image_format)
         if image.size == 0:
             raise ValueError("it has no pixels")
+        # As Detectron2 does, but in words that a user understands.
+        expected, found = (record.get("width"), record.get("height")), image.shape[1::-1]
+        if None not in expected and tuple(expected) != tuple(found):
+            raise ValueError(
+                f"it is {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]} (width x height)"
+            )
     # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more for damaged files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 import numpy as np
 
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.coco import category_map, corners, find_id, read_coco
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -76,9 +76,7 @@ def _match(
     """Image id of the file -> index of the record whose path ends with the image's file name."""
     by_name: Dict[str, Any] = {}
     for image in images:
-        if "id" not in image or "file_name" not in image:
-            raise UserError(f'{_KEY} {path} has an image without "id" or "file_name": add it.')
-        name = os.path.normpath(image["file_name"])
+        name = os.path.normpath(image["file_name"].replace("\\", "/"))
         if name in by_name:
             raise UserError(f"{_KEY} {path} lists {image['file_name']} twice: remove one.")
         by_name[name] = image["id"]
@@ -99,8 +97,6 @@ def _match(
             f"{_KEY} {path} lists {len(unknown)} images that are not in DATASETS.UNLABELED, such as {unknown[0]}: "
             "make the labels for this set."
         )
-    if len(set(owner)) != len(images):
-        raise UserError(f"{_KEY} {path} gives two images the same id: give each its own.")
     return owner
 
 
@@ -122,23 +118,25 @@ def _rows(
     skipped = SkippedBoxes(path)
     for annotation in content["annotations"]:
         label = f"annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in rows:
+        own = find_id(rows, annotation["image_id"])
+        category = find_id(classes, annotation["category_id"])
+        if own is None:
             raise UserError(f"{_KEY} {path}: {label} is of an image that is not listed: remove it.")
-        if annotation.get("category_id") not in classes:
+        if category is None:
             raise UserError(
                 f"{_KEY} {path}: {label} has category_id {annotation.get('category_id')!r}, which is not in "
                 '"categories": correct it.'
             )
         score = annotation.get("score")
-        if not isinstance(score, (int, float)) or not 0.0 <= score <= 1.0:
+        if type(score) not in (int, float) or not 0.0 <= score <= 1.0:
             raise UserError(
                 f'{_KEY} {path}: {label} has no "score" between 0 and 1: add it (human labels belong in DATASETS.TRAIN).'
             )
-        box = corners(annotation.get("bbox") or [])
-        problem = box_problem(box, *sizes[annotation["image_id"]])
+        box = corners(annotation.get("bbox"))
+        problem = box_problem(box, *find_id(sizes, annotation["image_id"]))
         if problem:
             skipped.add(label, problem)
             continue
-        rows[annotation["image_id"]].append([*box, score, classes[annotation["category_id"]]])
+        own.append([*box, score, category])
     skipped.report()
     return rows

@@ -9,7 +9,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import Tensor
 
-from ssod.data.coco import category_map, read_coco
+from ssod.data.boxes import box_problem
+from ssod.data.coco import category_map, corners, find_id, read_coco
 from ssod.errors import UserError
 
 
@@ -41,17 +42,17 @@ def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
         )
     rows: Dict[Any, List[List[float]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        label = categories.get(annotation.get("category_id"))
-        box = annotation.get("bbox") or []
-        if label is None or annotation.get("iscrowd") or annotation.get("image_id") not in rows:
+        label = find_id(categories, annotation["category_id"])
+        own = find_id(rows, annotation["image_id"])
+        if label is None or own is None or annotation.get("iscrowd"):
             continue
-        if len(box) == 4 and box[2] > 0 and box[3] > 0:
-            x, y, width, height = box
-            rows[annotation["image_id"]].append([x, y, x + width, y + height, label])
+        box = corners(annotation.get("bbox"))
+        if not box_problem(box, None, None):
+            own.append([*box, label])
     truth = {}
     for image in content["images"]:
         table = torch.tensor(rows[image["id"]], dtype=torch.float32).reshape(-1, 5)
-        name = os.path.normpath(image["file_name"])
+        name = os.path.normpath(image["file_name"].replace("\\", "/"))
         truth[name] = ImageTruth(table[:, :4], table[:, 4].long())
     return truth
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from detectron2.structures import BoxMode
 
+from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.formats.registry import (
     DeclaredSet,
@@ -19,7 +23,9 @@ from ssod.data.formats.registry import (
     resolve_path,
 )
 from ssod.data.records import IMAGE_SUFFIXES, Record, read_image_size
-from ssod.errors import UserError
+from ssod.errors import UserError, relative_to
+
+logger = logging.getLogger(__name__)
 
 
 def read_xml(path: str) -> ElementTree.Element:
@@ -28,9 +34,12 @@ def read_xml(path: str) -> ElementTree.Element:
         return ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise UserError(
-            f"{path} does not exist: add it or take the image out of the split."
+            f"{path} does not exist{relative_to(path)}: add it or take the image out of the split."
         ) from None
-    except ElementTree.ParseError as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): correct it.") from None
+    # An encoding that Python does not know is a LookupError, one that does not fit a ValueError.
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise UserError(f"{path} is not valid XML ({error}): repair it.") from None
 
 
@@ -39,10 +48,13 @@ def classes_of_folder(root: str) -> Tuple[str, ...]:
     """All class names in ROOT/Annotations, sorted; over every split, so that splits of one root agree."""
     folder = os.path.join(root, "Annotations")
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} does not exist: ROOT must be a folder in VOC layout.")
+        raise UserError(
+            f"{folder} does not exist{relative_to(folder)}: ROOT must be a folder in VOC layout."
+        )
     names: Set[str] = set()
     for file_name in sorted(os.listdir(folder)):
-        if file_name.endswith(".xml"):
+        # Archives made on a Mac carry a "._x.xml" beside each x.xml.
+        if file_name.endswith(".xml") and not file_name.startswith("."):
             xml = read_xml(os.path.join(folder, file_name))
             names.update((found.findtext("name") or "").strip() for found in xml.findall("object"))
     names.discard("")
@@ -59,9 +71,11 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     """
     try:
         x0, y0, x1, y1 = (
-            float(item.findtext(f"bndbox/{key}", "")) for key in ("xmin", "ymin", "xmax", "ymax")
+            float(item.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
         )
     except ValueError:
+        return []
+    if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
         return []
     # By that rule xmin = xmax would be one pixel wide; in practice it is a slip of the annotator, so it gets no area.
     if x1 <= x0 or y1 <= y0:
@@ -95,7 +109,7 @@ class VocSet:
         return cls(
             name,
             resolve_path(node["ROOT"]),
-            node["SPLIT"],
+            _split_name(node["SPLIT"]),
             class_list(node),
             optional_path(node, "TRUTH"),
             optional_path(node, "GROUPS"),
@@ -130,22 +144,52 @@ class VocSet:
         return True
 
     def stems(self) -> List[str]:
-        """File names without suffix, in the order of the split file (whose second column, if any, is ignored)."""
+        """File names without suffix, in the order of the split file; a name that is listed twice counts once.
+
+        A line is a name, which may have spaces, or a name and a second column (-1, 0 or 1), as in VOC's lists of a
+        class. The suffix of an image is taken off.
+        """
+        path = self.split_file
         try:
-            with open(self.split_file, encoding="utf-8") as file:
-                stems = [line.split()[0] for line in file if line.strip()]
+            with open(path, encoding="utf-8-sig") as file:
+                lines = [line.strip() for line in file if line.strip()]
         except FileNotFoundError:
-            folder = os.path.dirname(self.split_file)
+            folder = os.path.dirname(path)
             found = (
-                sorted(f[:-4] for f in os.listdir(folder) if f.endswith(".txt"))
+                sorted(f[:-4] for f in os.listdir(folder) if f.endswith(".txt") and f[0] != ".")
                 if os.path.isdir(folder)
                 else []
             )
-            hint = f"set SPLIT to one of {', '.join(found)}" if found else "correct ROOT"
-            raise UserError(f"{self.split_file} does not exist: {hint}.") from None
+            hint = f"set SPLIT to one of {', '.join(found[:20])}" if found else "correct ROOT"
+            raise UserError(f"{path} does not exist{relative_to(path)}: {hint}.") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is no text in UTF-8 ({error}): save it as UTF-8.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror}): correct it.") from None
+        suffixes = self._suffixes()
+        stems = [_stem_of(line, suffixes) for line in lines]
         if not stems:
-            raise UserError(f"{self.split_file} lists no images: use another SPLIT.")
-        return stems
+            raise UserError(f"{path} lists no images: use another SPLIT.")
+        once = list(dict.fromkeys(stems))
+        if len(once) < len(stems):
+            logger.warning(
+                f"{path} lists {len(stems) - len(once)} images twice: each is used once."
+            )
+        return once
+
+    def _suffixes(self) -> Dict[str, str]:
+        """Stem -> suffix of every image in JPEGImages."""
+        folder = os.path.join(self.root, "JPEGImages")
+        if not os.path.isdir(folder):
+            raise UserError(
+                f"{folder} does not exist{relative_to(folder)}: ROOT must be a folder in VOC layout."
+            )
+        suffixes: Dict[str, str] = {}
+        for file_name in sorted(os.listdir(folder)):
+            stem, suffix = os.path.splitext(file_name)
+            if suffix.lower() in IMAGE_SUFFIXES:
+                suffixes.setdefault(stem, suffix)
+        return suffixes
 
     def _image_path(self, stem: str, suffixes: Dict[str, str]) -> str:
         if stem not in suffixes:
@@ -157,14 +201,7 @@ class VocSet:
 
     def unlabeled_records(self) -> List[Record]:
         """Images alone; no annotation file is opened. Image ids count from 1 in the order of the split file."""
-        folder = os.path.join(self.root, "JPEGImages")
-        if not os.path.isdir(folder):
-            raise UserError(f"{folder} does not exist: ROOT must be a folder in VOC layout.")
-        suffixes: Dict[str, str] = {}
-        for file_name in sorted(os.listdir(folder)):
-            stem, suffix = os.path.splitext(file_name)
-            if suffix.lower() in IMAGE_SUFFIXES:
-                suffixes.setdefault(stem, suffix)
+        suffixes = self._suffixes()
         return [
             Record(file_name=self._image_path(stem, suffixes), image_id=i + 1)
             for i, stem in enumerate(self.stems())
@@ -175,21 +212,27 @@ class VocSet:
         indices = {name: i for i, name in enumerate(self.classes())}
         records = self.unlabeled_records()
         skipped = SkippedBoxes(self.split_file)
-        for stem, record in zip(self.stems(), records):
+        layout = BoxLayout(self.split_file)
+        for record in records:
+            stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
             path = os.path.join(self.root, "Annotations", f"{stem}.xml")
             xml = read_xml(path)
             _set_size(record, xml)
             record["annotations"] = []
+            size = record.get("height"), record.get("width")
             for number, item in enumerate(xml.findall("object")):
                 name = (item.findtext("name") or "").strip()
+                if not name:
+                    raise UserError(f"{path}: object {number + 1} has no name: write its class.")
                 if name not in indices:
                     raise UserError(
                         f"{path} has the class {name!r}, which is not in CLASSES of {self.name}: add it."
                     )
                 box = parse_box(item)
-                problem = box_problem(box, record.get("height"), record.get("width"))
+                layout.add(box, *size)
+                problem = box_problem(box, *size)
                 if problem:
-                    skipped.add(f"{stem}.xml object {number + 1}", problem)
+                    skipped.add(f"{stem}.xml object {number + 1}", problem, record["file_name"])
                     continue
                 record["annotations"].append(
                     {
@@ -199,8 +242,27 @@ class VocSet:
                         "iscrowd": 0,
                     }
                 )
+        layout.check(corners=True)
         skipped.report()
         return records
+
+
+def _split_name(value: str) -> str:
+    """SPLIT names a list without its suffix; with it, it is understood as well."""
+    return value[: -len(".txt")] if value.endswith(".txt") else value
+
+
+def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:
+    """The name on a line of a split file, among the images that exist; the likeliest one where none of them fits."""
+    column = re.fullmatch(r"(.*\S)\s+(?:-1|\+?1|0)", line)
+    name = column.group(1) if column else line
+    for choice in (line, name):
+        base = choice.replace("\\", "/").rsplit("/", 1)[-1]
+        stem, suffix = os.path.splitext(base)
+        for known in (choice, stem if suffix.lower() in IMAGE_SUFFIXES else base):
+            if known in suffixes:
+                return known
+    return name
 
 
 def _set_size(record: Record, xml: ElementTree.Element) -> None:
@@ -210,9 +272,9 @@ def _set_size(record: Record, xml: ElementTree.Element) -> None:
     except OSError:
         try:
             height, width = (
-                int(float(xml.findtext(f"size/{key}", ""))) for key in ("height", "width")
+                int(float(xml.findtext(f"size/{key}") or "")) for key in ("height", "width")
             )
-        except ValueError:
+        except (ValueError, OverflowError):
             return
     if height > 0 and width > 0:
         record.update(height=height, width=width)

@@ -6,11 +6,10 @@ import sys
 from typing import Any, Dict, Optional
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.plain_student import build_core
 from ssod.engine.teacher_student import TeacherStudent
@@ -64,7 +63,7 @@ def training_data(cfg: CfgNode) -> TrainingData:
     return TrainingData(
         labeled=load_labeled(cfg),
         unlabeled=load_unlabeled(cfg) if learns_from_unlabeled(cfg) else [],
-        class_names=MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+        class_names=check_classes(cfg),
     )
 
 

@@ -24,7 +24,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ssod.data.catalog import register_datasets
+from ssod.data.catalog import check_classes, read_test_sets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -43,10 +43,13 @@ from ssod.engine.loading import build_detector, load_detector, training_data
 from ssod.engine.loop import TrainLoop
 from ssod.engine.plain_student import build_core
 from ssod.engine.quality_hook import PseudoLabelQuality
+from ssod.engine.skipped import write_skipped
 from ssod.engine.solver import build_optimizer, scale_config
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
+from ssod.evaluation.build import check_evaluation, format_metrics
+from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.utils.atomic import write_atomically
 from ssod.utils.comm import broadcast_from_main
@@ -66,12 +69,11 @@ class SSODTrainer(DefaultTrainer):
         if not logging.getLogger("ssod").isEnabledFor(logging.INFO):
             setup_logger(name="ssod")
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
-        register_datasets(cfg)
         check_split_hashes(cfg)
-        from ssod.evaluation.build import check_evaluation
-
+        # Now, rather than after thousands of steps.
+        read_test_sets(cfg)
         for name in (*cfg.DATASETS.VAL, *cfg.DATASETS.TEST):
-            check_evaluation(name)  # now, rather than after thousands of steps
+            check_evaluation(name)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)
@@ -140,6 +142,11 @@ class SSODTrainer(DefaultTrainer):
         return build_evaluator(
             cfg, dataset_name, output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         )
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        """Test images of a dataset; override for your own. Detectron2's would end the run at a damaged image."""
+        return build_test_loader(cfg, dataset_name)
 
     def _loader_from(self, state: Optional[Dict[str, Any]], step: int) -> Any:
         transforms = {m.name: m.view_transform() for m in self.core.method_list}
@@ -284,6 +291,7 @@ class SSODTrainer(DefaultTrainer):
             self._writer_hook._writers = self.build_writers()
         # Detectron2's own loop would log a traceback before the one line that a `UserError` is.
         self.iter = self.start_iter
+        write_skipped(self.cfg, self._trainer.skipped)
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             try:
@@ -301,7 +309,9 @@ class SSODTrainer(DefaultTrainer):
 
     def _evaluate(self, role: str) -> Dict[str, Any]:
         names = self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST
-        return self._evaluate_on(role, list(names))
+        results = self._evaluate_on(role, list(names))
+        write_skipped(self.cfg, self._trainer.skipped)
+        return results
 
     def _evaluate_on(self, role: str, names: List[str]) -> Dict[str, Any]:
         model = self.core.teacher if role == "teacher" else self.core.student
@@ -338,7 +348,6 @@ class SSODTrainer(DefaultTrainer):
 
     def _finish(self) -> "OrderedDict[str, Any]":
         self._save_weights("teacher_final")
-        self._list_skipped()
         results: "OrderedDict[str, Any]" = OrderedDict()
         # Only rank 0 knows the best one and surely sees its file.
         use_best = comm.all_gather(self.best["step"] >= 0)[0]
@@ -350,6 +359,7 @@ class SSODTrainer(DefaultTrainer):
             broadcast_from_main(list(teacher.state_dict().values()))
         if self.cfg.DATASETS.TEST:
             results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
+        write_skipped(self.cfg, self._trainer.skipped, report=True)
         if comm.is_main_process():
             best = {**self.best, "test": results} if use_best else {"test": results}
             record = {"teacher_best": best, "steps": self.max_iter}
@@ -358,19 +368,8 @@ class SSODTrainer(DefaultTrainer):
             best_model = f"Best {self.best['model']} (step {self.best['step']})"
             which = best_model if use_best else "Final teacher"
             for dataset, tasks in results.items():
-                numbers = ", ".join(f"{k} {v:.2f}" for k, v in tasks.get("bbox", {}).items())
-                logger.info(f"{which} on {dataset}: {numbers}")
+                logger.info(f"{which} on {dataset}: {format_metrics(tasks.get('bbox', {}))}")
         return results
-
-    def _list_skipped(self) -> None:
-        """Writes which images could not be read by any rank, with the reason."""
-        skipped: Dict[str, str] = {}
-        for found in comm.all_gather(self._trainer.skipped):
-            skipped.update(found)
-        if skipped and comm.is_main_process():
-            path = os.path.join(self.cfg.OUTPUT_DIR, "skipped_images.json")
-            write_atomically(path, lambda file: file.write(json.dumps(skipped, indent=1).encode()))
-            logger.warning(f"{len(skipped)} images could not be used; {path} lists them.")
 
     # ---------------------------------------------------------------- state
 
@@ -393,7 +392,10 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
         raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/teacher_best.pth.")
     if not cfg.DATASETS.TEST:
         raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
-    register_datasets(cfg)
+    read_test_sets(cfg, keys=("TEST",))
+    for name in cfg.DATASETS.TEST:
+        check_evaluation(name)
+    check_classes(cfg, keys=("TEST",))
     model = load_detector(cfg, cfg.MODEL.WEIGHTS, role)
     results = evaluate(
         cfg,
@@ -403,9 +405,9 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
         build=partial(SSODTrainer.build_evaluator, cfg),
         build_loader=partial(SSODTrainer.build_test_loader, cfg),
     )
+    write_skipped(cfg, report=True)
     if comm.is_main_process():
         for dataset, tasks in results.items():
             for task, metrics in tasks.items():
-                numbers = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-                logger.info(f"{dataset} {task}: {numbers}")
+                logger.info(f"{dataset} {task}: {format_metrics(metrics)}")
     return results

@@ -7,11 +7,10 @@ import difflib
 import logging
 import os
 from collections import OrderedDict
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import (
     DatasetEvaluator,
     PascalVOCDetectionEvaluator,
@@ -20,11 +19,15 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from torch import nn
 
-from ssod.data.catalog import dataset_classes
+from ssod.data.catalog import dataset_classes, dataset_records
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
 from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups
-from ssod.evaluation.lvis import FederatedEvaluator, check_lvis_file, require_lvis
+from ssod.evaluation.loader import ReadableImages, build_test_loader
+from ssod.evaluation.lvis import FederatedEvaluator, lvis_truth, require_lvis
+from ssod.evaluation.truth import evaluation_truth
+
+logger = logging.getLogger(__name__)
 
 # (dataset name, output folder) -> evaluator
 EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
@@ -50,15 +53,6 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             f"Dataset {dataset_name} has evaluator_type {kind!r}: use 'coco', 'lvis' or 'pascal_voc', or override "
             "SSODTrainer.build_evaluator."
         )
-    if not hasattr(metadata, "json_file"):
-        # Detectron2 converts into a file too, but takes one that an earlier run with other annotations has left.
-        if comm.is_main_process():
-            convert_to_coco_json(
-                dataset_name,
-                os.path.join(output_folder, f"{dataset_name}_coco_format.json"),
-                allow_cached=False,
-            )
-        comm.synchronize()
     if metadata.get("groups_file"):
         return GroupCOCOEvaluator(dataset_name, output_dir=output_folder)
     return FastCOCOEvaluator(dataset_name, output_dir=output_folder)
@@ -77,7 +71,7 @@ def evaluate(
     Args:
         output_folder: predictions go to a folder of the dataset's name in it.
         build: makes the evaluator of a dataset; `build_evaluator` by default.
-        build_loader: makes its loader; Detectron2's by default.
+        build_loader: makes its loader; `build_test_loader` by default.
 
     Returns:
         {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent; {dataset: {}} on ranks other than 0.
@@ -88,17 +82,72 @@ def evaluate(
         folder = os.path.join(output_folder, name)
         with quiet_evaluation():
             evaluator = build(name, folder) if build else build_evaluator(cfg, name, folder)
-            loader = build_loader(name) if build_loader else build_detection_test_loader(cfg, name)
-            results[name] = inference_on_dataset(model, loader, evaluator)
+            loader = build_loader(name) if build_loader else build_test_loader(cfg, name)
+            readable = ReadableImages(loader)
+            if hasattr(evaluator, "unreadable"):
+                evaluator.unreadable = readable.unreadable
+            results[name] = inference_on_dataset(model, readable, evaluator)
+        note_unreadable(name, readable)
     return results
 
 
+# Dataset -> the images that evaluation could not read: file name -> reason.
+_unreadable: Dict[str, Dict[str, str]] = {}
+
+
+def unreadable_images(dataset_name: str) -> Dict[str, str]:
+    """The images of a dataset that evaluations of this process could not read, with the reasons."""
+    return dict(_unreadable.get(dataset_name, {}))
+
+
+def note_unreadable(name: str, loader: ReadableImages) -> None:
+    """Counts, once, the images that any rank could not read. Called on all ranks.
+
+    Raises:
+        UserError: not one image could be read.
+    """
+    found: Dict[str, str] = {}
+    for rows in comm.all_gather(list(loader.unreadable.values())):
+        found.update(rows)
+    known = _unreadable.setdefault(name, {})
+    new = {path: reason for path, reason in found.items() if path not in known}
+    known.update(new)
+    if not new:
+        return
+    path, reason = next(iter(new.items()))
+    total = len(dataset_records(name))
+    if len(found) >= total:
+        raise UserError(
+            f"Not one of the {total} images of {name} can be read, such as {path} ({reason}): correct the files."
+        )
+    logger.warning(
+        f"{name}: {len(new)} of {total} images cannot be read and are left out of the evaluation, with their boxes: "
+        f"{path} ({reason})" + (", ..." if len(new) > 1 else "")
+    )
+
+
+def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
+    """One line of numbers; single classes only where they are few."""
+    classes = [name for name in metrics if name.startswith("AP-")]
+    hidden = set(classes) if len(classes) > most else set()
+    numbers = [f"{name} {value:.2f}" for name, value in metrics.items() if name not in hidden]
+    if hidden:
+        numbers.append(f"(and AP of {len(hidden):,} classes)")
+    return ", ".join(numbers)
+
+
 def check_evaluation(dataset_name: str) -> None:
-    """Raises now the `UserError` that a declared dataset's first evaluation would: a missing package, files that do not fit."""
+    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files that do not fit.
+
+    The dataset must have been read: see `check_data`.
+    """
+    _unreadable.pop(dataset_name, None)  # of an earlier run of this process
     metadata = MetadataCatalog.get(dataset_name)
     require_lvis(dataset_name)
     if metadata.get("evaluator_type") == "lvis":
-        check_lvis_file(metadata.json_file)
+        lvis_truth(dataset_name)
+    elif metadata.get("evaluator_type", "coco") == "coco":
+        evaluation_truth(dataset_name)
     if metadata.get("groups_file"):
         read_groups(metadata.groups_file, dataset_classes(dataset_name) or ())
 

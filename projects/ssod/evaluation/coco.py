@@ -7,19 +7,24 @@ NaN where there is no ground truth to measure against.
 from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.util
 import io
 import itertools
 import json
 import logging
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+from ssod.evaluation.loader import Unreadable
+from ssod.evaluation.truth import coco_api, evaluation_truth
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +37,42 @@ class FastCOCOEvaluator(COCOEvaluator):
     Subclasses that add metrics of their own override `derive_box_results`.
     """
 
-    def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs: Any) -> None:
-        # Detectron2's own fast implementation needs its compiled part.
-        super().__init__(dataset_name, output_dir=output_dir, **{"use_fast_impl": False, **kwargs})
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: Optional[str] = None,
+        *,
+        tasks: Optional[Sequence[str]] = None,
+        distributed: bool = True,
+        max_dets_per_image: Optional[int] = None,
+        kpt_oks_sigmas: Sequence[float] = (),
+    ) -> None:
+        """Does not call Detectron2's, which reads the annotation file as it lies on the disk."""
+        self._logger = logger
+        self._distributed, self._output_dir, self._tasks = distributed, output_dir, tasks
+        self._use_fast_impl = False  # it needs Detectron2's compiled part
+        self._max_dets_per_image = [1, 10, max_dets_per_image or 100]
+        self._kpt_oks_sigmas = kpt_oks_sigmas
+        self._cpu_device = torch.device("cpu")
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._coco_api = coco_api(evaluation_truth(dataset_name))
+        self._do_evaluation = "annotations" in self._coco_api.dataset
+        # Filled by the loader: see `ReadableImages`.
+        self.unreadable: Unreadable = {}
+
+    def evaluate(self, img_ids: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
+        """Detectron2's; images that no rank could read are left out together with their boxes.
+
+        Args:
+            img_ids: of the images to evaluate on; None for all.
+        """
+        unreadable = set(self.unreadable)
+        if self._distributed:
+            unreadable = unreadable.union(*comm.all_gather(list(unreadable)))
+        if unreadable:
+            known = self._coco_api.imgs if img_ids is None else img_ids
+            img_ids = [image_id for image_id in known if image_id not in unreadable]
+        return super().evaluate(img_ids)
 
     def _eval_predictions(
         self, predictions: List[Dict[str, Any]], img_ids: Optional[Sequence[Any]] = None
@@ -80,28 +118,65 @@ def coco_eval_boxes(
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Optional[Sequence[Any]] = None,
 ) -> Any:
-    """Evaluates boxes; the same numbers to 1e-6 with either library.
+    """Evaluates boxes; the same numbers to 1e-6 with either library, whatever the ids and the order of the truth are.
 
     Args:
         truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH, score); may be empty.
+        img_ids: of the images to evaluate on; None for all.
 
     Returns:
         A `COCOeval`-like object with `stats` (12 or more, in COCO's order) and `eval["precision"]`
-        of shape (IoU thresholds, recalls, classes, areas, max_dets).
+        of shape (IoU thresholds, recalls, classes, areas, max_dets). Classes are in the order of their ids.
     """
-    numeric = all(isinstance(image_id, int) for image_id in truth.getImgIds())
-    if numeric and importlib.util.find_spec("faster_coco_eval") is not None:
-        evaluation = _faster(truth, found)
+    content, rows = _renumber(truth.dataset, found, img_ids)
+    if importlib.util.find_spec("faster_coco_eval") is not None:
+        evaluation = _faster(content, rows)
     else:
-        evaluation = _official(truth, found)
+        evaluation = _official(content, rows)
     evaluation.params.maxDets = list(max_dets)
-    if img_ids is not None:
-        evaluation.params.imgIds = list(img_ids)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
+
+
+def _renumber(
+    truth: Dict[str, Any], found: List[Dict[str, Any]], img_ids: Optional[Sequence[Any]]
+) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
+    """Truth and results with ids from 1 that depend on names and places alone, not on the file's ids and order.
+
+    COCO's matching takes the id 0 for "no match". Among equal scores the order of images decides.
+    """
+    kept = None if img_ids is None else set(img_ids)
+    listed = [image for image in truth["images"] if kept is None or image["id"] in kept]
+    listed.sort(key=lambda image: str(image.get("file_name", image["id"])))
+    images = {image["id"]: number + 1 for number, image in enumerate(listed)}
+    ordered = sorted(category["id"] for category in truth["categories"])
+    categories = {category: number + 1 for number, category in enumerate(ordered)}
+
+    def moved(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+        return [
+            {
+                **{key: row[key] for key in ("bbox", "area", "iscrowd", "score") if key in row},
+                "image_id": images[row["image_id"]],
+                "category_id": categories[row["category_id"]],
+            }
+            for row in rows
+            if row["image_id"] in images and row["category_id"] in categories
+        ]
+
+    annotations = moved(truth["annotations"])
+    annotations.sort(key=lambda row: (row["image_id"], row["category_id"], row["bbox"]))
+    for number, row in enumerate(annotations):
+        row["id"] = number + 1
+    content = {
+        "info": {},
+        "images": [{"id": number} for number in images.values()],
+        "annotations": annotations,
+        "categories": [{"id": n, "name": str(n)} for n in categories.values()],
+    }
+    return content, moved(found)
 
 
 def per_class_ap(coco_eval: Any) -> List[float]:
@@ -114,25 +189,21 @@ def per_class_ap(coco_eval: Any) -> List[float]:
     return values
 
 
-def _faster(truth: COCO, found: List[Dict[str, Any]]) -> Any:
+def _faster(truth: Dict[str, Any], found: List[Dict[str, Any]]) -> Any:
     from faster_coco_eval import COCO as FastCOCO
     from faster_coco_eval import COCOeval_faster
 
-    # It writes into the rows it is given.
-    reference = FastCOCO(copy.deepcopy(truth.dataset))
-    return COCOeval_faster(
-        reference, reference.loadRes(copy.deepcopy(found)), "bbox", print_function=_silent
-    )
+    reference = FastCOCO(truth)
+    return COCOeval_faster(reference, reference.loadRes(found), "bbox", print_function=_silent)
 
 
-def _official(truth: COCO, found: List[Dict[str, Any]]) -> Any:
+def _official(truth: Dict[str, Any], found: List[Dict[str, Any]]) -> Any:
+    reference = coco_api(truth)
     with contextlib.redirect_stdout(io.StringIO()):
         if found:
-            return COCOeval(truth, truth.loadRes(copy.deepcopy(found)), "bbox")
-        nothing = COCO()  # `loadRes` cannot take an empty list
-        nothing.dataset = {**truth.dataset, "annotations": []}
-        nothing.createIndex()
-        return COCOeval(truth, nothing, "bbox")
+            return COCOeval(reference, reference.loadRes(found), "bbox")
+        nothing = coco_api({**truth, "annotations": []})  # `loadRes` cannot take an empty list
+        return COCOeval(reference, nothing, "bbox")
 
 
 def _silent(*_: Any) -> None:

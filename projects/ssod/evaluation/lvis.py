@@ -6,22 +6,23 @@ LVIS is labelled federatedly: in an image only the classes of its boxes and of `
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import itertools
 import json
 import logging
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import LVISEvaluator
+from detectron2.utils import comm
 
-from ssod.data.coco import read_coco
 from ssod.errors import UserError
 from ssod.evaluation.groups import group_means, read_groups
+from ssod.evaluation.loader import Unreadable
+from ssod.evaluation.truth import evaluation_truth
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,32 @@ class FederatedEvaluator(LVISEvaluator):
     APr, APc and APf follow the file's "frequency" then no longer, but the images of that labelled set.
     """
 
-    def __init__(self, dataset_name: str, output_dir: Optional[str] = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: Optional[str] = None,
+        *,
+        tasks: Optional[Sequence[str]] = None,
+        distributed: bool = True,
+        max_dets_per_image: Optional[int] = None,
+    ) -> None:
+        """Does not call Detectron2's, which reads the annotation file as it lies on the disk."""
         require_lvis(dataset_name)
-        check_lvis_file(MetadataCatalog.get(dataset_name).json_file)
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().__init__(dataset_name, output_dir=output_dir, **kwargs)
+        self._logger = logger
+        self._distributed, self._output_dir, self._tasks = distributed, output_dir, tasks
+        self._max_dets_per_image = max_dets_per_image
+        self._cpu_device = torch.device("cpu")
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._lvis_api = _lvis_api(lvis_truth(dataset_name))
+        self._do_evaluation = bool(self._lvis_api.anns)
+        # Filled by the loader: see `ReadableImages`.
+        self.unreadable: Unreadable = {}
+
+    def evaluate(self) -> Dict[str, Any]:
+        """Detectron2's; images that no rank could read are left out together with their boxes."""
+        ranks = comm.all_gather(list(self.unreadable)) if self._distributed else [self.unreadable]
+        self._unreadable_anywhere = [image_id for found in ranks for image_id in found]
+        return super().evaluate()
 
     def _eval_predictions(self, predictions: List[Dict[str, Any]]) -> None:
         found = list(itertools.chain(*[prediction["instances"] for prediction in predictions]))
@@ -83,6 +105,8 @@ class FederatedEvaluator(LVISEvaluator):
         evaluation = LVISEval(
             self._lvis_api, LVISResults(self._lvis_api, found, MAX_DETECTIONS), "bbox"
         )
+        unreadable = set(self._unreadable_anywhere)
+        evaluation.params.img_ids = [i for i in evaluation.params.img_ids if i not in unreadable]
         evaluation.run()
         values = evaluation.get_results()
         results = {name: _percent(values[name]) for name in names}
@@ -100,18 +124,32 @@ def _percent(value: float) -> float:
     return float(value * 100) if value >= 0 else float("nan")
 
 
-def check_lvis_file(path: str) -> None:
-    """Raises `UserError` if a COCO-format file lacks what LVIS's evaluation needs."""
-    content = read_coco(path, ("images", "annotations", "categories"))
-    needed = {"neg_category_ids", "not_exhaustive_category_ids"}
-    missing = next(
-        (needed - image.keys() for image in content["images"] if needed - image.keys()), None
-    )
-    if missing:
-        raise UserError(
-            f"{path} has images without {sorted(missing)[0]}: use FORMAT coco, or LVIS's own file."
-        )
+def lvis_truth(dataset_name: str) -> Dict[str, Any]:
+    """`evaluation_truth` of a dataset that LVIS's rules apply to.
+
+    Raises:
+        UserError: its file lacks what LVIS's evaluation needs.
+    """
+    content = evaluation_truth(dataset_name)
+    path = MetadataCatalog.get(dataset_name).get("json_file", dataset_name)
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        if not all(isinstance(image.get(key), list) for image in content["images"]):
+            raise UserError(
+                f"{path} has images without {key}: use FORMAT coco, or LVIS's own file."
+            )
     if not all(category.get("frequency") in ("r", "c", "f") for category in content["categories"]):
         raise UserError(
             f"{path} has categories without a frequency (r, c or f): use LVIS's own file."
         )
+    return content
+
+
+def _lvis_api(content: Dict[str, Any]) -> Any:
+    """The `lvis` package's index of a dict: its own constructor takes a file."""
+    from lvis import LVIS
+
+    api = LVIS.__new__(LVIS)
+    api.logger = logging.getLogger("lvis")
+    api.dataset = content
+    api._create_index()
+    return api

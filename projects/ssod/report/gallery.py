@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, detection_utils
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ssod.data.catalog import register_datasets
+from ssod.data.pixels import read_pixels
 from ssod.data.records import trained_annotations
 from ssod.errors import UserError
 from ssod.plotting.run_data import RunData
@@ -143,7 +144,7 @@ def _corners(box: Sequence[float]) -> List[float]:
 def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Optional[str]:
     """A JPEG with boxes as a data URI; None where the file cannot be read."""
     try:
-        image = detection_utils.read_image(file_name, format="BGR")
+        image = read_pixels(file_name, "BGR")
     except Exception:  # whatever Pillow's decoders raise on a damaged file
         return None
     longest = max(image.shape[:2])

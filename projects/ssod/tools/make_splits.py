@@ -229,8 +229,8 @@ def format_table(coco: Dict[str, Any], splits: Sequence[Split]) -> str:
 
 def positive_percent(text: str) -> float:
     value = float(text)
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 100")
     return value
 
 
@@ -333,7 +333,10 @@ def run(args: argparse.Namespace) -> None:
         parts = split_coco(split.coco, split.labeled, {"source": names, **split.description})
         for part in wanted:
             path = args.prefix.with_name(f"{args.prefix.name}_{split.name}_{part}.json")
-            files[path] = parts[part]
+            if parts[part]["images"]:
+                files[path] = parts[part]
+            else:
+                print(f"{path}: no image is left for it, so it is not written")
     changed = write_files(files, force=args.force)
     if not args.folder:
         print(format_table(source.coco, splits))

@@ -131,6 +131,11 @@ def class_list(node: Mapping[str, Any]) -> Tuple[str, ...]:
         UserError: it is no list of different names.
     """
     classes = node.get("CLASSES") or ()
-    if not isinstance(classes, (list, tuple)) or len(set(map(str, classes))) != len(classes):
+    # A YAML list may hold numbers, which are names too; anything else is a slip.
+    if (
+        not isinstance(classes, (list, tuple))
+        or not all(isinstance(c, (str, int, float)) and str(c).strip() for c in classes)
+        or len(set(map(str, classes))) != len(classes)
+    ):
         raise UserError(f"CLASSES is {classes!r}: it must be a list of different names.")
     return tuple(map(str, classes))

@@ -19,8 +19,8 @@ from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.detectors.rcnn.rpn import judge_anchors
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
-from ssod.methods.soft_distillation.losses import covered_by, sharpened, soft_cross_entropy
 from ssod.methods.shared.teacher_judgement import judge_rois
+from ssod.methods.soft_distillation.losses import covered_by, sharpened, soft_cross_entropy
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 
 from ssod.data.mapper import UnreadableImage
+from ssod.data.pixels import read_pixels
 
 _CACHE_BYTES = 64 << 20
 # A decoded image of up to this share of the cache is kept as a whole: pseudo-boxes move with every visit, the pixels do not.
@@ -125,7 +125,7 @@ def _decode(file_name: str, factor: int) -> np.ndarray:
             content = np.frombuffer(file.read(), dtype=np.uint8)
         image = cv2.imdecode(content, _REDUCED[factor]) if content.size else None
         if image is None:  # a format that only Pillow knows, or no image
-            image = detection_utils.read_image(file_name, format="BGR")[::factor, ::factor]
+            image = read_pixels(file_name, "BGR")[::factor, ::factor]
     except Exception as error:  # whatever the decoders raise on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(file_name, reason) from None

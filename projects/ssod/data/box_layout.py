@@ -1,0 +1,66 @@
+"""Tells boxes that are written in another layout than the format's: as corners, or divided by the image's size."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ssod.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 2.0  # pixels by which a box may leave its image: labelling tools round
+_FEW = 4  # boxes from which a file's layout can be judged
+_SOME, _MOST, _NEARLY_ALL = 0.2, 0.5, 0.95
+
+
+class BoxLayout:
+    """Looks at all boxes of a file together. Boxes are given as the XYXY that the format's layout makes of them."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._rows: List[Tuple[float, ...]] = []
+
+    def add(self, box: Sequence[float], height: Optional[int], width: Optional[int]) -> None:
+        """Adds a box; height and width of its image are None where unknown."""
+        if len(box) == 4:
+            self._rows.append((*box, height or math.nan, width or math.nan))
+
+    def check(self, corners: bool = False) -> None:
+        """Judges the boxes.
+
+        Args:
+            corners: whether the format itself writes corners (VOC), so that they cannot be mistaken.
+
+        Raises:
+            UserError: the boxes are certainly in another layout.
+        """
+        rows = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
+        rows = rows[np.isfinite(rows[:, :4]).all(axis=1)]
+        if len(rows) < 2:
+            return
+        x0, y0, x1, y1, height, width = rows.T
+        if rows[:, :4].max() <= 1.0 + 1e-6:
+            raise UserError(
+                f"{self.source}: all boxes lie between 0 and 1, so they look normalised (divided by the image's "
+                "width and height): multiply them, since boxes are in pixels here."
+            )
+        if len(rows) < _FEW:
+            return
+        outside = (x1 > width + _TOLERANCE) | (y1 > height + _TOLERANCE)
+        # The layout was XYWH: what is taken for width and height is x1 - x0 and y1 - y0.
+        far_x, far_y = x1 - x0, y1 - y0
+        fits = (far_x > x0) & (far_y > y0) & ~(far_x > width + 1) & ~(far_y > height + 1)
+        if not corners and fits.mean() >= _NEARLY_ALL and outside.mean() >= _SOME:
+            raise UserError(
+                f"{self.source}: {int(outside.sum())} of {len(rows)} boxes leave their image, and nearly all look like corners "
+                "(XYXY: x0, y0, x1, y1) rather than XYWH (x, y, width, height): convert them to XYWH."
+            )
+        if outside.mean() >= _MOST:
+            logger.warning(
+                f"{self.source}: {int(outside.sum())} of {len(rows)} boxes leave their image: are they of images of "
+                "another size, or in another layout than the format's?"
+            )

@@ -1,0 +1,91 @@
+"""Which image files exist, asked by listing their folders: one request for thousands of files on a network drive."""
+
+from __future__ import annotations
+
+import os
+from typing import Dict, Iterable, List, Mapping, Sequence, Set, TypeVar
+
+from ssod.errors import UserError, relative_to
+
+# Of an unlabelled set only so many images are looked for, spread over the set.
+_SAMPLE = 16
+# A set may lack this share of its images: they are left out and listed. Where more are missing, the path is wrong.
+_TOLERATED = 0.01
+# A listing may spell a name differently than the file system accepts it; so many names are asked for one by one.
+_ASKED = 100
+
+_Row = TypeVar("_Row", bound=Mapping)
+
+# Source -> the images that it lists and that do not exist; `skipped_images.json` lists them.
+_missing: Dict[str, List[str]] = {}
+
+
+def missing_files(paths: Iterable[str]) -> List[str]:
+    """Those of the paths that lead to no file, in their order. Addresses of other kinds (s3://) count as existing."""
+    listed: Dict[str, Set[str]] = {}
+    missing: List[str] = []
+    for path in paths:
+        folder, name = os.path.split(path)
+        if "://" in path:
+            continue
+        if folder not in listed:
+            listed[folder] = _names_in(folder)
+        if name in listed[folder]:
+            continue
+        if len(missing) >= _ASKED or not os.path.exists(path):
+            missing.append(path)
+    return missing
+
+
+def _names_in(folder: str) -> Set[str]:
+    try:
+        return set(os.listdir(folder or "."))
+    except OSError:
+        return set()
+
+
+def drop_missing(rows: Sequence[_Row], source: str, *, sample: bool = False) -> List[_Row]:
+    """The records whose image exists. The few others are left out; `missing_images` gives them.
+
+    Args:
+        rows: with a "file_name". source: the file or folder that lists them, for messages.
+        sample: look for a few images only, and leave none out.
+
+    Raises:
+        UserError: more than one in a hundred is missing, or one of the sample.
+    """
+    asked = list(rows[:: max(1, len(rows) // _SAMPLE)]) if sample else list(rows)
+    paths = [str(row["file_name"]) for row in asked]
+    if sample:
+        missing = [path for path in paths if "://" not in path and not os.path.exists(path)]
+    else:
+        missing = missing_files(paths)
+    few = not sample and len(missing) <= _TOLERATED * len(rows)
+    if missing and not few:
+        others = f", like {len(missing) - 1} others of {len(asked)}" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}, listed in {source}, does not exist{relative_to(missing[0])}{others}{_near(missing[0])}: "
+            "correct IMAGES."
+        )
+    _missing[source] = [] if sample else missing
+    gone = set(missing)
+    return [row for row in rows if row["file_name"] not in gone] if gone else list(rows)
+
+
+def missing_images(source: str) -> List[str]:
+    """The images that the last reading of a source left out."""
+    return _missing.get(source, [])
+
+
+def _near(path: str) -> str:
+    """A hint: the same name in another case, or one folder higher."""
+    folder, name = os.path.split(path)
+    found = next((n for n in sorted(_names_in(folder)) if n.lower() == name.lower()), None)
+    stem = os.path.splitext(name)[0].lower()
+    found = found or next(
+        (n for n in sorted(_names_in(folder)) if os.path.splitext(n)[0].lower() == stem), None
+    )
+    if found:
+        return f" (the folder holds {found})"
+    higher = os.path.join(os.path.dirname(folder), name)
+    return f" ({higher} does)" if os.path.exists(higher) else ""
