@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from layouts import WRITERS
 from ssod.data.splits import HASH_KEY, content_hash, write_files
 from ssod.errors import UserError
 from ssod.tools.make_splits import main
@@ -99,6 +100,33 @@ def test_voc_layout(tmp_path):
     assert labeled["annotations"][0]["bbox"] == [0, 1, 11, 11]
     assert labeled["categories"] == [{"id": 1, "name": "RBC"}]
     assert len(read(tmp_path / "s_2boxes_fold0_unlabeled.json")["images"]) == 2
+
+
+@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.__name__)
+def test_any_format(writer, tmp_path, capsys):
+    truth = {f"{i}.jpg": [("dog" if i % 2 else "cat", 10, 20, 40, 60)] for i in range(8)}
+    writer(tmp_path / "set", {**truth, "z.jpg": None})
+    options = ["--data", str(tmp_path / "set"), "--percent", "50", "--prefix", str(tmp_path / "s")]
+    main(options)
+    out = capsys.readouterr().out
+    labeled = read(tmp_path / "s_50pct_fold0_labeled.json")
+    unlabeled = read(tmp_path / "s_50pct_fold0_unlabeled.json")
+    assert len(labeled["images"]) == 4
+    # A table does not list the image without labels.
+    assert len(unlabeled["images"]) == (4 if writer.__name__ == "table" else 5)
+    assert [a["bbox"] for a in labeled["annotations"]] == [[10, 20, 30, 40]] * 4
+    assert [c["name"] for c in labeled["categories"]] == ["cat", "dog"]
+    root = out.split("IMAGES: ")[1].splitlines()[0]
+    files = [image["file_name"] for image in labeled["images"] + unlabeled["images"]]
+    assert all(os.path.isfile(os.path.join(root, name)) for name in files)
+    ordered = [*options, "--prefix", str(tmp_path / "t"), "--classes", "dog", "cat"]
+    if writer.__name__ == "coco":  # whose file fixes the order
+        with pytest.raises(SystemExit, match="--classes means nothing to coco"):
+            main(ordered)
+        return
+    main(ordered)
+    categories = read(tmp_path / "t_50pct_fold0_labeled.json")["categories"]
+    assert [c["name"] for c in categories] == ["dog", "cat"]
 
 
 def test_several_files_get_their_folders(tmp_path):

@@ -1,6 +1,11 @@
-"""`python -m ssod.tools.doctor`: what is installed, what is missing or broken, and the command that mends it.
+"""What is installed, or what a dataset is like, and the command that mends what is wrong.
 
-Runs where nothing is installed: each package is imported inside its own check. The exit status is 1 if something needs mending.
+python -m ssod.tools.doctor                                       the installation
+python -m ssod.tools.doctor photos                                the labels in a folder, whatever tool wrote them
+python -m ssod.tools.doctor --config-file mine.yaml mine_train    a dataset that a config declares
+
+Of a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit status is 1 if something
+needs mending. Of the installation it reports even where nothing is installed.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from types import ModuleType
 from typing import Any, Callable, List, Optional, Sequence
 
 from ssod import compat
+from ssod.own_data.options import add_dataset_options
 
 # Import name and distribution of what ssod itself needs beside torch, torchvision, Detectron2 and OpenCV.
 PACKAGES = (
@@ -221,10 +227,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Prints the report; returns 1 if something is missing or broken."""
     parser = argparse.ArgumentParser(
         prog="python -m ssod.tools.doctor",
-        description="What is installed, what is missing or broken, and the command that mends it.",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help="a folder, a file or a name")
     parser.add_argument("--quiet", action="store_true", help="print problems only")
+    parser.add_argument("--config-file", metavar="FILE", help="the config that declares DATASET")
+    parser.add_argument(
+        "--sheet", metavar="FILE", help="the contact sheet (output/doctor/NAME.jpg)"
+    )
+    add_dataset_options(parser)
     args = parser.parse_args(argv)
+    if args.dataset:
+        return _examine_dataset(args)
     findings = examine()
     problems = [finding for finding in findings if finding.is_problem]
     for finding in problems if args.quiet else findings:
@@ -234,6 +249,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     elif not args.quiet:
         print("\nAll is well.")
     return 1 if problems else 0
+
+
+def _examine_dataset(args: argparse.Namespace) -> int:
+    from ssod.errors import UserError
+
+    try:
+        from ssod.own_data.checkup import check_up
+
+        check_up(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: run doctor without a dataset first.", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

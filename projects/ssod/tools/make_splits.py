@@ -11,6 +11,9 @@ examples:
   # from VOC layout, images drawn until every class has 10 boxes: splits/cells_10boxes_fold0_labeled.json
   python -m ssod.tools.make_splits --voc cells --voc-split train --min-boxes-per-class 10 --prefix splits/cells
 
+  # from YOLO, CVAT, LabelMe, Label Studio, CSV, COCO or VOC, whichever the path holds: splits/photos_10pct_fold0_labeled.json
+  python -m ssod.tools.make_splits --data photos/data.yaml --percent 10 --prefix splits/photos
+
   # several files, each with its folder below IMAGES
   python -m ssod.tools.make_splits --coco train2014.json=train2014 val2014.json=val2014 --percent 10 --prefix splits/coco14
 
@@ -40,6 +43,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ssod.errors import UserError
+from ssod.own_data.options import add_dataset_options
 
 
 @dataclass
@@ -67,6 +71,8 @@ def read_source(args: argparse.Namespace) -> Source:
 
     if args.voc:
         return Source(voc_to_coco(args.voc, args.voc_split, tuple(args.classes or ())))
+    if args.data:
+        return Source(_read_data(args))
     if args.folder:
         paths = FolderSet("--folder", args.folder).relative_paths()
         images = [{"id": i + 1, "file_name": path} for i, path in enumerate(paths)]
@@ -74,6 +80,17 @@ def read_source(args: argparse.Namespace) -> Source:
     if args.majority_from:
         return _read_two_datasets(args)
     return Source(merge_coco([_file_and_folder(entry) for entry in args.coco]))
+
+
+def _read_data(args: argparse.Namespace) -> Dict[str, Any]:
+    from ssod.own_data.choose import read_chosen
+    from ssod.own_data.collection import to_coco
+
+    collection = read_chosen(args.data, args)
+    for message in collection.messages:
+        print(f"note: {message}")
+    print(f"IMAGES: {collection.root}")
+    return to_coco(collection, collection.photos)
 
 
 def _read_two_datasets(args: argparse.Namespace) -> Source:
@@ -248,10 +265,12 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "--folder", metavar="ROOT", help="images without labels, of which --percent are drawn"
     )
-    parser.add_argument("--voc-split", default="train", help="list in ImageSets/Main (train)")
-    parser.add_argument(
-        "--classes", nargs="+", help="class names of --voc in order (all that occur, sorted)"
+    source.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a file or folder with labels in any format that FORMAT knows",
     )
+    parser.add_argument("--voc-split", default="train", help="list in ImageSets/Main (train)")
     parser.add_argument(
         "--prefix", required=True, type=Path, help="of the files to write, with their folder"
     )
@@ -305,6 +324,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="replace files that have other content"
     )
+    add_dataset_options(parser)
     return parser
 
 
@@ -313,7 +333,8 @@ def run(args: argparse.Namespace) -> None:
     from ssod.data.splits import split_coco, write_files
 
     source = read_source(args)
-    entries = [args.voc or args.folder] if args.voc or args.folder else args.coco
+    single = args.voc or args.folder or args.data
+    entries = [single] if single else args.coco
     if args.majority_from:
         entries = [*entries, args.majority_from]
     if not args.folder and not usable_classes(source.coco):
@@ -347,6 +368,10 @@ def run(args: argparse.Namespace) -> None:
 
 def problem_with(args: argparse.Namespace) -> Optional[str]:
     """What is wrong with the combination of the options, or None."""
+    if (args.format or args.images or args.split) and not args.data:
+        return "--format, --images and --split go with --data"
+    if args.classes and not (args.data or args.voc):
+        return "--classes goes with --data or --voc"
     rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
     if sum(map(bool, rules)) > 1:
         return "--minority, --random-minority, --majority-from and --unbiased-teacher-seeds exclude one another"
@@ -367,7 +392,7 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     elif args.all_boxes:
         return "--all-boxes goes with --minority or --random-minority"
     elif args.majority_from:
-        if args.percent or args.voc or not args.min_boxes_per_class:
+        if args.percent or not args.coco or not args.min_boxes_per_class:
             return "--majority-from needs --coco and --min-boxes-per-class, and takes no --percent"
     elif not (args.percent or args.min_boxes_per_class or args.unbiased_teacher_seeds):
         return "give --percent, --min-boxes-per-class or --unbiased-teacher-seeds"

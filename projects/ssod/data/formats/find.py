@@ -152,6 +152,9 @@ def _voc(folder: str) -> List[FoundSet]:
             if split in ("trainval", *_SPLITS):
                 node = {"FORMAT": "voc", "ROOT": root, "SPLIT": split}
                 found.append(FoundSet(node, split_named(split)))
+    splits = {(one.node["ROOT"], one.split) for one in found}
+    # trainval lists the images of train and val once more.
+    found = [f for f in found if f.split or (f.node["ROOT"], "train") not in splits]
     for path in files_below(folder, ".xml"):
         if not path.startswith(tuple(roots)) and _root_tag(path) == "annotation":
             found.append(FoundSet({"FORMAT": "voc", "ROOT": folder}))

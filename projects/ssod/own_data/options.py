@@ -1,0 +1,15 @@
+"""Command-line options that say what a dataset is; imports nothing that may be missing."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_dataset_options(parser: argparse.ArgumentParser, *, split: bool = True) -> None:
+    """The options that say more of a dataset than its path does."""
+    group = parser.add_argument_group("what the dataset is; found out where it is not given")
+    group.add_argument("--format", metavar="FORMAT", help="as in SSOD.DATASETS: coco, yolo, ...")
+    group.add_argument("--images", metavar="FOLDER", help="the images, where they lie elsewhere")
+    group.add_argument("--classes", nargs="+", metavar="CLASS", help="class names in order")
+    if split:
+        group.add_argument("--split", metavar="NAME", help="train, val, ..., where it has several")
