@@ -68,14 +68,16 @@ def labels(scores: List[float], classes: List[int]) -> PseudoLabels:
     return PseudoLabels.from_detections([row])
 
 
+CONTEXT = StepContext(0, SSODBatch([], []), None, None)  # type: ignore[arg-type]
+
+
 def update(kind: GMMThreshold, pseudo: PseudoLabels) -> None:
-    context = StepContext(0, SSODBatch([], []), None, None)  # type: ignore[arg-type]
-    kind.update(None, pseudo, context)  # type: ignore[arg-type]
+    kind.update(None, pseudo, CONTEXT)  # type: ignore[arg-type]
 
 
 def test_thresholds_follow_the_scores() -> None:
     kind = method("SSOD.GMM_THRESHOLD.SCORES_PER_CLASS", 4, "SSOD.GMM_THRESHOLD.POLICY", "boundary")
-    assert kind.thresholds(None).tolist() == [0.5, 0.5, 0.5]  # type: ignore[arg-type]
+    assert kind.thresholds(CONTEXT).tolist() == [0.5, 0.5, 0.5]
     update(kind, labels([0.1, 0.9, 0.1, 0.3], [0, 0, 0, 1]))
     assert kind.limits.tolist() == pytest.approx([0.9, 0.5, 0.5])  # class 1 has too few
     assert kind.counts.tolist() == [3, 1, 0]
@@ -83,7 +85,7 @@ def test_thresholds_follow_the_scores() -> None:
     update(kind, labels([0.2, 0.8, 0.6], [0, 0, 1]))
     assert kind.scores[0].tolist() == pytest.approx([0.9, 0.1, 0.2, 0.8])
     assert kind.limits.tolist() == pytest.approx([0.8, 0.6, 0.5])
-    chosen = kind.refine(labels([0.79, 0.81, 0.61, 0.49, 0.51], [0, 0, 1, 2, 2]), None)  # type: ignore[arg-type]
+    chosen = kind.refine(labels([0.79, 0.81, 0.61, 0.49, 0.51], [0, 0, 1, 2, 2]), CONTEXT)
     assert chosen.instances[0].selected.tolist() == [False, True, True, False, True]
 
 

@@ -161,7 +161,7 @@ def test_boxes_follow_the_teacher_where_it_is_sure(storage: Any) -> None:
         part = slice(4 * best, 4 * best + 4)
         ours, theirs = view.predictions.deltas[row, part], judged.predictions.deltas[row, part]
         sure = 1 - float(judged.probabilities[row, 3])
-        total += sure * float(F.smooth_l1_loss(ours, theirs, reduction="sum"))
+        total += sure * float(F.smooth_l1_loss(ours, theirs, reduction="sum").detach())
     wanted = 4.0 * 0.5 * total / len(view.labels)
     assert float(losses["loss_box_reg_distilled"].detach()) == pytest.approx(wanted, rel=1e-4)
 
