@@ -11,6 +11,7 @@ from ssod.plotting.run_data import RunData, format_time
 from ssod.plotting.section import Section, number, run_colour, table, text
 from ssod.plotting.style import CSS
 from ssod.report.class_histogram import data_section
+from ssod.report.diagnosis import diagnosis_section
 from ssod.report.phases import phase_section
 from ssod.report.sections import (
     activity_section,
@@ -35,6 +36,7 @@ def build_page(runs: Sequence[RunData]) -> str:
         ap_section,
         class_ap_section,
         phase_section,
+        diagnosis_section,
         activity_section,
         pseudo_label_section,
         pseudo_label_gallery,

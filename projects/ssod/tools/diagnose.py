@@ -42,14 +42,13 @@ from ssod.diagnosis.rows import (
 )
 from ssod.engine.setup import load_config, run_cli
 from ssod.errors import UserError
+from ssod.report.diagnosis import FILE  # noqa: E402
 from ssod.report.tables import MAIN_METRIC, values_by_seed
 from ssod.sweep.plan import Plan, Row, check_overrides, check_plan
 from ssod.sweep.records import last_log_line, read_run
 from ssod.sweep.runner import Job, ends_on_signals, locked, run_jobs
 from ssod.tools import sweep
 from ssod.utils.atomic import write_atomically
-
-RECORD = "diagnosis.json"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -168,14 +167,14 @@ def write_diagnosis(plan: Plan) -> str:
     entries = sweep.entries_of(plan)
     done = [run for entry in entries for run in entry.runs if run.state == "done"]
     parts = [f"    {plan.command}\n"]
-    record: Dict[str, object] = {"rows": {row.name: MEANING[row.name] for row in plan.rows}}
+    datasets: Dict[str, object] = {}
     for dataset in dict.fromkeys(name for run in done for name in run.metrics):
         values = {e.name: values_by_seed(e, dataset, [MAIN_METRIC]) for e in entries}
         lines = sweep.summarise(entries, dataset, plan.layout())
         found, gained = costs(values), gain(values)
         parts += [f"Test dataset {dataset}.\n", sweep.format_markdown(lines, plan.layout())]
         parts += [format_costs(found, gained)]
-        record[dataset] = {
+        datasets[dataset] = {
             "values": values,
             "costs": [dataclasses.asdict(cost) for cost in found],
             "gain": dataclasses.asdict(gained) if gained else None,
@@ -185,8 +184,9 @@ def write_diagnosis(plan: Plan) -> str:
         parts += [
             f"\nMean over paired seeds ± standard error (number of pairs). `{AS_IS}` is the recipe."
         ]
+    record = {"rows": {row.name: MEANING[row.name] for row in plan.rows}, "datasets": datasets}
     text = "\n".join(parts) + "\n"
-    for name, content in (("diagnosis.md", text), (RECORD, json.dumps(record, indent=1))):
+    for name, content in (("diagnosis.md", text), (FILE, json.dumps(record, indent=1))):
         data = content.encode()
         write_atomically(os.path.join(plan.output, name), lambda file, data=data: file.write(data))  # type: ignore[misc]
     return text
