@@ -84,7 +84,8 @@ def test_whole_diagnosis(recipe: Dict[str, Any], capsys: Any) -> None:
     assert record["datasets"]["squares_test"]["gain"]["share"] == pytest.approx(20.0)
     assert page in capsys.readouterr().out
     # The report of its runs shows it.
-    Path("out/as_it_is/seed_1/config.yaml").write_text("SEED: 1\n")
+    config = Path("out/as_it_is/seed_1/config.yaml")
+    config.write_text("SEED: 1\n")
     section = diagnosis_section(load_runs(["out/as_it_is/seed_1"]))
     assert section is not None
     assert (
@@ -92,6 +93,7 @@ def test_whole_diagnosis(recipe: Dict[str, Any], capsys: Any) -> None:
     )
     Path("out/diagnosis.json").write_text("{}")
     assert diagnosis_section(load_runs(["out/as_it_is/seed_1"])) is None
+    config.unlink()
 
     # Nothing is run twice; a further seed needs its burn-in and rows alone.
     before = len(order())
