@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssod.errors import UserError
+from ssod.gpu_evidence import call_cost as call_cost_module
 from ssod.gpu_evidence.page import markdown
 from ssod.gpu_evidence.runner import Part, run_parts
 from ssod.gpu_evidence.scenes import FULL, TINY, draw_set
-from ssod.gpu_evidence.steps import CASES, SYSTEMS, TYPES, config_of
+from ssod.gpu_evidence.steps import CASES, SYSTEMS, TYPES, config_of, in_process
 from ssod.gpu_evidence.variants import VARIANTS, channels_last, overlapped
 from ssod.tools.gpu_evidence import build_parser, main, make_parts
 from tiny import make_sample, tiny_cfg
@@ -47,6 +51,39 @@ def test_a_part_that_fails_or_hangs_stops_no_other(tmp_path: Path) -> None:
     assert kept["parts"][2]["tail"] == ["seen"]
     page = (tmp_path / "evidence.md").read_text()
     assert "    typed\n" in page and "bad news" in page
+
+
+def _double(x: int) -> dict[str, int]:
+    return {"found": 2 * x}
+
+
+def _hang() -> None:
+    time.sleep(600)
+
+
+def _die() -> None:
+    os._exit(7)
+
+
+def _fail() -> None:
+    raise MemoryError("3 GiB\nmore")
+
+
+def test_cases_have_processes_of_their_own() -> None:
+    assert in_process(_double, (4,), 60) == {"found": 8}
+    assert in_process(_hang, (), 0.5) == {"error": "ended after 0 s"}
+    assert in_process(_die, (), 60) == {"error": "exit status 7"}
+    assert in_process(_fail, (), 60) == {"error": "MemoryError: 3 GiB"}
+
+
+def test_call_cost_is_the_launch_over_a_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    seconds = {(1, 100): 0.02, (4, 100): 0.03, (8, 100): 0.05}
+    monkeypatch.setattr(call_cost_module, "seconds_of_call", lambda b, s, n, r: seconds[n, s])
+    monkeypatch.setattr(call_cost_module, "build_backbone", lambda cfg: torch.nn.Linear(1, 1))
+    sizes = dataclasses.replace(TINY, call_cost_batches=tuple(seconds))
+    found = call_cost_module.call_cost(sizes, "cpu")["bf16"]
+    assert found["call_cost_pixels"] == pytest.approx(0.02 / (0.02 / 40_000))
 
 
 def test_parts_without_time_are_left_out(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import statistics
 import time
 from typing import Any, Dict, List
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
@@ -35,11 +34,14 @@ def seconds_of_call(backbone: torch.nn.Module, side: int, count: int, repeats: i
 def call_cost(
     sizes: Sizes, device: str, config: str = "configs/base_rcnn_fpn.yaml"
 ) -> Dict[str, Any]:
-    """Fits seconds = a + b * pixels over single images of several sizes.
+    """What launching a call costs beside what its pixels cost.
+
+    On a GPU a call takes the longer of launching its kernels and computing them. So one more call costs at most what the
+    smallest batch takes, and a pixel costs what it adds between the two largest batches.
 
     Returns:
-        For "float32" and "bf16": the points as [pixels, seconds], "call_seconds" a, "seconds_per_megapixel", and
-        "call_cost_pixels" a / b.
+        For "float32" and "bf16": "points" as [pixels, seconds], "call_seconds", "seconds_per_megapixel", and
+        "call_cost_pixels", their ratio.
     """
     found: Dict[str, Any] = {}
     cfg: CfgNode = load_config(config)
@@ -48,13 +50,17 @@ def call_cost(
     for name in ("float32", "bf16"):
         points: List[List[float]] = []
         with torch.autocast(device, dtype=torch.bfloat16, enabled=name == "bf16"):
-            for side in sizes.call_cost_sides:
-                points.append([side * side, seconds_of_call(backbone, side, 1, 7)])
-        slope, constant = np.polyfit(*np.array(points).T, 1)
+            for count, side in sizes.call_cost_batches:
+                seconds = seconds_of_call(backbone, side, count, 5)
+                points.append([count * side * side, seconds])
+        points.sort()
+        (small, before), (large, after) = points[-2:]
+        slope = (after - before) / (large - small)
+        constant = points[0][1]
         found[name] = {
             "points": points,
-            "call_seconds": float(constant),
-            "seconds_per_megapixel": float(slope) * 1e6,
-            "call_cost_pixels": float(constant / slope),
+            "call_seconds": constant,
+            "seconds_per_megapixel": slope * 1e6,
+            "call_cost_pixels": constant / slope,
         }
     return found

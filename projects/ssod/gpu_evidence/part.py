@@ -43,8 +43,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         case for case in CASES if args.device == "cuda" or (case.dtype, case.variant) in CPU_CASES
     ]
     with tempfile.TemporaryDirectory(prefix="ssod-gpu-") as folder:
-        for _ in time_cases(cases, os.path.realpath(folder), sizes, args.device, write):
-            pass
+        time_cases(cases, os.path.realpath(folder), sizes, args.device, write)
 
 
 if __name__ == "__main__":

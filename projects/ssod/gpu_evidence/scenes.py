@@ -32,8 +32,8 @@ class Sizes:
         height, width: of the images on disk. short_side: of what the detector sees.
         images: per set. batch: labelled images a step, and as many unlabelled ones.
         workers: of the loader. burn_in, warm_up, steps: optimiser steps.
-        call_cost_sides: sides of the square images of the call-cost part.
-        depth: of the ResNet.
+        call_cost_batches: (images, side) of the square batches of the call-cost part.
+        depth: of the ResNet. case_seconds: a case is ended after so many.
     """
 
     height: int
@@ -45,13 +45,16 @@ class Sizes:
     burn_in: int
     warm_up: int
     steps: int
-    call_cost_sides: Tuple[int, ...]
+    call_cost_batches: Tuple[Tuple[int, int], ...]
     depth: int
+    case_seconds: float
 
 
-FULL = Sizes(480, 640, 800, 96, 8, 12, 150, 3, 8, (256, 384, 512, 768, 1024), 50)
+# Small batches take as long as launching their kernels; the large ones show what a pixel costs.
+_BATCHES = ((1, 256), (1, 512), (1, 1024), (4, 1024), (8, 1024), (16, 1024))
+FULL = Sizes(480, 640, 800, 96, 8, 12, 100, 3, 6, _BATCHES, 50, 75.0)
 # For a trial of the whole command on a CPU.
-TINY = Sizes(72, 96, 64, 8, 1, 0, 2, 1, 1, (64, 96), 18)
+TINY = Sizes(72, 96, 64, 8, 1, 0, 2, 1, 1, ((1, 64), (2, 96)), 18, 600.0)
 
 
 def draw_set(folder: str, name: str, sizes: Sizes, seed: int) -> str:
