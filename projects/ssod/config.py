@@ -38,6 +38,9 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16"
 
     cfg.SSOD = CN()
+    # Modules to import first, such as ["my_package.my_backbone"]: what they register can be named in this config. Their
+    # functions add_config(cfg) or add_..._config(cfg) add keys.
+    cfg.SSOD.IMPORTS = ()
     # Names from METHOD_REGISTRY, applied in this order. Empty: supervised training.
     cfg.SSOD.METHODS = ()
     # Steps on labelled images alone, before the teacher starts to label.

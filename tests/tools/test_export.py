@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Tuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -87,11 +92,61 @@ def test_command(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture) ->
     main([*arguments, "--output", str(out), "SOLVER.MAX_ITER", "9"])
     lines = capsys.readouterr().out.strip().splitlines()
     assert str(out / "model.pth") in lines[0]
-    code = "from detectron2.config import get_cfg\n" + "\n".join(lines[2:4])
+    shown = [line.replace("'image.jpg'", repr(str(tmp_path / "image.png"))) for line in lines[2:]]
+    cv2.imwrite(str(tmp_path / "image.png"), make_image(np.random.default_rng(5))[0])
     scope: Any = {}
-    exec(code, scope)
+    exec("\n".join(shown), scope)
+    assert "instances" in capsys.readouterr().out
     assert scope["cfg"].SOLVER.MAX_ITER == 9
     assert json.loads((out / "classes.json").read_text()) == ["red", "green", "blue"]
+
+
+def test_own_parts_and_their_keys_survive(squares: Path, tmp_path: Path) -> None:
+    """A module that SSOD.IMPORTS lists registers a backbone and adds keys, and the printed lines load the model."""
+    (tmp_path / "my_parts.py").write_text(MY_PARTS)
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "run")
+    cfg.MODEL.BACKBONE.NAME, cfg.SSOD.IMPORTS = "build_my_backbone", ("my_parts",)
+    text = cfg.dump() + "MY:\n  TOP: 3\n"
+    (tmp_path / "c.yaml").write_text(text.replace("MODEL:\n", "MODEL:\n  MINE:\n    SCALE: 2.0\n"))
+    command = """
+import torch
+from ssod.engine.loading import build_detector
+from ssod.engine.setup import load_config
+from ssod.tools.export import main
+
+cfg = load_config("c.yaml")
+assert (cfg.MODEL.MINE.SCALE, cfg.MODEL.MINE.OTHER, cfg.MY.TOP) == (2.0, 1, 3)
+torch.save({"model": build_detector(cfg).state_dict()}, "w.pth")
+main(["--config-file", "c.yaml", "--weights", "w.pth", "--output", "out"])
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    shown = run([sys.executable, "-c", command]).stdout
+    lines = shown[shown.index("import ") :]
+    assert lines.startswith("import my_parts\n") and "set_new_allowed" in lines
+    cv2.imwrite(str(tmp_path / "image.jpg"), make_image(np.random.default_rng(5))[0])
+    lines += (
+        "\nassert (cfg.MODEL.MINE.SCALE, cfg.MY.TOP) == (2.0, 3) and 'DATASETS' not in cfg.SSOD"
+    )
+    assert "instances" in run([sys.executable, "-c", "import ssod.config\n" + lines]).stdout
+
+
+MY_PARTS = """
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY
+from tiny import build_tiny_fpn_backbone
+
+
+def add_my_config(cfg):
+    cfg.MODEL.MINE = CfgNode({"SCALE": 1.0, "OTHER": 1})
+    cfg.MY = CfgNode({"TOP": 1})
+
+
+@BACKBONE_REGISTRY.register()
+def build_my_backbone(cfg, input_shape):
+    assert cfg.MODEL.MINE.SCALE == 2.0
+    return build_tiny_fpn_backbone(cfg, input_shape)
+"""
 
 
 def test_wrong_inputs(trained: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.engine.build_errors import explain_build_error
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.plain_student import build_core
 from ssod.engine.teacher_student import TeacherStudent
@@ -42,13 +43,20 @@ def build_detector(cfg: CfgNode) -> nn.Module:
     try:
         return build_model(cfg)
     except (KeyError, ValueError, AssertionError) as error:
-        detail = " ".join(str(error).split())
-        raise UserError(f"The model cannot be built ({detail}): check MODEL.") from None
+        raise UserError(explain_build_error(cfg, error)) from None
+
+
+def without_pretraining(cfg: CfgNode) -> CfgNode:
+    """The config of a model whose weights are at hand: nothing is fetched for its backbone."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.WEIGHTS_PACKAGE = False, ""
+    return cfg
 
 
 def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
     """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
-    model = build_detector(cfg)
+    model = build_detector(without_pretraining(cfg))
     checkpointer = SSODCheckpointer(model)
     data = checkpointer.load_file(weights)
     if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
@@ -83,7 +91,7 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
 
     The config's datasets must be registered: methods know them.
     """
-    core = build_core(cfg, build_detector(cfg), methods_with_data(cfg))
+    core = build_core(cfg, build_detector(without_pretraining(cfg)), methods_with_data(cfg))
     core.to(cfg.MODEL.DEVICE)
     state = SSODCheckpointer(nn.Identity()).load_file(weights)
     detector_state(state, weights, None)  # refuses what is no detector

@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 
 import ssod
 from ssod.config import add_ssod_config
+from ssod.engine.imports import add_imported_config
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
 
@@ -40,6 +41,7 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_ssod_config(cfg)
+    add_imported_config(cfg, path, opts)
     if path:
         _merge_file(cfg, path)
     if len(opts) % 2:

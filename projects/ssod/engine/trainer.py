@@ -37,6 +37,7 @@ from ssod.engine.hooks import (
     PublishSnapshots,
     TeacherUpdate,
 )
+from ssod.engine.imports import import_parts
 from ssod.engine.inert import InertWatch
 from ssod.engine.launch import wrap_ddp
 from ssod.engine.loading import build_detector, load_detector, training_data
@@ -68,6 +69,7 @@ class SSODTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("ssod").isEnabledFor(logging.INFO):
             setup_logger(name="ssod")
+        import_parts(cfg.SSOD.IMPORTS)
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
         check_split_hashes(cfg)
         # Now, rather than after thousands of steps.

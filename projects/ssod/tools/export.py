@@ -1,4 +1,6 @@
-"""Turns a training result into a plain Detectron2 model: config, weights and class names, without anything of this project.
+"""Turns a training result into a plain Detectron2 model: config, weights and class names.
+
+Nothing of this project is in it, except for a backbone of this project and a user's own parts, which must be imported first.
 
 python -m ssod.tools.export --config-file X.yaml --weights OUTPUT/teacher_best.pth --output DIR
 """
@@ -18,16 +20,25 @@ from detectron2.modeling import (
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
-    build_model,
 )
 from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
 from torch import Tensor, nn
 
+from ssod.config import add_ssod_config
 from ssod.engine.checkpoint import SSODCheckpointer
-from ssod.engine.loading import detector_state
+from ssod.engine.loading import build_detector, detector_state
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+
+_PARTS = {
+    "META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+}
+_BACKBONES = "ssod.backbones"
 
 
 def export(
@@ -55,36 +66,47 @@ def export(
     # Detectron2 looks relative paths up from the current folder, so that only an absolute one works from everywhere.
     plain.MODEL.WEIGHTS = weights_path
     write_atomically(weights_path, lambda file: torch.save({"model": state}, file))
-    write_atomically(config_path, lambda file: file.write(plain.dump().encode()))
+    text = _header(plain, cfg) + plain.dump()
+    write_atomically(config_path, lambda file: file.write(text.encode()))
     names = json.dumps(_class_names(cfg), indent=1)
     write_atomically(classes_path, lambda file: file.write(names.encode()))
     return config_path, weights_path, classes_path
 
 
 def plain_config(cfg: CfgNode) -> CfgNode:
-    """The config reduced to the keys of `get_cfg()`.
+    """The config reduced to the keys of `get_cfg()`, and those that parts which are not Detectron2's own read.
 
-    Raises:
-        UserError: a part of the model is registered by this project, so that plain Detectron2 could not build it.
+    These are the keys that a user's parts have added, `MODEL`'s keys of this project where a part of it is used, and
+    `SSOD.IMPORTS`. Nothing is left in it that would fetch weights.
     """
-    for key, registry in (
-        ("META_ARCHITECTURE", META_ARCH_REGISTRY),
-        ("BACKBONE.NAME", BACKBONE_REGISTRY),
-        ("PROPOSAL_GENERATOR.NAME", PROPOSAL_GENERATOR_REGISTRY),
-        ("ROI_HEADS.NAME", ROI_HEADS_REGISTRY),
-        ("ROI_BOX_HEAD.NAME", ROI_BOX_HEAD_REGISTRY),
-    ):
-        name: Any = cfg.MODEL
-        for part in key.split("."):
-            name = name[part]
-        if name in registry and registry.get(name).__module__.startswith("ssod."):
-            raise UserError(
-                f"MODEL.{key} {name} is not Detectron2's own, and plain Detectron2 could not build it."
-            )
     plain = get_cfg()
     _copy_known(cfg, plain)
     plain.OUTPUT_DIR = get_cfg().OUTPUT_DIR
+    known = get_cfg()
+    add_ssod_config(known)
+    _copy_unknown(cfg, plain, known)
+    if any(module.split(".")[0] == "ssod" for module in modules_to_import(cfg)):
+        for key in [key for key in known.MODEL if key not in plain.MODEL]:
+            plain.MODEL[key] = cfg.MODEL[key].clone()
+    if "TIMM" in plain.MODEL:
+        plain.MODEL.TIMM.PRETRAINED, plain.MODEL.TIMM.WEIGHTS_PACKAGE = False, ""
+    if cfg.SSOD.IMPORTS:
+        plain.SSOD = CfgNode({"IMPORTS": list(cfg.SSOD.IMPORTS)})
     return plain
+
+
+def modules_to_import(cfg: CfgNode) -> List[str]:
+    """What must be imported before the model can be built: the modules of the parts that are not Detectron2's own."""
+    found = list(cfg.SSOD.IMPORTS)
+    for key, registry in _PARTS.items():
+        name: Any = cfg.MODEL
+        for part in key.split("."):
+            name = name[part]
+        if name in registry:
+            module = registry.get(name).__module__
+            if module.split(".")[0] not in ("detectron2", "__main__"):
+                found.append(_BACKBONES if module.startswith(f"{_BACKBONES}.") else module)
+    return list(dict.fromkeys(found))
 
 
 def _copy_known(source: CfgNode, target: CfgNode) -> None:
@@ -95,11 +117,58 @@ def _copy_known(source: CfgNode, target: CfgNode) -> None:
             target[key] = source[key]
 
 
+def _copy_unknown(source: CfgNode, target: CfgNode, known: CfgNode) -> None:
+    """Copies the keys that `known` lacks: a user's own."""
+    for key, value in source.items():
+        if key not in known:
+            target[key] = value.clone() if isinstance(value, CfgNode) else value
+        elif isinstance(value, CfgNode) and key in target:
+            _copy_unknown(value, target[key], known[key])
+
+
+def has_own_keys(plain: CfgNode) -> bool:
+    """Whether Detectron2's `get_cfg()` lacks some of the keys."""
+    return plain.dump() != _known_part(plain).dump()
+
+
+def _known_part(plain: CfgNode) -> CfgNode:
+    known = get_cfg()
+    _copy_known(plain, known)
+    return known
+
+
+def snippet(cfg: CfgNode, config_path: str, weights_path: str) -> List[str]:
+    """The lines of Python that run the model."""
+    imports = [f"import {module}" for module in modules_to_import(cfg)]
+    allow = ["cfg.set_new_allowed(True)"] if has_own_keys(plain_config(cfg)) else []
+    return [
+        *imports,
+        "import cv2",
+        "from detectron2.config import get_cfg",
+        "from detectron2.engine import DefaultPredictor",
+        "",
+        "cfg = get_cfg()",
+        *allow,
+        f"cfg.merge_from_file({config_path!r})",
+        f"cfg.MODEL.WEIGHTS = {weights_path!r}  # needed only if you move the folder: its new place",
+        "print(DefaultPredictor(cfg)(cv2.imread('image.jpg')))",
+    ]
+
+
+def _header(plain: CfgNode, cfg: CfgNode) -> str:
+    """What the config's reader needs to know, as comments."""
+    modules = modules_to_import(cfg)
+    steps = [f"import {', '.join(modules)}"] if modules else []
+    if has_own_keys(plain):
+        steps.append("cfg.set_new_allowed(True)")
+    return f"# Before this file is merged: {'; '.join(steps)}\n" if steps else ""
+
+
 def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
     building = plain.clone()
     building.MODEL.DEVICE = "cpu"
     try:
-        build_model(building).load_state_dict(state, strict=True)
+        build_detector(building).load_state_dict(state, strict=True)
     except RuntimeError as error:
         detail = (
             " ".join(str(error).splitlines()[1].split())[:200] if "\n" in str(error) else str(error)
@@ -151,18 +220,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
     cfg = load_config(args.config_file, split_opts(args.opts))
     config_path, weights_path, classes_path = export(cfg, args.weights, args.output, args.model)
-    print(
-        f"Wrote {config_path}, {weights_path} and {classes_path}. To run it, with Detectron2 alone:\n"
+    needs = (
+        "with Detectron2 and what is imported here"
+        if modules_to_import(cfg)
+        else "with Detectron2 alone"
     )
-    print(
-        f"cfg = get_cfg(); cfg.merge_from_file({config_path!r})  # from detectron2.config import get_cfg"
-    )
-    print(
-        f"cfg.MODEL.WEIGHTS = {weights_path!r}  # needed only if you move the folder: its new place"
-    )
-    print(
-        "print(DefaultPredictor(cfg)(cv2.imread('image.jpg')))  # import cv2; from detectron2.engine import DefaultPredictor"
-    )
+    print(f"Wrote {config_path}, {weights_path} and {classes_path}. To run it, {needs}:\n")
+    print("\n".join(snippet(cfg, config_path, weights_path)))
 
 
 if __name__ == "__main__":
