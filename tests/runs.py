@@ -140,8 +140,8 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
             ),
             # Rare is what is not in every labelled image; scores barely above a threshold ask for repeats.
             *("SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", 1.0),
-            # Divides the classes that the image-level head, which starts near 0.5, calls present.
-            *("SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD", 0.5),
+            # Divides the classes, whose image-level activations begin at their priors, 0.375 to 0.5.
+            *("SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD", 0.44),
             *("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", 1e6),
         ]
     )

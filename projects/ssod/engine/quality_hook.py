@@ -23,6 +23,8 @@ from ssod.utils.atomic import write_atomically
 from ssod.utils.step_files import StepFiles
 
 FOLDER = "pseudo_quality"
+# Of the columns that mark `Method.compared_labels`.
+_COMPARED = "compared/"
 _CHUNK = 8  # images the teacher sees at once
 
 
@@ -35,8 +37,9 @@ class PseudoLabelQuality(HookBase):
     """Lets the teacher label a fixed sample of the unlabelled images and compares with their truth.
 
     The teacher sees the weak view without its random part: the image resized as for testing. Each method's `refine`
-    selects as in training; "selected" labels are those that the main branch would train on, "candidates"
-    all that the teacher found. Where no unlabelled set declares TRUTH, only the gallery's pictures are labelled.
+    selects as in training; "selected" labels are those that the main branch would train on, "candidates" all that the
+    teacher found, others what a method compares its choice with (`Method.compared_labels`). Where no unlabelled set
+    declares TRUTH, only the gallery's pictures are labelled.
 
     Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric of the step.
 
@@ -84,31 +87,36 @@ class PseudoLabelQuality(HookBase):
 
     def measure(self, step: int) -> None:
         """Labels the sample, writes scalars and OUTPUT_DIR/pseudo_quality/step_<step>.json."""
-        selected: List[LabelCounts] = []
-        candidates: List[LabelCounts] = []
+        counts: Dict[str, List[LabelCounts]] = {}
         sizes: List[SizeCounts] = []
         gallery: List[Dict[str, Any]] = []
         for start in range(0, len(self._sample), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(self._sample)))
             for index, sample, row in self._label(indices, step):
                 row = row.to("cpu")
+                prefix = len(_COMPARED)
+                compared = [key[prefix:] for key in row.get_fields() if key.startswith(_COMPARED)]
                 boxes = sample.geometry.boxes_to_original(row.gt_boxes.tensor)
                 truth = self._sample[index][1]
                 if truth is not None:
-                    for mask, counts in ((row.selected, selected), (row.scores >= 0, candidates)):
+                    chosen = {"selected": row.selected, "candidates": row.scores >= 0}
+                    chosen.update({name: row.get(_COMPARED + name) for name in compared})
+                    for name, mask in chosen.items():
                         own = (boxes[mask], row.gt_classes[mask], row.scores[mask])
-                        counts.append(count_labels(*own, *truth, len(self.class_names)))
+                        found = count_labels(*own, *truth, len(self.class_names))
+                        counts.setdefault(name, []).append(found)
                     sizes.append(iou_by_size(boxes, row.gt_classes, row.scores, *truth))
                 if index in self._shown:
                     kept = row[row.selected]
                     own = (boxes[row.selected], kept.gt_classes, kept.scores)
                     gallery.append(_picture(sample.file_name, own, truth))
         record: Dict[str, Any] = {"step": step, "classes": self.class_names, "images": gallery}
-        if selected:
-            record["sampled_images"] = len(selected)
-            for name, counts in (("selected", selected), ("candidates", candidates)):
-                total = sum_counts(counts, len(self.class_names))
+        if counts:
+            record["sampled_images"] = len(counts["selected"])
+            for name, own_counts in counts.items():
+                total = sum_counts(own_counts, len(self.class_names))
                 record[name] = summarise(total, self.class_names)
+            record["compared"] = [name for name in counts if name not in ("selected", "candidates")]
             record["iou_by_size"] = summarise_sizes(sizes)
             self._put_scalars(record)
         write_atomically(
@@ -128,7 +136,11 @@ class PseudoLabelQuality(HookBase):
         batch = SSODBatch([], [sample for _, sample in samples])
         # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
         with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
-            pseudo: PseudoLabels = self.core.pseudo_labels(self.core.context(batch))
+            context = self.core.context(batch)
+            pseudo: PseudoLabels = self.core.pseudo_labels(context)
+            for method in self.core.method_list:
+                for name, masks in method.compared_labels(pseudo, context).items():
+                    pseudo = pseudo.with_columns([{_COMPARED + name: mask} for mask in masks])
         return [(i, sample, row) for (i, sample), row in zip(samples, pseudo.instances)]
 
     @staticmethod
@@ -140,7 +152,8 @@ class PseudoLabelQuality(HookBase):
 
         for name in ("precision", "recall", "mean_iou", "kl"):
             put(name, record["selected"][name])
-            put(f"candidates_{name}", record["candidates"][name])
+            for labels in ("candidates", *record["compared"]):
+                put(f"{labels}_{name}", record[labels][name])
         for label, row in record["selected"]["per_class"].items():
             for name in ("precision", "recall", "count", "truth"):
                 put(f"{name}-{label}", row[name])

@@ -206,6 +206,19 @@ class Method(nn.Module):
         """
         return context.changes.get(self.name, 0.0)
 
+    def compared_labels(
+        self, pseudo: PseudoLabels, context: StepContext
+    ) -> Dict[str, List[Tensor]]:
+        """Other choices of labels whose quality is measured beside that of the selected ones, such as those before a filter.
+
+        Args:
+            pseudo: after all methods' `refine`.
+
+        Returns:
+            Name -> one bool (M,) an image.
+        """
+        return {}
+
     def inert_reason(self, period: InertPeriod) -> str:
         """The likely reason why the method changed nothing in `period`, and what to do: the end of a sentence."""
         if not period.candidates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -326,3 +327,15 @@ def test_sweep_labels_everything_and_resumes(squares: Path, tmp_path: Path) -> N
     train(cfg)
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000003.pth")
     assert digest(state_of(train(cfg, resume=True))) == digest(state_of(whole))
+
+
+def test_a_crop_without_a_label_still_hides() -> None:
+    """With MIN_VISIBLE_FRACTION a crop loses its label that later ones mostly cover; its pixels are there all the same."""
+    cfg = config(MIN_VISIBLE_FRACTION=0.5)
+    built = method(cfg, [labeled_record([0])])
+    own = pseudo_labels([[0.0, 0, 10, 10]])
+    kept = pasted([[40.0, 40, 60, 60]])
+    assert len(run_views(built, own, kept)) == 2
+    covering = torch.tensor([[0.0, 0, 10, 6], [40, 40, 60, 60]])
+    found = run_views(built, own, replace(kept, covering=covering))
+    assert found.gt_boxes.tensor.tolist() == [[40.0, 40, 60, 60]]  # 40 % of the other is left

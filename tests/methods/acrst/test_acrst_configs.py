@@ -41,7 +41,7 @@ def test_published_hyperparameters(name: str) -> None:
     assert cfg.SOLVER.BASE_LR == 0.01 and min(cfg.SOLVER.STEPS) > 0.99 * cfg.SOLVER.MAX_ITER
     filtered, bank = cfg.SSOD.TWO_STAGE_FILTER, cfg.SSOD.CROP_BANK
     assert (filtered.SCORE_THRESHOLD, filtered.IMAGE_THRESHOLD) == (0.7, 0.2)
-    assert (filtered.FOCAL_GAMMA, filtered.FOCAL_ALPHA, filtered.LOSS_WEIGHT) == (2.0, 0.25, 1.0)
+    assert (filtered.FOCAL_GAMMA, filtered.FOCAL_ALPHA, filtered.LOSS_WEIGHT) == (1.0, 0.25, 1.0)
     assert filtered.MODE == "filter"
     assert (bank.CLASS_SAMPLING, bank.BETA) == ("affr", 2.0)
     assert (bank.MIN_INSTANCES, bank.MAX_INSTANCES, bank.MIN_VISIBLE_FRACTION) == (1, 5, 0.0)

@@ -13,6 +13,7 @@ from ssod.detectors.features import FeatureGroup, FeatureMaps, extract_features
 from ssod.methods.acrst.two_stage.multi_label import (
     MultiLabelHead,
     average_pool,
+    image_prior,
     multi_label_loss,
     present_classes,
 )
@@ -35,7 +36,7 @@ def test_head_sits_on_the_last_stage() -> None:
 
 
 def test_logits_follow_the_order_of_the_images() -> None:
-    head = MultiLabelHead(stage="last", stride=8, in_channels=2, num_classes=3)
+    head = MultiLabelHead(stage="last", stride=8, in_channels=2, prior=torch.full((3,), 0.5))
     maps = torch.randn(3, 2, 4, 4)
     groups = [
         FeatureGroup([0, 2], {}, {"last": maps[[0, 2]]}, [(32, 32), (32, 16)]),
@@ -65,7 +66,24 @@ def test_learns_which_classes_are_present() -> None:
     assert not present.all() and torch.equal(active, present)
 
 
-def test_untrained_head_lets_every_class_pass() -> None:
+def test_prior_of_the_labelled_images() -> None:
+    # Repeated boxes count once; no class is certain, and none is impossible.
+    prior = image_prior([[0, 0, 1], [0], [0, 1], [0]], 3)
+    assert prior.tolist() == [0.875, 0.5, 0.125]
+    assert image_prior([], 2).tolist() == [0.5, 0.5]
+
+
+def test_untrained_head_gives_the_prior() -> None:
+    model = build_model(tiny_cfg())
+    head = MultiLabelHead.for_detector(model, torch.tensor([0.9, 0.5, 0.05]))
+    with torch.no_grad():
+        head.linear.weight.zero_()
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    activations = head(extract_features(model, [image])).sigmoid()
+    assert activations[0].tolist() == pytest.approx([0.9, 0.5, 0.05])
+
+
+def test_untrained_head_without_a_prior_knows_nothing() -> None:
     model = build_model(tiny_cfg()).eval()
     head = MultiLabelHead.for_detector(model)
     image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
@@ -96,7 +114,7 @@ def test_loss_by_hand() -> None:
 
 
 def test_no_images() -> None:
-    head = MultiLabelHead(stage="res5", stride=32, in_channels=5, num_classes=3)
+    head = MultiLabelHead(stage="res5", stride=32, in_channels=5, prior=torch.full((3,), 0.5))
     logits = head(FeatureMaps([], 0))
     loss = multi_label_loss(logits, torch.zeros(0, 3, dtype=torch.bool), 2.0, 0.25)
     loss.backward()

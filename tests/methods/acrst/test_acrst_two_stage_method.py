@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+from runs import method_cfg, train
 from ssod.detectors.rcnn.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
@@ -26,7 +27,8 @@ from tiny import CLASSES, make_sample, tiny_cfg
 def build(*opts: Any) -> TeacherStudent:
     torch.manual_seed(0)
     cfg: CfgNode = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("TwoStageFilter",), *opts])
+    cfg.merge_from_list(["SSOD.METHODS", ("TwoStageFilter",)])
+    cfg.merge_from_list(["SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 0, *opts])
     methods = build_methods(cfg)
     for method in methods.values():
         assert isinstance(method, Method)
@@ -147,6 +149,49 @@ def test_no_pseudo_labels_and_no_labeled_images(monkeypatch: Any, storage: Any) 
     assert found["loss_multi_label_unlabeled"].item() > 0.0
 
 
+@pytest.mark.parametrize("mode", ["filter", "mine"])
+def test_warm_up(mode: str, monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
+    """Until the head has had its labelled steps, the score alone selects and unlabelled images teach it nothing."""
+    core = build("SSOD.TWO_STAGE_FILTER.MODE", mode, "SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 2)
+    set_head(core, [-1.0, -2.0, 3.0])
+    label_with([detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)
+    head = core.student.ssod_heads["TwoStageFilter"]
+    chosen, losses = [], []
+    for core.step in (0, 0, 1, 2):  # two micro-batches of step 0
+        losses.append(core(batch())["loss_multi_label_unlabeled"])
+        assert core.last_pseudo is not None
+        chosen.append(core.last_pseudo.instances[0].selected.tolist())
+    assert int(head.labeled_steps) == 3
+    after = [True, False, False] if mode == "filter" else [True, True, True]
+    assert chosen == [[True, True, False]] * 3 + [after]
+    assert [bool(loss > 0) for loss in losses] == [False, False, False, True]
+    assert float(core.last_numbers["activity/TwoStageFilter"]) == 0.5  # of two images
+    losses[0].backward()
+    assert not head.linear.weight.grad.any()
+
+
+def test_warm_up_counts_steps_with_labelled_images(storage: Any) -> None:
+    core = build("SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", -1, "SSOD.BURN_IN_STEPS", 7)
+    method: Any = core.methods["TwoStageFilter"]
+    assert method.warmup == 7
+    core(SSODBatch([make_sample(0, True), make_sample(1, True)], []))
+    head = core.student.ssod_heads["TwoStageFilter"]
+    assert int(head.labeled_steps) == 1
+    assert "ssod_heads.TwoStageFilter.labeled_steps" in core.student.state_dict()
+
+
+def test_bias_is_the_prior_of_the_labelled_set() -> None:
+    torch.manual_seed(0)
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("TwoStageFilter",)
+    methods = build_methods(cfg)
+    records = [{"annotations": [{"category_id": k} for k in row]} for row in ([0, 0], [0, 1])]
+    methods["TwoStageFilter"].setup(TrainingData(records, [], CLASSES))  # type: ignore[operator]
+    core = TeacherStudent.from_config(cfg, build_model(cfg), methods)
+    bias = core.teacher.ssod_heads["TwoStageFilter"].linear.bias
+    assert bias.sigmoid().tolist() == pytest.approx([0.75, 0.5, 0.25])
+
+
 def test_burn_in_trains_the_head_on_labeled_images(storage: Any) -> None:
     core = build()
     losses = core(SSODBatch([make_sample(0, True)], []))
@@ -156,7 +201,12 @@ def test_burn_in_trains_the_head_on_labeled_images(storage: Any) -> None:
 
 
 def test_bad_values_are_refused() -> None:
-    for key, value in (("MODE", "mining"), ("SCORE_THRESHOLD", 1.5), ("IMAGE_THRESHOLD", -0.1)):
+    for key, value in (
+        ("MODE", "mining"),
+        ("SCORE_THRESHOLD", 1.5),
+        ("IMAGE_THRESHOLD", -0.1),
+        ("WARMUP_STEPS", -2),
+    ):
         with pytest.raises(UserError, match=f"SSOD.TWO_STAGE_FILTER.{key}"):
             build(f"SSOD.TWO_STAGE_FILTER.{key}", value)
     with pytest.raises(UserError, match="cannot be combined"):
@@ -178,6 +228,55 @@ def test_report_section(tmp_path: Path) -> None:
     run = RunData(str(tmp_path), "run", metrics={19: values, 39: json.loads(json.dumps(values))})
     section = two_stage_section(run)
     assert section is not None
+    assert "is not measured" in section.html and "before and after" not in section.html
     assert "<red>" not in section.html and "&lt;red&gt;" in section.html
     assert "<td>25.0</td><td>2.000</td><td>1.500</td><td>-25.0</td>" in section.html
     assert "<td>0.0</td><td>0.000</td><td>0.000</td><td>–</td>" in section.html
+
+
+def test_report_shows_the_head_and_what_the_filter_removes(tmp_path: Path) -> None:
+    values = {
+        "two_stage_filter/first_stage_per_image": 2.0,
+        "two_stage_filter/kept_per_image": 1.5,
+        "two_stage_filter/first_stage/red": 2.0,
+        "two_stage_filter/head_auc": 0.8,
+        "two_stage_filter/head_auc/red": 0.75,
+        "two_stage_filter/head_calibration_error/red": 0.125,
+        "two_stage_filter/head_active/red": 0.5,
+        "two_stage_filter/head_present/red": 0.25,
+        "two_stage_filter/head_present/blue": 1.0,  # in all images: no AUC
+    }
+    row = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.75, "per_class": {"red": {"count": 8}}}
+    quality = {20: {"step": 20, "first_stage": row, "selected": {**row, "precision": 0.625}}}
+    run = RunData(str(tmp_path), "run", metrics={19: values}, quality=quality)
+    section = two_stage_section(run)
+    assert section is not None
+    assert "<td>0.750</td><td>0.125</td><td>50.0</td><td>25.0</td>" in section.html
+    assert "<td>–</td><td>–</td><td>–</td><td>100.0</td>" in section.html
+    assert "<td>0.500</td><td>0.250</td><td>0.750</td><td>8</td>" in section.html
+    assert "<td>0.625</td>" in section.html
+
+
+@pytest.mark.trains
+def test_run_measures_the_head_and_the_first_stage(squares: Path, tmp_path: Path) -> None:
+    cfg = method_cfg(squares, tmp_path, ("TwoStageFilter",), 4)
+    cfg.SSOD.DATASETS.squares_unlabeled.TRUTH = str(squares / "unlabeled.json")
+    cfg.DATASETS.VAL = ("squares_test",)
+    trainer = train(cfg)
+    latest = trainer.storage.latest()
+    truth = json.loads((squares / "test.json").read_text())
+    for label, name in enumerate(CLASSES, start=1):
+        images = {a["image_id"] for a in truth["annotations"] if a["category_id"] == label}
+        share = len(images) / len(truth["images"])
+        assert latest[f"two_stage_filter/head_present/{name}"][0] == pytest.approx(share)
+        assert 0 <= latest[f"two_stage_filter/head_calibration_error/{name}"][0] <= 1
+        if 0 < share < 1:
+            assert 0 <= latest[f"two_stage_filter/head_auc/{name}"][0] <= 1
+    record = json.loads((tmp_path / "pseudo_quality" / "step_4.json").read_text())
+    assert record["compared"] == ["first_stage"]
+    counts = {
+        name: sum(row["count"] for row in record[name]["per_class"].values())
+        for name in ("candidates", "first_stage", "selected")
+    }
+    assert counts["candidates"] >= counts["first_stage"] >= counts["selected"]
+    assert latest["pseudo_quality/first_stage_recall"][0] == record["first_stage"]["recall"]

@@ -344,7 +344,10 @@ def test_image_level_rejection_holds_for_pim() -> None:
     """A class that TwoStageFilter finds absent from an image is not mined there; pasted and selected rows stay."""
 
     class TwoStage:
-        mode, image_threshold = "filter", 0.2
+        mode = "filter"
+
+        def present(self, context: StepContext) -> torch.Tensor:
+            return torch.tensor([[False, True, True]])
 
     pim = build_methods(config("ScoreThreshold", "PIM"))["PIM"]
     pseudo = PseudoLabels.from_detections(
@@ -354,7 +357,6 @@ def test_image_level_rejection_holds_for_pim() -> None:
     context: Any = StepContext(0, SSODBatch([], []), None, None)  # type: ignore[arg-type]
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]
     context.methods = {"TwoStageFilter": TwoStage()}
-    context.shared["TwoStageFilter"] = torch.tensor([[0.1, 0.2, 0.9]])
     assert pim.masks(pseudo, context)[0].tolist() == [False, True, False, True]
     TwoStage.mode = "mine"  # there it only adds labels
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]

@@ -110,7 +110,7 @@ class PIM(HalfSizeBranch):
         masks = [row.scores > self.alpha for row in pseudo.instances]
         other: Any = context.methods.get("TwoStageFilter")
         if other is not None and other.mode == "filter":
-            active = context.shared["TwoStageFilter"] >= other.image_threshold
+            active = other.present(context)
             masks = [
                 mask & (row.selected | active[index, row.gt_classes])  # selected: pasted ones too
                 for index, (mask, row) in enumerate(zip(masks, pseudo.instances))

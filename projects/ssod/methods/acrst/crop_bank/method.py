@@ -251,7 +251,8 @@ class CropBank(Method):
             return Instances(own.image_size, **fields)
         boxes = own.gt_boxes.tensor
         above = pasted.boxes.to(boxes)
-        seen = visible_fraction(boxes, above) > self.settings.min_visible_fraction
+        hidden_by = pasted.occluders.to(boxes)
+        seen = visible_fraction(boxes, hidden_by) > self.settings.min_visible_fraction
         rows = seen.nonzero()[:, 0]  # once: on a GPU each look-up by a mask would wait
         ones = own.scores.new_ones(len(above))
         known: Dict[str, Any] = {

@@ -70,12 +70,19 @@ class Pasted:
     Attributes:
         boxes: (P, 4) float32, whole pixels. classes: (P,) int64. scores: (P,) float32.
         banks: (P,) int64, index in `BANKS` of where it came from.
+        covering: (Q, 4) boxes of everything pasted, with those that lost their label; None: `boxes`.
     """
 
     boxes: Tensor
     classes: Tensor
     scores: Tensor
     banks: Tensor
+    covering: Optional[Tensor] = None
+
+    @property
+    def occluders(self) -> Tensor:
+        """(Q, 4) boxes of all pixels that are no longer the image's own."""
+        return self.boxes if self.covering is None else self.covering
 
 
 # Box, class, score and bank of what was pasted.
@@ -236,12 +243,13 @@ class PasteCrops:
             torch.tensor(classes),
             torch.tensor(scores, dtype=torch.float32),
             torch.tensor(banks),
+            torch.tensor([row[0] for row in rows], dtype=torch.float32),
         )
 
     def _merge(self, own: Labels, pasted: Pasted) -> Labels:
         """The labels of a labelled view: its own that are still to be seen, and the pasted ones."""
         boxes = own.gt_boxes.tensor
-        kept = visible_fraction(boxes, pasted.boxes) > self.settings.min_visible_fraction
+        kept = visible_fraction(boxes, pasted.occluders) > self.settings.min_visible_fraction
         merged = Labels(own.image_size)
         merged.gt_boxes = Boxes(torch.cat([boxes[kept], pasted.boxes.to(boxes.dtype)]))
         merged.gt_classes = torch.cat([own.gt_classes[kept], pasted.classes])

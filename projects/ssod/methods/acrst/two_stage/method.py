@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ssod.data.records import trained_classes
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.two_stage.filter import MODES, two_stage_mask
 from ssod.methods.acrst.two_stage.multi_label import (
     MultiLabelHead,
+    image_prior,
     multi_label_loss,
     present_classes,
 )
@@ -52,6 +56,8 @@ class TwoStageFilter(Method):
     Args:
         score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see `two_stage_mask`.
         loss_weight: of the image-level loss, on either stream. focal_gamma, focal_alpha: its shape.
+        warmup: steps with labelled images that the head must have had before it filters and teaches unlabelled images.
+            An untrained head calls classes present by their prior, which as a target would sustain itself.
     """
 
     counts: Tensor
@@ -72,6 +78,7 @@ class TwoStageFilter(Method):
         loss_weight: float,
         focal_gamma: float,
         focal_alpha: float,
+        warmup: int,
     ) -> None:
         super().__init__()
         named = {"SCORE_THRESHOLD": score_threshold, "IMAGE_THRESHOLD": image_threshold}
@@ -85,6 +92,10 @@ class TwoStageFilter(Method):
         self.score_threshold, self.image_threshold = score_threshold, image_threshold
         self.mode = mode
         self.loss_weight, self.focal_gamma, self.focal_alpha = loss_weight, focal_gamma, focal_alpha
+        self.warmup = warmup
+        self.num_classes = num_classes
+        self.prior: Optional[Tensor] = None
+        self._counted_step = -1
         self.class_names: List[str] = [str(index) for index in range(num_classes)]
         # Rows: unlabelled images in which the class is active, predictions with a score >= tau_cls, those selected in the end.
         self.register_buffer("counts", torch.zeros(3, num_classes))
@@ -98,13 +109,22 @@ class TwoStageFilter(Method):
         # "filter": both stages must pass. "mine": either, from a score of 0.05 on (the paper's Table 6).
         cfg.SSOD.TWO_STAGE_FILTER.MODE = "filter"
         cfg.SSOD.TWO_STAGE_FILTER.LOSS_WEIGHT = 1.0
-        cfg.SSOD.TWO_STAGE_FILTER.FOCAL_GAMMA = 2.0
+        # With alpha 0.25, gamma 1 makes an activation of 0.2 the best one at a posterior of 0.2; gamma 2 at one of 0.07.
+        cfg.SSOD.TWO_STAGE_FILTER.FOCAL_GAMMA = 1.0
         cfg.SSOD.TWO_STAGE_FILTER.FOCAL_ALPHA = 0.25
+        # Steps with labelled images that the head needs before it filters, and before it learns from the teacher's
+        # activations. -1: SSOD.BURN_IN_STEPS.
+        cfg.SSOD.TWO_STAGE_FILTER.WARMUP_STEPS = -1
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node = cfg.SSOD.TWO_STAGE_FILTER
+        if node.WARMUP_STEPS < -1:
+            raise UserError(
+                f"SSOD.TWO_STAGE_FILTER.WARMUP_STEPS is {node.WARMUP_STEPS}: use 0 or more, or -1 for SSOD.BURN_IN_STEPS."
+            )
         return {
+            "warmup": cfg.SSOD.BURN_IN_STEPS if node.WARMUP_STEPS < 0 else node.WARMUP_STEPS,
             "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "score_threshold": node.SCORE_THRESHOLD,
             "image_threshold": node.IMAGE_THRESHOLD,
@@ -114,23 +134,55 @@ class TwoStageFilter(Method):
             "focal_alpha": node.FOCAL_ALPHA,
         }
 
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        node = cfg.SSOD.TWO_STAGE_FILTER
+        if node.WARMUP_STEPS > 0:
+            node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
+
     def setup(self, data: TrainingData) -> None:
         self.class_names = list(data.class_names)
+        labels = [trained_classes(record) for record in data.labeled]
+        self.prior = image_prior(labels, self.num_classes)
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        self.add_head(student, MultiLabelHead.for_detector(student))
+        self.add_head(student, MultiLabelHead.for_detector(student, self.prior))
+
+    def warm(self, context: StepContext) -> Tensor:
+        """A bool scalar: the head has had its labelled steps. On the device, so that nobody waits for it."""
+        return context.student.ssod_heads[self.name].labeled_steps >= self.warmup
+
+    def present(self, context: StepContext) -> Tensor:
+        """(N, K) bool: the classes that the unlabelled images may contain; all of them during warm-up."""
+        return (context.shared[self.name] >= self.image_threshold) | ~self.warm(context)
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         assert context.teacher_outputs is not None
         head = context.teacher.ssod_heads[self.name]
         activations = head(context.teacher_outputs.maps).sigmoid()
         context.shared[self.name] = activations
-        return pseudo.select(
-            [self._mask(row, scores) for row, scores in zip(pseudo.instances, activations)]
-        )
+        masks = self._masks(pseudo, context)
+        first = self.compared_labels(pseudo, context)["first_stage"]
+        changed = [before != after for before, after in zip(first, masks)]
+        context.shared[f"{self.name}/changed"] = count_per_image(changed)
+        return pseudo.select(masks)
+
+    def compared_labels(
+        self, pseudo: PseudoLabels, context: StepContext
+    ) -> Dict[str, List[Tensor]]:
+        """What passes the first stage, so that quality hooks measure what the second one removes (Table 6)."""
+        return {"first_stage": [row.scores >= self.score_threshold for row in pseudo.instances]}
+
+    def _masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
+        """Which labels pass, one bool (M,) an image: both stages, and during warm-up the first one alone."""
+        warm = self.warm(context)
+        return [
+            torch.where(warm, self._mask(row, scores), row.scores >= self.score_threshold)
+            for row, scores in zip(pseudo.instances, context.shared[self.name])
+        ]
 
     def _mask(self, row: Instances, image_scores: Tensor) -> Tensor:
-        """(M,) bool: which of an image's labels pass; `image_scores` (K,) activations."""
+        """(M,) bool: which of an image's labels pass both stages; `image_scores` (K,) activations."""
         return two_stage_mask(
             row.scores,
             row.gt_classes,
@@ -147,6 +199,7 @@ class TwoStageFilter(Method):
 
         On unlabelled ones: the teacher's activations, and the classes of all labels that the strong view is trained
         towards. In "filter" mode these add what was pasted into it (CropBank), which the teacher has not seen.
+        During warm-up the loss on unlabelled images is 0.
         """
         head = context.student.ssod_heads[self.name]
         labeled = outputs.labeled
@@ -156,7 +209,8 @@ class TwoStageFilter(Method):
         if outputs.unlabeled is not None:
             active = context.shared[self.name] >= self.image_threshold
             active = active | present_classes(outputs.unlabeled.view.targets, classes, device)
-            losses["loss_multi_label_unlabeled"] = self._loss(head(outputs.unlabeled.maps), active)
+            loss = self._loss(head(outputs.unlabeled.maps), active)
+            losses["loss_multi_label_unlabeled"] = loss * self.warm(context)
         return losses
 
     def _loss(self, logits: Tensor, present: Tensor) -> Tensor:
@@ -167,6 +221,11 @@ class TwoStageFilter(Method):
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
+        if outputs.labeled.view.images and context.step != self._counted_step:
+            self._counted_step = (
+                context.step
+            )  # once an optimiser step, however many micro-batches it has
+            context.student.ssod_heads[self.name].labeled_steps += 1
         if pseudo is None:
             return
         active = (context.shared[self.name] >= self.image_threshold).float().sum(dim=0)
@@ -190,13 +249,11 @@ class TwoStageFilter(Method):
     ) -> Union[float, Tensor]:
         if pseudo is None:
             return 0.0
-        masks = [
-            self._mask(row, image_scores) != (row.scores >= self.score_threshold)
-            for row, image_scores in zip(pseudo.instances, context.shared[self.name])
-        ]
-        return count_per_image(masks)
+        return context.shared[f"{self.name}/changed"]
 
     def inert_reason(self, period: InertPeriod) -> str:
+        if period.last_step <= self.warmup:
+            return f"its head is in warm-up for SSOD.TWO_STAGE_FILTER.WARMUP_STEPS, {self.warmup} steps with labelled images"
         key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
         if self.mode == "filter" and period.best_score < self.score_threshold:
             return period.no_score_passes(self.score_threshold, key) or ""
@@ -216,6 +273,11 @@ class TwoStageFilter(Method):
         for what, values in (("active", active), ("first_stage", first), ("kept", kept)):
             for name, value in zip(self.class_names, values):
                 storage.put_scalar(f"two_stage_filter/{what}/{name}", value, smoothing_hint=False)
+
+    def build_hooks(self) -> List[HookBase]:
+        from ssod.methods.acrst.two_stage.head_quality import HeadQuality
+
+        return [HeadQuality(self)] if comm.is_main_process() else []
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -5,7 +5,7 @@ Shapes: N images, K foreground classes, C channels of the last backbone stage.
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -36,23 +36,37 @@ def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: i
 class MultiLabelHead(nn.Module):
     """Global average pooling of the last backbone stage, then one logit a class.
 
-    An untrained head gives 0.5 for every class, so that a run which meets it late (SSOD.BURN_IN_CHECKPOINT) starts with
-    the first stage alone rather than without pseudo-labels.
+    An untrained head gives each class's prior, so that it need not learn first what no image tells.
 
     Args:
-        stage: the backbone output's name. stride: its stride. in_channels: C. num_classes: K.
+        stage: the backbone output's name. stride: its stride. in_channels: C.
+        prior: (K,) the classes' shares of the images, between 0 and 1.
+
+    Attributes:
+        labeled_steps: int64 scalar, optimiser steps with labelled images so far. A run that branches off another one
+            (SSOD.BURN_IN_CHECKPOINT) takes it with the weights.
     """
 
-    def __init__(self, *, stage: str, stride: int, in_channels: int, num_classes: int) -> None:
+    labeled_steps: Tensor
+
+    def __init__(self, *, stage: str, stride: int, in_channels: int, prior: Tensor) -> None:
         super().__init__()
         self.stage, self.stride = stage, stride
-        self.linear = nn.Linear(in_channels, num_classes)
+        self.linear = nn.Linear(in_channels, len(prior))
         nn.init.normal_(self.linear.weight, std=0.01)
-        nn.init.zeros_(self.linear.bias)
+        with torch.no_grad():
+            self.linear.bias.copy_(prior.logit())
+        self.register_buffer("labeled_steps", torch.zeros((), dtype=torch.int64))
 
     @classmethod
-    def for_detector(cls, detector: GeneralizedRCNN) -> "MultiLabelHead":
-        """The head for a detector's deepest backbone stage, the one before the FPN where there is one."""
+    def for_detector(
+        cls, detector: GeneralizedRCNN, prior: Optional[Tensor] = None
+    ) -> "MultiLabelHead":
+        """The head for a detector's deepest backbone stage, the one before the FPN where there is one.
+
+        Args:
+            prior: (K,); None: 0.5 for every class.
+        """
         backbone = getattr(detector.backbone, "bottom_up", detector.backbone)
         shapes = backbone.output_shape()
         stage = max(shapes, key=lambda name: shapes[name].stride)
@@ -60,7 +74,7 @@ class MultiLabelHead(nn.Module):
             stage=stage,
             stride=shapes[stage].stride,
             in_channels=shapes[stage].channels,
-            num_classes=detector.roi_heads.num_classes,
+            prior=torch.full((detector.roi_heads.num_classes,), 0.5) if prior is None else prior,
         )
 
     def forward(self, maps: FeatureMaps) -> Tensor:
@@ -73,6 +87,21 @@ class MultiLabelHead(nn.Module):
         features = torch.cat(pooled)
         ranks = torch.tensor(order, dtype=torch.long, device=features.device).argsort()
         return self.linear(features[ranks]).float()
+
+
+def image_prior(class_sets: Sequence[Sequence[int]], num_classes: int) -> Tensor:
+    """(K,) share of the images that contain each class, at least half an image and at most all but half a one.
+
+    Args:
+        class_sets: the classes of each image's labels, repeated or not.
+    """
+    count = len(class_sets)
+    if count == 0:
+        return torch.full((num_classes,), 0.5)
+    present = torch.zeros(num_classes)
+    for labels in class_sets:
+        present[list(set(labels))] += 1
+    return (present / count).clamp(0.5 / count, 1 - 0.5 / count)
 
 
 def present_classes(targets: Sequence[Instances], num_classes: int, device: torch.device) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, grid, number, run_colour, table, text
+from ssod.plotting.section import Section, grid, note, number, run_colour, table, text
 
 # Bars of more classes than this would be a page of their own; the table has them all.
 _MOST_BARS = 80
@@ -57,8 +57,67 @@ def two_stage_section(run: RunData) -> Optional[Section]:
         "in the end, per image",
         "change, %",
     ]
+    charts += _head_charts(run, names)
     remark = (
         "<p class=soft>Of unlabelled images in training, most recent steps. Active: the image-level activation reaches "
         "its threshold. First stage: the score does. In the end: what the main branch trains on.</p>"
     )
-    return Section("Two-stage filter", remark + grid(charts) + table(headers, rows, tall=True))
+    body = remark + grid(charts) + table(headers, rows, tall=True)
+    return Section("Two-stage filter", body + _effect(run) + _head_table(run))
+
+
+def _head_charts(run: RunData, names: Sequence[str]) -> List[str]:
+    """The image-level head on validation images: its AUC over training, and per class at the end."""
+    auc = Line("AUC", run.series(f"{_PREFIX}head_auc"), run_colour(0))
+    title = "AUC of the image-level head, mean over the classes (0.5: it knows nothing)"
+    charts = [line_chart(title, [auc], low=0.0, high=1.0)]
+    latest = _latest(run, "head_auc")
+    if latest and len(names) <= _MOST_BARS:
+        own = [name for name in names if name in latest]
+        bars = Bars("AUC", [latest[name] for name in own], run_colour(2))
+        charts.append(bar_chart("AUC per class", own, [bars], maximum=1.0))
+    return charts
+
+
+def _head_table(run: RunData) -> str:
+    kinds = ("auc", "calibration_error", "active", "present")
+    columns = {kind: _latest(run, f"head_{kind}") for kind in kinds}
+    if not columns["present"]:
+        return note("Without DATASETS.VAL the image-level head is not measured.")
+    rows = []
+    for name in sorted(columns["present"], key=lambda n: -columns["present"][n]):
+        values = [columns[kind].get(name, float("nan")) for kind in kinds]
+        rows.append(
+            [text(name), number(values[0], 3), number(values[1], 3)]
+            + [number(100 * value, 1) for value in values[2:]]
+        )
+    headers = [
+        "image-level head, validation images",
+        "AUC",
+        "calibration error",
+        "active, %",
+        "present, %",
+    ]
+    return "<br>" + table(headers, rows, tall=len(rows) > 30)
+
+
+def _effect(run: RunData) -> str:
+    """Precision and recall before and after the second stage, at the last measurement (Table 6)."""
+    measured = [record for record in run.quality.values() if "first_stage" in record]
+    if not measured:
+        return ""
+    record, names = measured[-1], ("first_stage", "selected")
+    rows = []
+    for name, label in zip(names, ("first stage", "in the end")):
+        counts = record[name]["per_class"].values()
+        labels = sum(row["count"] for row in counts)
+        own = [number(record[name][key], 3) for key in ("precision", "recall", "mean_iou")]
+        rows.append([label, *own, number(labels, 0)])
+    headers = [
+        f"labels at step {record['step']}",
+        "precision",
+        "recall",
+        "mean IoU",
+        "labels",
+    ]
+    return "<br>" + table(headers, rows)

@@ -1,0 +1,68 @@
+"""How well image-level activations tell which classes an image contains, and how far they are probabilities.
+
+Shapes: N images, K foreground classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
+    """Area under the ROC curve of each class: how often an image with it scores higher than one without; ties count half.
+
+    Args:
+        scores: (N, K). present: (N, K) bool.
+
+    Returns:
+        float64 (K,); NaN for a class that is in all images or in none.
+    """
+    areas = []
+    for own, mask in zip(scores.double().unbind(dim=1), present.unbind(dim=1)):
+        positive, negative = own[mask], own[~mask].sort().values
+        below = torch.searchsorted(negative, positive, side="left")
+        not_above = torch.searchsorted(negative, positive, side="right")
+        pairs = len(positive) * len(negative)
+        wins = (below + not_above).double().sum() / 2
+        areas.append(wins / pairs if pairs else torch.full_like(wins, torch.nan))
+    return torch.stack(areas) if areas else torch.zeros(0, dtype=torch.float64)
+
+
+def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
+    """The probability of presence for which each activation is the one that minimises the focal loss.
+
+    The focal loss is no proper score: its best activation p at a posterior q is not q. Setting the derivative of
+    `q alpha (1-p)^gamma (-ln p) + (1-q) (1-alpha) p^gamma (-ln(1-p))` to 0 gives q from p.
+
+    Args:
+        activations: in (0, 1), any shape.
+
+    Returns:
+        The same shape; for gamma 0 and alpha 0.5 the activations themselves.
+
+    Example:
+        >>> focal_posterior(torch.tensor(0.2), gamma=2.0, alpha=0.25)
+        tensor(0.0674)
+    """
+    p = activations.clamp(1e-6, 1 - 1e-6)
+    miss = 1 - p
+    if_present = alpha * (miss**gamma / p - gamma * miss ** (gamma - 1) * p.log())
+    if_absent = (1 - alpha) * (p**gamma / miss - gamma * p ** (gamma - 1) * miss.log())
+    return if_absent / (if_present + if_absent)
+
+
+def calibration_error(posteriors: Tensor, present: Tensor, bins: int = 10) -> Tensor:
+    """Expected calibration error of each class: the gap between predicted and actual share, mean over bins of equal width.
+
+    Args:
+        posteriors: (N, K) predicted probabilities. present: (N, K) bool.
+
+    Returns:
+        float64 (K,), each bin weighted by its images; NaN without images.
+    """
+    count, classes = posteriors.shape
+    index = (posteriors * bins).long().clamp(0, bins - 1)
+    gaps = torch.zeros(bins, classes, dtype=torch.float64)
+    gaps.scatter_add_(0, index, posteriors.double() - present.double())
+    return gaps.abs().sum(dim=0) / count if count else torch.full((classes,), torch.nan).double()

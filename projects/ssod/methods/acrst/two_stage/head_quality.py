@@ -1,0 +1,107 @@
+"""Measures the image-level head on validation images: does it tell which classes an image contains?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.engine import HookBase
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from ssod.data.catalog import dataset_classes
+from ssod.data.mapper import TwoViewMapper, UnreadableImage
+from ssod.data.records import trained_classes
+from ssod.data.sampler import STREAMS
+from ssod.detectors.features import extract_features
+from ssod.methods.acrst.two_stage.calibration import (
+    calibration_error,
+    focal_posterior,
+    roc_auc,
+)
+from ssod.structures import SampleRef
+
+if TYPE_CHECKING:
+    from ssod.methods.acrst.two_stage.method import TwoStageFilter
+
+PREFIX = "two_stage_filter/head"
+_SAMPLE = 500
+_CHUNK = 8  # images the teacher sees at once
+
+
+class HeadQuality(HookBase):
+    """At every evaluation: the teacher's activations on at most 500 validation images against these images' classes.
+
+    Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the activation stands for, `active`
+    (share of the images in which the filter would let the class pass) and `present` (share that contain it).
+    Without DATASETS.VAL nothing is measured. Runs on rank 0, and changes nothing that training reads.
+    """
+
+    trainer: Any
+
+    def __init__(self, method: "TwoStageFilter") -> None:
+        self.method = method
+        self._images: List[Tuple[Dict[str, Any], List[int]]] = []
+
+    def before_train(self) -> None:
+        cfg = self.trainer.cfg
+        self._mapper = TwoViewMapper.for_labelling(cfg)
+        classes = {name: index for index, name in enumerate(self.method.class_names)}
+        found = []
+        for name in cfg.DATASETS.VAL:
+            own = dataset_classes(name) or self.method.class_names
+            for record in DatasetCatalog.get(name):
+                labels = [classes[own[k]] for k in trained_classes(record) if own[k] in classes]
+                plain = {key: value for key, value in record.items() if key != "annotations"}
+                found.append((plain, labels))
+        chosen = np.linspace(0, len(found) - 1, min(len(found), _SAMPLE)).round().astype(int)
+        self._images = [found[index] for index in sorted(set(chosen.tolist()))]
+
+    def after_step(self) -> None:
+        done, period = self.trainer.iter + 1, self.trainer.cfg.TEST.EVAL_PERIOD
+        due = done == self.trainer.max_iter or (period > 0 and done % period == 0)
+        if due and self._images:
+            self._put(*self._activations())
+
+    @torch.no_grad()
+    def _activations(self) -> Tuple[Tensor, Tensor]:
+        """(N, K) activations and (N, K) bool presence of the images that can be read, on the CPU."""
+        teacher = self.trainer.core.teacher
+        activations, present = [], []
+        for start in range(0, len(self._images), _CHUNK):
+            images, rows = [], []
+            for index in range(start, min(start + _CHUNK, len(self._images))):
+                record, labels = self._images[index]
+                try:
+                    sample = self._mapper(record, SampleRef(STREAMS[1], index, index))
+                except UnreadableImage:  # the evaluation reports it
+                    continue
+                images.append(sample.weak.to(teacher.device))
+                rows.append(torch.zeros(self.method.num_classes, dtype=torch.bool))
+                rows[-1][labels] = True
+            if images:
+                maps = extract_features(teacher, images)
+                activations.append(teacher.ssod_heads[self.method.name](maps).sigmoid().cpu())
+                present.append(torch.stack(rows))
+        empty = torch.zeros(0, self.method.num_classes)
+        return torch.cat([empty, *activations]), torch.cat([empty.bool(), *present])
+
+    def _put(self, activations: Tensor, present: Tensor) -> None:
+        method, storage = self.method, get_event_storage()
+        posteriors = focal_posterior(activations, method.focal_gamma, method.focal_alpha)
+        columns = {
+            "auc": roc_auc(activations, present),
+            "calibration_error": calibration_error(posteriors, present),
+            "active": (activations >= method.image_threshold).double().mean(dim=0),
+            "present": present.double().mean(dim=0),
+        }
+        for what, values in columns.items():
+            known = values[values.isfinite()]
+            if len(known):
+                mean = float(known.mean())
+                storage.put_scalar(f"{PREFIX}_{what}", mean, smoothing_hint=False)
+            for name, value in zip(method.class_names, values.tolist()):
+                if np.isfinite(value):
+                    storage.put_scalar(f"{PREFIX}_{what}/{name}", value, smoothing_hint=False)
