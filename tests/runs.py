@@ -127,6 +127,12 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
             *("SSOD.GRADIENT_THRESHOLDING.BASE", high, "SSOD.GRADIENT_THRESHOLDING.LOW", low),
             *("SSOD.GMM_THRESHOLD.INITIAL", low, "SSOD.GMM_THRESHOLD.LOW", low / 4),
             *("SSOD.LABEL_MATCH.INITIAL_THRESHOLD", high, "SSOD.AREA_MINING.MIN_AREA", 100.0),
+            # The scale multiplies what an untrained classifier learns in its first steps.
+            *("SSOD.C2AM.SCALE", 6.0),
+            *("SSOD.DASO.WARMUP_STEPS", 0, "SSOD.DASO.SCORE_THRESHOLD", high),
+            *("SSOD.DASO.QUEUE_SIZE", 3, "SSOD.DASO.RPN_SCORE_THRESHOLD", high),
+            *("SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", high),
+            *("SSOD.DISTRIBUTION_ALIGNMENT.RPN_SCORE_THRESHOLD", high),
             *("SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 1, "SSOD.GRADIENT_REWEIGHTING.LR", 0.2),
             *("SSOD.GRADIENT_THRESHOLDING.WARMUP_STEPS", 0, "SSOD.LABEL_MATCH.WARMUP_STEPS", 0),
             *("SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS", 0),

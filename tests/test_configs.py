@@ -74,7 +74,7 @@ def test_config_builds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", RUNS)
 def test_first_line_launches_it(path: str) -> None:
     first = (ROOT / path).read_text().splitlines()[0]
-    commands = ("train_net.py", "-m ssod.tools.run_phases")
+    commands = ("train_net.py", "-m ssod.tools.run_phases", "-m ssod.tools.run_generations")
     assert first.startswith(tuple(f"# python {name} --config-file {path}" for name in commands))
 
 

@@ -91,6 +91,17 @@ def add_ssod_config(cfg: CN) -> None:
     # Weighted boxes fusion: boxes of a class are the same object from this IoU on.
     cfg.SSOD.MULTI_PHASE.FUSION_IOU = 0.55
 
+    # Class-rebalancing self-training (`ssod.tools.run_generations`).
+    cfg.SSOD.CREST = CN()
+    # Trainings from the start, each on the labelled set and what the one before has added to it.
+    cfg.SSOD.CREST.GENERATIONS = 6
+    # The less, the fewer labels of frequent classes are added.
+    cfg.SSOD.CREST.ALPHA = 3.0
+    # Of the pseudo-labels that may be added.
+    cfg.SSOD.CREST.SCORE_THRESHOLD = 0.5
+    # CReST+: the last generation's SSOD.DISTRIBUTION_ALIGNMENT.TEMPERATURE, which falls from 1.
+    cfg.SSOD.CREST.TEMPERATURE = 0.5
+
     # The strong view: colour jitter, grayscale, blur and erasing as Unbiased Teacher has them, then Gaussian noise.
     cfg.SSOD.STRONG_AUGMENTATION = CN()
     cfg.SSOD.STRONG_AUGMENTATION.ENABLED = True

@@ -9,7 +9,7 @@ classes; background is one more class.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +18,10 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, GeneralizedRCNN, StandardROI
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from torch import Tensor, nn
 
+from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, Method
+from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
+from ssod.structures import PseudoLabels
 
 # Below it, 1 - cos^2 has no gradient, which would grow without bound.
 _LEAST_SINE_SQUARED = 1e-6
@@ -116,6 +118,7 @@ class C2AM(Method):
     needs_unlabeled = False
     # They replace the classifier too, or need the gradients of softmax logits.
     conflicts = ("EQLv2", "GradientReweighting", "GradientThresholding")
+    activity_unit = "largest margin of a RoI's label, radians, mean over RoIs"
 
     def __init__(self, *, scale: float, alpha: float) -> None:
         super().__init__()
@@ -144,3 +147,12 @@ class C2AM(Method):
             )
         predictor.cls_score.scale.fill_(self.scale)
         predictor.alpha = self.alpha
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        assert outputs is not None
+        predictor: Any = context.student.roi_heads.box_predictor
+        largest = predictor.margins().amax(dim=1)
+        views = [view for view in (outputs.labeled, outputs.unlabeled) if view is not None]
+        return largest[torch.cat([view.labels for view in views])].mean().nan_to_num()

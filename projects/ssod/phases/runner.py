@@ -9,6 +9,7 @@ import os
 from typing import List, Sequence
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ssod.engine.setup import load_config, setup
@@ -56,6 +57,11 @@ def _train(
             tta=cfg.SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION,
             fraction=phase.fraction,
         )
+    train_phase(cfg)
+
+
+def train_phase(cfg: CfgNode) -> None:
+    """One training run, from the start or from where it was stopped. Called on all ranks."""
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=True)
     trainer.train()

@@ -72,7 +72,7 @@ def label_images(
         kept = most_certain(certainty, fraction)
         info: Dict[str, Any] = {
             "description": "Pseudo-labels",
-            "image_root": _image_root(records),
+            "image_root": image_root(records),
             "models": list(weights),
             "test_time_augmentation": tta,
             "thresholds": [_by_name(classes, limit) for limit in limits],
@@ -207,7 +207,7 @@ def _image_ids(records: Sequence[Dict[str, Any]]) -> Sequence[Any]:
     return range(1, len(own) + 1)
 
 
-def _image_root(records: Sequence[Dict[str, Any]]) -> str:
+def image_root(records: Sequence[Dict[str, Any]]) -> str:
     """The folder that file names in the output are relative to."""
     names = {record["dataset_name"] for record in records}
     root = MetadataCatalog.get(next(iter(names))).get("image_root") if len(names) == 1 else None

@@ -94,7 +94,6 @@ There are no configs for these published rows.
 | COCO-ImageNet | Deformable DETR, STAC | AP 40.11, with LSM 42.72 (LSM, Table 3) | Deformable DETR |
 | COCO-ImageNet | Deformable DETR, pretrain–finetune | AP 44.01, with LSM 45.34 (LSM, Table 3) | Deformable DETR |
 | VOC07 → VOC12 | SSD300 | AP50 70.2, multi-phase 74.5 (Multi-phase, Table 3) | SSD300 |
-| CI-SSOD's settings | C2AM, CReST, DASO, DeFRCN | CI-SSOD, Tables 1–3 | these comparators |
 """
 
 
@@ -125,6 +124,8 @@ def expected_hours(path: Path, cfg: CfgNode) -> str:
     """The estimate for a config, to two digits: "1,300"."""
     lines = path.read_text().splitlines()
     hours = gpu_hours(cfg, all_phases="ssod.tools.run_phases" in lines[0])
+    if "ssod.tools.run_generations" in lines[0]:
+        hours *= cfg.SSOD.CREST.GENERATIONS
     return f"{float(f'{hours:.1e}'):,.0f}"
 
 

@@ -60,10 +60,12 @@ def test_hyperparameters(name: str) -> None:
     host_threshold = 0.9
     if "GradientThresholding" in methods or name.startswith("threshold_05"):
         host_threshold = 0.5
-    elif "LabelMatchThresholds" in methods:
+    elif {"LabelMatchThresholds", "DASO", "DistributionAlignment"} & set(methods):
         host_threshold = cfg.SSOD.PSEUDO_SCORE_FLOOR
     assert cfg.SSOD.SOFT_TEACHER.SCORE_THRESHOLD == host_threshold
     assert cfg.SSOD.SCORE_THRESHOLD == (0.5 if name.startswith("threshold_05") else 0.9)
+    blending = cfg.SSOD.DASO.DISTRIBUTION_TEMPERATURE
+    assert blending == (0.3 if "DASO" in methods and "lvis" not in name else 1.5)
     # The RPN's labels are those of 0.9 everywhere.
     own = 0.9 if name.startswith("threshold_05") else 0.0
     assert cfg.SSOD.SOFT_TEACHER.RPN_SCORE_THRESHOLD == own
@@ -72,6 +74,10 @@ def test_hyperparameters(name: str) -> None:
 def test_all_rows_are_there() -> None:
     ablation = "focal crs gbt gbr gbt_gbr crs_gbr crs_gbt threshold_05 gbt_score_only gbt_gradient_only label_match"
     rows = {f"{row}_split1.yaml" for row in ablation.split()}
+    comparators = ("soft_teacher", "rfs", "eqlv2", "c2am", "daso", "ci_ssod")
     for setting in SETTINGS:
-        rows |= {f"{row}_{setting}.yaml" for row in ("soft_teacher", "rfs", "eqlv2", "ci_ssod")}
+        rows |= {f"{row}_{setting}.yaml" for row in comparators}
+        if setting != "lvis":  # Table 3 has no row of it
+            rows.add(f"crest_{setting}.yaml")
+    rows.add("crest_plus_split1.yaml")
     assert set(RUNS) == rows

@@ -1,0 +1,128 @@
+"""Progressive distribution alignment of CReST+ (Wei et al., CVPR 2021, section 3.3; the alignment itself is ReMixMatch's).
+
+Shapes: M labels of all images, K foreground classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Union
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ssod.data.records import trained_classes
+from ssod.detectors.rcnn.outputs import Outputs
+from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
+from ssod.methods.crest.sampling import ADDED
+from ssod.methods.shared.relabelling import Labelled, Relabelling
+from ssod.structures import PseudoLabels
+from ssod.utils.comm import all_reduce_sum
+
+# Keeps a class that one side has never seen from a ratio of 0 or infinity; the authors' value.
+_SMOOTHING = 1e-6
+
+
+def target_distribution(class_counts: Tensor, temperature: float) -> Tensor:
+    """The labelled set's class distribution to the power t, normalised: t 1 leaves it, t 0 is uniform. (K,) -> (K,)."""
+    share = class_counts / class_counts.sum().clamp(min=1e-12)
+    powered = torch.where(share > 0, share**temperature, 0.0)
+    return powered / powered.sum().clamp(min=1e-12)
+
+
+def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) -> Tensor:
+    """`p * target / model`, normalised to what it was: a detector's p leaves a part to background.
+
+    Args:
+        probabilities: (M, K), rows sum to 1 or less. target: (K,) wanted distribution. model: (K,) the teacher's.
+
+    Returns:
+        (M, K), with the row sums of p.
+    """
+    aligned = probabilities * ((target + _SMOOTHING) / (model + _SMOOTHING))
+    mass = probabilities.sum(dim=1, keepdim=True)
+    return aligned * (mass / aligned.sum(dim=1, keepdim=True).clamp(min=1e-12))
+
+
+@METHOD_REGISTRY.register()
+class DistributionAlignment(Relabelling):
+    """Makes the pseudo-labels' class distribution that of the labelled set, to the power of `temperature`.
+
+    Args:
+        temperature: t. decay: of the teacher's mean distribution over its labels, per micro-batch.
+            The others: see `Relabelling`.
+    """
+
+    model: Tensor
+    activity_unit = "labels of another class"
+
+    def __init__(
+        self, *, num_classes: int, temperature: float, decay: float, **selection: Any
+    ) -> None:
+        super().__init__(**selection)
+        node = "SSOD.DISTRIBUTION_ALIGNMENT"
+        if not 0.0 <= temperature <= 1.0:
+            raise UserError(f"{node}.TEMPERATURE is {temperature}: use a number from 0 to 1.")
+        if not 0 <= decay < 1:
+            raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
+        self.temperature, self.decay = temperature, decay
+        self.labels_per_class = torch.zeros(num_classes)
+        # The teacher's mean distribution; all 0 before it has labelled anything.
+        self.register_buffer("model", torch.zeros(num_classes))
+
+    @classmethod
+    def add_config(cls, cfg: CfgNode) -> None:
+        node = cfg.SSOD.DISTRIBUTION_ALIGNMENT = CfgNode()
+        cls.add_common_config(node, warmup=0)
+        # Of the labelled set's distribution. `ssod.tools.run_generations` lowers it from 1 to this one.
+        node.TEMPERATURE = 0.5
+        node.EMA_DECAY = 0.99  # of the teacher's mean distribution
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
+        node = cfg.SSOD.DISTRIBUTION_ALIGNMENT
+        return {
+            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "temperature": node.TEMPERATURE,
+            "decay": node.EMA_DECAY ** (1 / cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS),
+            **cls.common_config(cfg, "DISTRIBUTION_ALIGNMENT"),
+        }
+
+    @classmethod
+    def scale_config(cls, cfg: CfgNode, factor: float) -> None:
+        node = cfg.SSOD.DISTRIBUTION_ALIGNMENT
+        node.EMA_DECAY **= factor
+        node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
+
+    def setup(self, data: TrainingData) -> None:
+        # Human labels alone, whatever a generation has added.
+        for record in (r for r in data.labeled if r.get("dataset_name") != ADDED):
+            for label in trained_classes(record):
+                self.labels_per_class[label] += 1
+
+    def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
+        if not self.model.any():
+            return found.probabilities
+        target = target_distribution(self.labels_per_class.to(self.model), self.temperature)
+        return align_distributions(found.probabilities, target, self.model)
+
+    def update(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> None:
+        found: Optional[Labelled] = context.shared.get(self.name)
+        if pseudo is None or found is None:
+            return
+        total = found.probabilities.sum(dim=0).to(self.model)
+        all_reduce_sum([total])
+        batch = total / total.sum()
+        # It starts with the first labels, not with 0.
+        decay = torch.where(self.model.any(), self.decay, 0.0)
+        moved = decay * self.model + (1 - decay) * batch
+        self.model.copy_(torch.where(total.sum() > 0, moved, self.model))
+
+    def activity(
+        self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Union[float, Tensor]:
+        found: Optional[Labelled] = context.shared.get(self.name)
+        return 0.0 if found is None else found.changed

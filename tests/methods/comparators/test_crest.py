@@ -1,0 +1,102 @@
+"""CReST's sampling and CReST+'s alignment by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from ssod.engine.teacher_student import TeacherStudent
+from ssod.errors import UserError
+from ssod.methods import TrainingData, build_methods
+from ssod.methods.crest import (
+    DistributionAlignment,
+    align_distributions,
+    generation_temperature,
+    kept_shares,
+    most_confident,
+    target_distribution,
+)
+from ssod.structures import SSODBatch
+from tiny import make_sample, tiny_cfg
+
+
+def test_shares_by_hand() -> None:
+    # Ranked: class 1 (64), 0 (27), 2 (8). The first gets (8/64)^(1/3), the second (27/64)^(1/3), the last 1.
+    shares = kept_shares(torch.tensor([27, 64, 8]), 3.0)
+    assert shares.tolist() == pytest.approx([0.75, 0.5, 1.0])
+    assert kept_shares(torch.tensor([5, 0]), 3.0).tolist() == [0.0, 1.0]
+    assert kept_shares(torch.tensor([4, 4]), 3.0).tolist() == [1.0, 1.0]
+    assert kept_shares(torch.zeros(2), 3.0).tolist() == [0.0, 0.0]
+
+
+def test_most_confident_by_hand() -> None:
+    classes = torch.tensor([0, 1, 0, 0, 1, 0])
+    scores = torch.tensor([0.5, 0.9, 0.8, 0.7, 0.2, 0.8])
+    kept = most_confident(classes, scores, torch.tensor([0.75, 0.5]))
+    assert kept.tolist() == [False, True, True, True, False, True]
+    assert most_confident(classes, scores, torch.tensor([0.25, 0.0])).tolist() == [
+        *(False, False, True, False, False, False)  # of equal scores the earlier
+    ]
+    assert most_confident(torch.zeros(10).long(), torch.rand(10), torch.tensor([0.3])).sum() == 3
+    assert not len(most_confident(classes[:0], scores[:0], torch.ones(2)))
+
+
+def test_temperature_falls_from_1() -> None:
+    assert [generation_temperature(g, 3, 0.5) for g in range(3)] == [1.0, 0.75, 0.5]
+    assert generation_temperature(0, 1, 0.5) == 1.0
+
+
+def test_target_distribution_by_hand() -> None:
+    counts = torch.tensor([16.0, 4.0, 0.0])
+    assert target_distribution(counts, 1.0).tolist() == pytest.approx([0.8, 0.2, 0.0])
+    assert target_distribution(counts, 0.5).tolist() == pytest.approx([2 / 3, 1 / 3, 0.0])
+    assert target_distribution(counts, 0.0).tolist() == pytest.approx([0.5, 0.5, 0.0])
+
+
+def test_alignment_by_hand() -> None:
+    found = align_distributions(
+        torch.tensor([[0.6, 0.2], [0.0, 0.5]]), torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
+    )
+    # 0.6 / 1.8 : 0.2 * 5 = 1 : 3, of 0.8 in all.
+    assert found.flatten().tolist() == pytest.approx([0.2, 0.6, 0.0, 0.5], abs=1e-4)
+    assert align_distributions(torch.zeros(0, 2), torch.ones(2) / 2, torch.ones(2) / 2).shape == (
+        0,
+        2,
+    )
+
+
+def test_alignment_in_the_step(storage: Any) -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS, cfg.SSOD.BURN_IN_STEPS = ("DistributionAlignment",), 0
+    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.1])
+    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.EMA_DECAY", 0.75])
+    torch.manual_seed(0)
+    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    method = core.methods["DistributionAlignment"]
+    assert isinstance(method, DistributionAlignment)
+    records = [{"annotations": [{"category_id": c} for c in (0, 0, 0, 0, 1)]}]
+    records += [{"annotations": [{"category_id": 2}] * 9, "dataset_name": "crest_labels"}]  # type: ignore[dict-item]
+    method.setup(TrainingData(labeled=records, unlabeled=[], class_names=["a", "b", "c"]))
+    batch = SSODBatch([make_sample(0, True)], [make_sample(10, False), make_sample(11, False)])
+    core(batch)
+    first = method.model.clone()
+    assert float(first.sum()) == pytest.approx(1.0)  # it starts with the first batch
+    core(batch)
+    assert float(method.model.sum()) == pytest.approx(1.0)
+    # The labelled set has no object of class 2: none is left among the labels.
+    assert not any((row.gt_classes == 2).any() for row in core.last_pseudo.instances)
+    assert any((row.gt_classes == 0).any() for row in core.last_pseudo.instances)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("TEMPERATURE", 1.5), ("EMA_DECAY", -0.5), ("SCORE_THRESHOLD", -0.5)]
+)
+def test_bad_keys_are_one_line(key: str, value: float) -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("DistributionAlignment",)
+    cfg.merge_from_list([f"SSOD.DISTRIBUTION_ALIGNMENT.{key}", value])
+    with pytest.raises(UserError, match=f"DISTRIBUTION_ALIGNMENT.{key} is {value}: use"):
+        build_methods(cfg)
