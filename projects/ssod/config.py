@@ -67,6 +67,8 @@ def add_ssod_config(cfg: CN) -> None:
     # Steps between the publication of a snapshot (CropBank, repeat factors) and its use by the loader.
     # At least workers x prefetch + 1, so that every worker layout and every resumed run sees it at the same step.
     cfg.SSOD.SNAPSHOT_DELAY = 16
+    # Operations that compute the same to rounding in less time: "roi_align" (its backward on a CPU). () for none.
+    cfg.SSOD.FAST_OPS = ()
     # Pictures of pseudo-labels go to TensorBoard every so many steps; 0 turns them off.
     cfg.SSOD.VIS_PERIOD = 500
 

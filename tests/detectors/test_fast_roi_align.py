@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.layers import ROIAlign
 from torchvision.ops import roi_align
 
+from runs import train
+from ssod.detectors.fast_ops import plain_ops, use_fast_ops
 from ssod.detectors.fast_roi_align import (
     FastROIAlign,
     interpolation_weights,
     roi_align_backward,
     use_fast_roi_align,
 )
+from ssod.errors import UserError
+from tiny import tiny_cfg, with_squares
 
 
 def rois_of_all_kinds(count: int, side: float) -> torch.Tensor:
@@ -82,3 +88,23 @@ def test_only_detectron2s_own_layers_are_turned() -> None:
     model = torch.nn.ModuleList([ROIAlign(7, 1.0, 0), Mine(7, 1.0, 0), torch.nn.Linear(1, 1)])
     assert use_fast_roi_align(model) == 1
     assert [type(layer) for layer in model[:2]] == [FastROIAlign, Mine]
+
+
+def test_plain_operations_come_back() -> None:
+    model = torch.nn.ModuleList([ROIAlign(7, 1.0, 0)])
+    use_fast_ops(model, ("roi_align",))
+    with plain_ops(model):
+        assert type(model[0]) is ROIAlign
+    assert type(model[0]) is FastROIAlign
+    with pytest.raises(UserError, match="no operation 'pool': use roi_align"):
+        use_fast_ops(model, ("pool",))
+
+
+def test_training_is_the_same_to_rounding(squares: Path, tmp_path: Path) -> None:
+    losses = []
+    for ops in ((), ("roi_align",)):
+        cfg = with_squares(tiny_cfg(), squares, tmp_path / str(ops), ("ScoreThreshold",))
+        cfg.SSOD.FAST_OPS, cfg.SOLVER.MAX_ITER, cfg.SSOD.BURN_IN_STEPS = ops, 2, 1
+        history = train(cfg).storage.histories()
+        losses.append([value for value, _ in history["total_loss"].values()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

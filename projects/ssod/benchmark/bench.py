@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from ssod.detectors.fast_ops import plain_ops
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
@@ -180,7 +181,7 @@ class Bench:
         watch = Stopwatch(self._synchronize_inside)
         self._synchronize()
         start = time.perf_counter()
-        with self._plain_storage:
+        with self._plain_storage, plain_ops(student, teacher):
             with watch.time("student forward"), self.loop._autocast():
                 losses = student(inputs.student)
             with watch.time("backward"):

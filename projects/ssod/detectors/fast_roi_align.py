@@ -44,7 +44,9 @@ def interpolation_weights(
     grid = torch.arange(most, device=start.device, dtype=start.dtype)
     inside_bin = (grid + 0.5) / divisor  # (R, S)
     steps = torch.arange(bins, device=start.device, dtype=start.dtype)
-    position = start[:, None, None] + (steps[:, None] + inside_bin[:, None]) * bin_size[:, None, None]
+    position = (
+        start[:, None, None] + (steps[:, None] + inside_bin[:, None]) * bin_size[:, None, None]
+    )
     counts = (grid < samples[:, None])[:, None] & (position >= -1.0) & (position <= length)
     position = position.clamp(min=0.0)
     low = position.floor().clamp(max=length - 1)

@@ -28,6 +28,7 @@ from ssod.data.catalog import check_classes, read_test_sets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
+from ssod.detectors.fast_ops import use_fast_ops
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
@@ -85,6 +86,7 @@ class SSODTrainer(DefaultTrainer):
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if self.mutual else cfg.SOLVER.MAX_ITER
 
         student = self.build_model(cfg)
+        use_fast_ops(student, cfg.SSOD.FAST_OPS)
         for method in methods.values():
             assert isinstance(method, Method)
             method.setup(self.data)

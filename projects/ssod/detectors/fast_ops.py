@@ -1,0 +1,42 @@
+"""Replacements of single operations that compute the same in less time; `SSOD.FAST_OPS` names those in use."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Callable, Dict, Iterator, Sequence
+
+from detectron2.layers import ROIAlign
+from torch import nn
+
+from ssod.detectors.fast_roi_align import FastROIAlign, use_fast_roi_align
+from ssod.errors import UserError
+
+# Name -> what changes the layers of a model in place.
+FAST_OPS: Dict[str, Callable[[nn.Module], int]] = {"roi_align": use_fast_roi_align}
+
+
+def use_fast_ops(model: nn.Module, names: Sequence[str]) -> None:
+    """Changes the layers of `model` in place, so that they compute the same to rounding, faster.
+
+    Raises:
+        UserError: a name of `SSOD.FAST_OPS` does not exist.
+    """
+    for name in names:
+        if name not in FAST_OPS:
+            raise UserError(
+                f"SSOD.FAST_OPS: there is no operation {name!r}: use {', '.join(FAST_OPS)}, or () for none."
+            )
+        FAST_OPS[name](model)
+
+
+@contextmanager
+def plain_ops(*models: nn.Module) -> Iterator[None]:
+    """Detectron2's own operations for as long as it lasts."""
+    layers = [layer for model in models for layer in model.modules() if type(layer) is FastROIAlign]
+    for layer in layers:
+        layer.__class__ = ROIAlign
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.__class__ = FastROIAlign
