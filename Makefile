@@ -1,4 +1,4 @@
-# make demo | test | test-portable | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python
+# make demo | start | test | test-portable | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python
 # 3.11-3.13, but no compiler, git or sudo.
 #   TEST_JOBS=4                  processes that run the tests (default: one a core, 4 at most)
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: the first one found that fits)
@@ -10,11 +10,12 @@ CONSTRAINTS := requirements/constraints.txt
 DIGITS := datasets/digit_scenes
 LINTED := projects tests $(wildcard datasets/*.py train_net.py)
 
-.PHONY: help install demo data test test-portable lint clean always
+.PHONY: help install demo start data test test-portable lint clean always
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
+	@echo "make start IMAGES=folder  a config for your own images: finds labels, makes splits, says how to train"
 	@echo "make test   the test suite"
 	@echo "make test-portable  the tests that train, with the kernels of other processors and with two threads"
 	@echo "make lint   black, isort, flake8 and mypy"
@@ -23,6 +24,11 @@ help:
 
 demo: install $(DIGITS)/.complete
 	$(PY) -m ssod.tools.demo
+
+# ARGS: options of the command, such as --force.
+start: install
+	@if [ ! -d "$(IMAGES)" ]; then echo "IMAGES=$(IMAGES) is no folder: make start IMAGES=folder" >&2; exit 1; fi
+	@$(PY) -m ssod.tools.start "$(IMAGES)" $(ARGS)
 
 # One thread a process, and tests that share an expensive fixture in one process.
 TEST_JOBS := auto

@@ -28,6 +28,12 @@ def content_hash(coco: Dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
+    """The content with its hash under "info", so that a change by hand is noticed."""
+    info = {**(coco.get("info") or {}), HASH_KEY: content_hash(coco)}
+    return {**coco, "info": info}
+
+
 def split_coco(
     coco: Dict[str, Any], labeled: Set[Any], description: Dict[str, Any]
 ) -> Dict[str, Dict[str, Any]]:
@@ -55,8 +61,7 @@ def split_coco(
             "annotations": annotations,
             "categories": coco["categories"],
         }
-        content["info"][HASH_KEY] = content_hash(content)
-        parts[part] = content
+        parts[part] = sealed(content)
     return parts
 
 
@@ -72,11 +77,11 @@ def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) ->
             changed.append(path)
             continue
         if not path.is_file():
-            raise UserError(f"{path} is a folder: change --prefix.")
+            raise UserError(f"{path} is a folder: write elsewhere.")
         if path.read_bytes() != json.dumps(content).encode():
             if not force:
                 raise UserError(
-                    f"{path} exists with other content: add --force to replace it, or change --prefix."
+                    f"{path} exists with other content: add --force to replace it, or write elsewhere."
                 )
             changed.append(path)
     for path in changed:

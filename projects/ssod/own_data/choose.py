@@ -24,6 +24,15 @@ def find_chosen(path: str, args: argparse.Namespace) -> List[FoundSet]:
     """
     if not os.path.exists(path):
         raise UserError(f"{path} does not exist: name a folder of images, or a file of labels.")
+    return _of_one_format(path, find_in_folder(path, args))
+
+
+def find_in_folder(path: str, args: argparse.Namespace) -> List[FoundSet]:
+    """The sets at a path that fit `args`, of any format.
+
+    Raises:
+        UserError: nothing there fits.
+    """
     if args.format and args.format not in FORMATS:
         raise UserError(f"--format {args.format}: {suggestion(args.format, FORMATS)}")
     found = find_datasets(path)
@@ -33,7 +42,7 @@ def find_chosen(path: str, args: argparse.Namespace) -> List[FoundSet]:
         raise UserError(
             f"{path} has no labels of {KNOWN}. Label some of the images first, or name the --format."
         )
-    return _with_options(_of_one_format(path, found), args)
+    return _with_options(found, args)
 
 
 def _declared(path: str, args: argparse.Namespace) -> FoundSet:

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from detectron2.structures import BoxMode
 
-from ssod.data.folder import FolderSet
+from ssod.data.formats.images import list_images
 from ssod.data.formats.registry import DeclaredSet
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
@@ -73,7 +73,7 @@ class _Messages(logging.Handler):
     """Keeps what is logged, so that a command can print it where it belongs."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.WARNING)
         self.texts: List[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -101,19 +101,17 @@ def collect(
     photos: Dict[str, Photo] = {}
     messages = _Messages()
     logger = logging.getLogger("ssod.data")
-    level, propagate = logger.level, logger.propagate
+    propagate = logger.propagate
     logger.addHandler(messages)
-    logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         for (dataset, split), kind in zip(sets, formats):
             _add_set(dataset, split, kind, root, classes, photos)
         if whole_folder:
-            for path in FolderSet("the folder", root).relative_paths():
+            for path in list_images(root):
                 photos.setdefault(path, Photo(path))
     finally:
         logger.removeHandler(messages)
-        logger.setLevel(level)
         logger.propagate = propagate
     texts = list(dict.fromkeys(messages.texts))
     return _finish(Collection(root, list(classes), list(photos.values()), list(formats), texts))

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from detectron2.structures import BoxMode
 
+from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import class_list, optional_path, resolve_path
@@ -87,6 +88,7 @@ class LabelReader:
 
     def __post_init__(self) -> None:
         self.skipped = SkippedBoxes(self.source)
+        self.layout = BoxLayout(self.source)
         self.without_image = SkippedBoxes(self.source, "labels")
 
     def add_image(self, path: str) -> ImageLabels:
@@ -131,8 +133,9 @@ class LabelReader:
         problem = None if name else "without a class"
         problem = problem or box_problem(corners, *(entry.size or (None, None)))
         if problem:
-            self.skipped.add(where, problem)
+            self.skipped.add(where, problem, self.folder.full_path(entry.path))
             return
+        self.layout.add(corners, *(entry.size or (None, None)))
         x0, y0, x1, y1 = (float(v) for v in corners)
         entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd))
 
@@ -142,6 +145,7 @@ class LabelReader:
         Raises:
             UserError: no image is labelled.
         """
+        self.layout.check(corners=True)
         images = sorted(self.entries.values(), key=lambda entry: entry.path)
         if all(entry.boxes is None for entry in images):
             lost = self.without_image.reasons

@@ -7,11 +7,21 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Dict, List, Set
 
-from ssod.data.folder import FolderSet
+from ssod.data.formats.walk import files_below
+from ssod.data.records import IMAGE_SUFFIXES
+from ssod.errors import UserError, relative_to
 
 
 class ImageNotFound(Exception):
     """The reason why a name belongs to no image, in a few words."""
+
+
+def list_images(root: str) -> List[str]:
+    """The images below a folder, by relative path with "/", sorted."""
+    found = files_below(root, *IMAGE_SUFFIXES)
+    if not found:
+        raise UserError(f"{root} holds no image files{relative_to(root)}: correct IMAGES.")
+    return [os.path.relpath(path, root).replace(os.sep, "/") for path in found]
 
 
 class ImageFolder:
@@ -26,7 +36,9 @@ class ImageFolder:
     @cached_property
     def paths(self) -> List[str]:
         """All images, sorted; listed when first needed."""
-        return FolderSet("the set", self.root).relative_paths()
+        if not os.path.isdir(self.root):
+            raise UserError(f"{self.root} is no folder{relative_to(self.root)}: correct IMAGES.")
+        return list_images(self.root)
 
     @cached_property
     def _known(self) -> Set[str]:

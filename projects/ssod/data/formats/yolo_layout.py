@@ -8,9 +8,8 @@ from typing import Any, Dict, List, Tuple
 
 import yaml
 
-from ssod.data.folder import FolderSet
 from ssod.data.formats.walk import files_below
-from ssod.data.records import is_image
+from ssod.data.records import IMAGE_SUFFIXES, is_image
 from ssod.errors import UserError
 
 # Files with one class name a line; labelImg, Label Studio, Darknet, CVAT and Roboflow write them.
@@ -53,8 +52,7 @@ class Layout:
         found: Dict[str, None] = {}
         for place in self.places:
             if os.path.isdir(place):
-                paths = FolderSet("IMAGES", place).relative_paths()
-                found.update(dict.fromkeys(os.path.join(place, path) for path in paths))
+                found.update(dict.fromkeys(files_below(place, *IMAGE_SUFFIXES)))
             elif is_image(place):
                 found[place] = None
             else:
