@@ -113,7 +113,7 @@ def make_rows(
             rows.append(Row(name, config, (*shared, *nothing)))
         elif name == ALL_LABELS:
             path = _write_all_labels(config, cfg, output, without_unlabeled(cfg).kept)
-            rows.append(Row(name, path))
+            rows.append(Row(name, path, ("SSOD.BURN_IN_CHECKPOINT", "")))
         else:
             methods = _tuple((*_repaired(cfg, name), OracleLabels.__name__))
             repaired = ("SSOD.METHODS", methods, "SSOD.ORACLE_LABELS.SUBSTITUTION", name)
