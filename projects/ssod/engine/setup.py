@@ -22,6 +22,8 @@ from detectron2.utils.logger import setup_logger
 import ssod
 from ssod.config import add_ssod_config
 from ssod.engine.imports import add_imported_config
+from ssod.engine.config_checks import check_config, wanted_type
+from ssod.engine.duplicate_keys import check_duplicate_keys
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
 
@@ -51,32 +53,8 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
             cfg.merge_from_list([key, value])
         except (AssertionError, KeyError, ValueError) as error:
             raise UserError(_explain(cfg, error, "command line", key)) from None
-    _check_values(cfg)
+    check_config(cfg)
     return cfg
-
-
-def _check_values(cfg: CfgNode) -> None:
-    """What a config's types allow and nothing can be done with."""
-    counts = {
-        "SOLVER.MAX_ITER": cfg.SOLVER.MAX_ITER,
-        "SOLVER.GRADIENT_ACCUMULATION_STEPS": cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
-    }
-    others = {"SEED": cfg.SEED, "OUTPUT_DIR": cfg.OUTPUT_DIR, "MODEL.DEVICE": cfg.MODEL.DEVICE}
-    for key, value in {**counts, **others}.items():
-        if value is None:
-            raise UserError(f"{key} is empty: give it a value or leave it out.")
-    for key, value in counts.items():
-        if value < 1:
-            raise UserError(f"{key} is {value}: use 1 or more.")
-    roles = set(cfg.SSOD.SELECT_FROM)
-    if not roles or roles - {"teacher", "student"}:
-        raise UserError(
-            f"SSOD.SELECT_FROM is {tuple(cfg.SSOD.SELECT_FROM)}: use ('teacher',), ('student',) or both."
-        )
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: use cuda or cpu.") from None
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -128,6 +106,7 @@ def run_cli(main: Callable[[], Any]) -> None:
 def _merge_file(cfg: CfgNode, path: str) -> None:
     if not PathManager.isfile(path):
         raise UserError(f"Config file {path} does not exist: check --config-file.")
+    check_duplicate_keys(path)
     # It warns whenever a file has no VERSION, which means nothing to a user of ours.
     chatter = logging.getLogger("detectron2.config.compat")
     level = chatter.level
@@ -163,6 +142,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = None) -> str:
     """One line that names the source and the key, with the nearest existing key where it does not exist."""
     text = " ".join(str(error.args[0] if error.args else error).split())
+    mismatch = re.search(r"with values \((.*) vs\. (.*)\) for config key: (\S+)", text)
+    if text.startswith("Type mismatch") and mismatch:
+        was, value, key = mismatch.groups()
+        return f"{source}: {key} is {value}: {_wanted_instead(cfg, key, value)}."
     missing = re.match(r"Non-existent (?:config )?key: (\S+)", text)
     if missing:
         wrong = missing.group(1)
@@ -171,6 +154,18 @@ def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = N
             f"; did you mean {near}?" if near else ": see ssod/config.py."
         )
     return f"{source}: " + (f"{key}: " if key and key not in text else "") + text
+
+
+def _wanted_instead(cfg: CfgNode, key: str, value: str) -> str:
+    """How to write a value of the type that `key` has."""
+    default: Any = cfg
+    for part in key.split("."):
+        default = default[part] if isinstance(default, CfgNode) and part in default else None
+    if isinstance(default, float) and re.fullmatch(r"-?\d+", value):
+        return f"write {value}.0"
+    if isinstance(default, int) and re.fullmatch(r"-?\d+\.0*", value):
+        return f"write {value.split('.')[0]}"
+    return wanted_type(default)
 
 
 def _nearest(cfg: CfgNode, wrong: str) -> Optional[str]:

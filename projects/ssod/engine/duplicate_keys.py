@@ -1,0 +1,76 @@
+"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, List, Optional, Set
+
+import yaml
+from detectron2.utils.file_io import PathManager
+
+from ssod.errors import UserError
+
+_BASE = "_BASE_"
+
+
+def check_duplicate_keys(path: str) -> None:
+    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice in one mapping.
+
+    What cannot be read or parsed is left to who loads it.
+    """
+    _check(path, set())
+
+
+def _check(path: str, seen: Set[str]) -> None:
+    if path in seen:
+        return
+    seen.add(path)
+    try:
+        with PathManager.open(path, "r") as file:
+            root = yaml.compose(file.read(), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return
+    found = _duplicate(root, "", set())
+    if found is not None:
+        raise UserError(f"{path} {found}: keep one of them.")
+    for base in _bases(root):
+        base = os.path.expanduser(base)
+        if not os.path.isabs(base) and "://" not in base:
+            base = os.path.join(os.path.dirname(path), base)
+        _check(base, seen)
+
+
+def _duplicate(node: Any, prefix: str, seen: Set[int]) -> Optional[str]:
+    if id(node) in seen:  # an anchor that is used again
+        return None
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            found = _duplicate(item, prefix, seen)
+            if found:
+                return found
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    lines: dict[str, int] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            continue
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            return f"gives {prefix}{key.value} twice, in lines {lines[key.value]} and {line}"
+        lines[key.value] = line
+        found = _duplicate(value, f"{prefix}{key.value}.", seen)
+        if found:
+            return found
+    return None
+
+
+def _bases(root: Any) -> List[str]:
+    """What `_BASE_` names: one file or several."""
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    for key, value in root.value:
+        if isinstance(key, yaml.ScalarNode) and key.value == _BASE:
+            items = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            return [item.value for item in items if isinstance(item, yaml.ScalarNode)]
+    return []
