@@ -10,9 +10,13 @@ With MODEL.DEVICE cpu, --num-gpus N starts N processes. `torchrun --nproc-per-no
 import argparse
 from typing import Any
 
-from ssod.engine.launch import launch
-from ssod.engine.setup import load_config, run_cli, setup
-from ssod.engine.trainer import SSODTrainer, evaluate_checkpoint
+from ssod.missing import explain_failed_imports
+
+explain_failed_imports()
+
+from ssod.engine.launch import launch  # noqa: E402
+from ssod.engine.setup import load_config, run_cli, setup  # noqa: E402
+from ssod.engine.trainer import SSODTrainer, evaluate_checkpoint  # noqa: E402
 
 
 def main(args: argparse.Namespace) -> Any:

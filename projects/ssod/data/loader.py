@@ -7,7 +7,10 @@ depends on nothing but its (seed, stream, position).
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import signal
+import threading
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import cv2
@@ -177,6 +180,18 @@ def _start_worker(worker: int) -> None:
     # Workers already share the machine's cores.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    # The main process decides when its workers end. A terminal or a scheduler signals all of them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+def _obey_parent() -> None:
+    """Ends this process when its parent, and nobody else, sends SIGTERM."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def _as_is(value: Any) -> Any:

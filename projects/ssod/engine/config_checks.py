@@ -125,8 +125,8 @@ RANGES: Dict[str, Range] = {
     "SSOD.STRONG_AUGMENTATION.NOISE_SIGMA": NOT_NEGATIVE,
 }
 
-# Lists that must have something in them.
-_FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
+# Lists that must have something in them, whatever their elements.
+_FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "SSOD.SELECT_FROM")
 
 CHOICES: Dict[str, Sequence[str]] = {
     "INPUT.FORMAT": ("BGR", "RGB"),
@@ -136,6 +136,7 @@ CHOICES: Dict[str, Sequence[str]] = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+    "SSOD.SELECT_FROM": ("teacher", "student"),
     "SSOD.ROI_CLS_LOSS": ("cross_entropy", "focal"),
 }
 
@@ -157,7 +158,7 @@ def check_config(cfg: CfgNode) -> None:
             (RANGES[pattern] for pattern in RANGES if fnmatchcase(key, pattern)), None
         )
         numbers = list(_numbers(value))
-        if key in _FILLED and not numbers:
+        if key in _FILLED and not value:
             raise UserError(f"{key} is empty: give it a value or leave it out.")
         for number in numbers:
             if not math.isfinite(number):
@@ -166,8 +167,9 @@ def check_config(cfg: CfgNode) -> None:
                 where = "" if value is number else f" in {value}"
                 whole = " (a whole number)" if allowed.whole and number != int(number) else ""
                 raise UserError(f"{key} is {number}{where}: {allowed}{whole}.")
-        if key in CHOICES and value not in CHOICES[key]:
-            raise UserError(f"{key} is {value!r}: use {', '.join(map(repr, CHOICES[key]))}.")
+        for name in value if isinstance(value, (list, tuple)) else [value]:
+            if key in CHOICES and name not in CHOICES[key]:
+                raise UserError(f"{key} is {value!r}: use {', '.join(map(repr, CHOICES[key]))}.")
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range' use two numbers."
@@ -175,9 +177,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_device(cfg.MODEL.DEVICE)
 
 
-def _leaves(
-    cfg: CfgNode, defaults: CfgNode, prefix: str = ""
-) -> Iterator[Tuple[str, Any, Any]]:
+def _leaves(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any, Any]]:
     """(key, value, default) of the keys that have a default; declared datasets are checked where they are read."""
     for name, default in defaults.items():
         key = prefix + name
@@ -205,7 +205,7 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         kinds = (int, float)
     if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(f"{key} is {value!r}: {wanted_type(default)}.")
-    if key.startswith("DATASETS.") and isinstance(default, (list, tuple)):
+    if key.startswith("DATASETS.") and isinstance(value, (list, tuple)):
         for name in value:
             if not isinstance(name, str):
                 raise UserError(f"{key} names {name!r}: use the names of datasets.")
@@ -268,7 +268,9 @@ def warnings_about(cfg: CfgNode) -> List[str]:
         )
     if cfg.DATASETS.UNLABELED and not labels:
         methods = ", ".join(cfg.SSOD.METHODS)
-        reason = f"none of SSOD.METHODS ({methods}) uses them" if methods else "SSOD.METHODS is empty"
+        reason = (
+            f"none of SSOD.METHODS ({methods}) uses them" if methods else "SSOD.METHODS is empty"
+        )
         found.append(
             f"No unlabelled image will be used: DATASETS.UNLABELED names {', '.join(cfg.DATASETS.UNLABELED)}, but {reason}, "
             "so training is supervised. Add ScoreThreshold, for example."

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import time
 import traceback
 from datetime import timedelta
+from functools import partial
 from typing import Any, Callable, Tuple
 
 import torch
@@ -22,7 +24,10 @@ from detectron2.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssod.engine.config_checks import check_device_present
+from ssod.engine.interruption import Interrupted, OnSignal
 from ssod.errors import UserError
+from ssod.utils.failures import as_user_error
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +56,7 @@ def launch(
         RuntimeError: a process failed; the message is the first failing rank's traceback. The others are ended.
     """
     cuda = device.startswith("cuda")
+    check_device_present(device)
     if ":" in device and (num_gpus_per_machine * num_machines > 1 or "RANK" in os.environ):
         raise UserError(
             f"MODEL.DEVICE {device} would put all processes on one GPU: use MODEL.DEVICE cuda."
@@ -80,16 +86,32 @@ def launch(
         dist_url,
         cuda,
     )
+    context = mp.spawn(_worker, args=work, nprocs=num_gpus_per_machine, join=False)
     try:
-        mp.spawn(_worker, args=work, nprocs=num_gpus_per_machine)
-    except mp.ProcessRaisedException:
+        with OnSignal(
+            partial(_send, context), lambda number: _send(context, signal.SIGKILL)
+        ) as request:
+            while not context.join():
+                pass
+    except (mp.ProcessRaisedException, mp.ProcessExitedException) as error:
         _raise_first(failures)
-        raise
-    except mp.ProcessExitedException as error:
-        _raise_first(failures)
+        if request.number is not None:
+            raise Interrupted(request.number) from None
+        if isinstance(error, mp.ProcessRaisedException):
+            raise
         raise RuntimeError(
             f"A process was ended from outside ({error}); was the memory exhausted?"
         ) from None
+    _raise_first(failures)
+    if request.number is not None:
+        raise Interrupted(request.number)
+
+
+def _send(context: Any, number: int) -> None:
+    """Hands a signal on to the processes."""
+    for process in context.processes:
+        if process.is_alive():
+            os.kill(process.pid, number)
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
@@ -116,11 +138,7 @@ def _check_counts(processes: int, machines: int, machine_rank: int, cuda: bool) 
         )
     if not cuda:
         return
-    present = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if present == 0:
-        raise UserError(
-            "MODEL.DEVICE is cuda, but PyTorch finds no GPU here: add MODEL.DEVICE cpu to the command."
-        )
+    present = torch.cuda.device_count()
     if processes > present:
         raise UserError(
             f"--num-gpus {processes}, but this machine has {present}: use at most that many."
@@ -154,10 +172,14 @@ def _worker(
         _initialise(rank, world_size, local_rank, local_size, dist_url, cuda)
         main_func(*args)
         _finish()
+    except Interrupted as stop:
+        # All ranks stop, and nothing is wrong with any: a failure would have the others killed.
+        failures.put((time.time(), rank, None, stop.number))
     except Exception as error:
         # When one rank fails the others soon fail in their next collective: the parent wants the first.
-        mended = isinstance(error, UserError)
-        failures.put((time.time(), rank, mended, str(error) if mended else traceback.format_exc()))
+        known = as_user_error(error)
+        message = traceback.format_exc() if known is None else str(known)
+        failures.put((time.time(), rank, known is not None, message))
         raise
 
 
@@ -165,9 +187,13 @@ def _raise_first(failures: Any) -> None:
     reports = []
     while not failures.empty():
         reports.append(failures.get())
-    if reports:
-        _, rank, mended, message = min(reports, key=lambda report: (not report[2], report[0]))
-        raise UserError(message) if mended else RuntimeError(f"Rank {rank} failed:\n{message}")
+    if not reports:
+        return
+    interrupted = [number for _, _, kind, number in reports if kind is None]
+    if interrupted:
+        raise Interrupted(interrupted[0])
+    _, rank, known, message = min(reports, key=lambda report: (not report[2], report[0]))
+    raise UserError(message) if known else RuntimeError(f"Rank {rank} failed:\n{message}")
 
 
 def _initialise(

@@ -21,6 +21,7 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import TrainingDiverged, UserError
 from ssod.structures import SSODBatch
 from ssod.utils.comm import all_reduce_mean
+from ssod.utils.failures import MEMORY_ADVICE, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,23 @@ class TrainLoop:
         self._autocast, scaled = _autocast(cfg, device)
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
-    def run_step(self, step: int) -> None:
-        """Step number `step`, counted from 0."""
+    def run_step(self, step: int, stop: bool = False) -> bool:
+        """Step number `step`, counted from 0.
+
+        Args:
+            stop: this rank has been asked to stop.
+
+        Returns:
+            Whether any rank has been; the same on all.
+        """
+        try:
+            return self._run_step(step, stop)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(f"The memory is exhausted in step {step}: {MEMORY_ADVICE}.") from None
+
+    def _run_step(self, step: int, stop: bool) -> bool:
         if self._batches is None:
             self._batches = iter(self._build_loader(self._sampler_state, step))
         seed_step(self.seed, comm.get_rank(), step)
@@ -101,9 +117,10 @@ class TrainLoop:
             for name, number in self.core.last_numbers.items():
                 numbers[name] = numbers.get(name, 0.0) + number / self.accumulation
         self._optimize()
-        self._write_metrics(total, numbers, waited, step)
+        stop = self._write_metrics(total, numbers, waited, step, stop)
         with _quiet_scheduler():
             self.scheduler.step()
+        return stop
 
     def _forward(self, batch: SSODBatch, step: int) -> Dict[str, Tensor]:
         try:
@@ -128,16 +145,18 @@ class TrainLoop:
         further: Mapping[str, float | Tensor],
         waited: float,
         step: int,
-    ) -> None:
+        stop: bool,
+    ) -> bool:
         names = sorted(losses)
         device = next(iter(losses.values())).device
         others = [
             torch.as_tensor(value, dtype=torch.float32, device=device)
-            for value in (*further.values(), waited)
+            for value in (*further.values(), waited, float(stop))
         ]
         values = torch.stack([losses[name] for name in names] + others)
         all_reduce_mean([values])
         numbers = values.tolist()
+        stop = numbers.pop() > 0
         storage = get_event_storage()
         for name, value in zip(further, numbers[len(names) :]):
             storage.put_scalar(name, value, smoothing_hint=False)
@@ -152,6 +171,7 @@ class TrainLoop:
                 f"The loss became infinite or NaN at step {step} ({found}): {_MEND}"
             )
         storage.put_scalars(total_loss=sum(numbers), **dict(zip(names, numbers)))
+        return stop
 
     def _note_skipped(self, batch: SSODBatch) -> None:
         for sample in batch.labeled + batch.unlabeled:

@@ -7,6 +7,7 @@ import difflib
 import logging
 import os
 import re
+import signal
 import sys
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
@@ -26,6 +27,8 @@ from ssod.engine.config_checks import check_config, wanted_type
 from ssod.engine.duplicate_keys import check_duplicate_keys
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+from ssod.utils.failures import as_user_error
+from ssod.utils.run_lock import check_free, make_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +74,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, split_opts(args.opts))
     cfg.freeze()
     rank = comm.get_rank()
-    try:
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} cannot be made: {error.strerror}.") from None
+    make_output_dir(cfg.OUTPUT_DIR)
+    if rank == 0 and not getattr(args, "eval_only", False):
+        check_free(cfg.OUTPUT_DIR)  # before anything of another run is overwritten
     setup_logger.cache_clear()  # of several runs in one process each has its own log.txt
     for name in ("fvcore", "detectron2", "ssod"):
         logging.getLogger(name).handlers.clear()
@@ -95,11 +97,17 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def run_cli(main: Callable[[], Any]) -> None:
-    """Runs a command; a `UserError` becomes one line on stderr and exit status 1."""
+    """Runs a command. A `UserError` becomes one line on stderr and exit status 1; Ctrl-C one line and 130."""
     try:
         main()
-    except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        known = as_user_error(error)
+        if known is None:
+            raise
+        print("error: " + " ".join(str(known).split()), file=sys.stderr)
         sys.exit(1)
 
 

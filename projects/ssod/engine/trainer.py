@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import weakref
 from collections import OrderedDict
 from functools import partial
@@ -30,6 +31,7 @@ from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
 from ssod.detectors.fast_ops import use_fast_ops
 from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.engine.config_checks import check_config, check_device_present, warnings_about
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import (
     CollapseWatch,
@@ -40,6 +42,7 @@ from ssod.engine.hooks import (
 )
 from ssod.engine.imports import import_parts
 from ssod.engine.inert import InertWatch
+from ssod.engine.interruption import Interrupted, Interruptible, StopRequest, name_of
 from ssod.engine.launch import wrap_ddp
 from ssod.engine.loading import build_detector, load_detector, training_data
 from ssod.engine.loop import TrainLoop
@@ -53,8 +56,11 @@ from ssod.evaluation import evaluate
 from ssod.evaluation.build import check_evaluation, format_metrics
 from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
+from ssod.missing import require_packages
+from ssod.utils import run_lock
 from ssod.utils.atomic import write_atomically
 from ssod.utils.comm import broadcast_from_main
+from ssod.utils.run_lock import make_output_dir
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +74,10 @@ class SSODTrainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         TrainerBase.__init__(self)
+        check_config(cfg)
+        check_device_present(cfg.MODEL.DEVICE)
+        require_packages()
+        make_output_dir(cfg.OUTPUT_DIR)
         if not logging.getLogger("ssod").isEnabledFor(logging.INFO):
             setup_logger(name="ssod")
         import_parts(cfg.SSOD.IMPORTS)
@@ -80,6 +90,8 @@ class SSODTrainer(DefaultTrainer):
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)
+        for line in warnings_about(cfg):
+            logger.warning(line)
         self.mutual = learns_from_unlabeled(cfg)
         self.data = training_data(cfg)
         # Mutual learning starts here; a supervised run never gets there.
@@ -114,6 +126,9 @@ class SSODTrainer(DefaultTrainer):
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
+        self.stop_request = StopRequest()
+        # A signal ended the evaluation that belongs to the checkpoint's step; resuming begins with it.
+        self._evaluation_due = False
         self.register_hooks(self.build_hooks())
 
     # ---------------------------------------------------------------- building
@@ -223,9 +238,15 @@ class SSODTrainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues the run in `OUTPUT_DIR`; or branches from `SSOD.BURN_IN_CHECKPOINT`; or loads MODEL.WEIGHTS."""
+        self._lock_output()
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
+            if self.start_iter > self.max_iter:
+                raise UserError(
+                    f"The run in {self.cfg.OUTPUT_DIR} has {self.start_iter} steps behind it, and SOLVER.MAX_ITER is "
+                    f"{self.max_iter}: raise it to go on, or give another OUTPUT_DIR."
+                )
             return
         self._clear_former_run()
         if self.cfg.SSOD.BURN_IN_CHECKPOINT:
@@ -233,6 +254,10 @@ class SSODTrainer(DefaultTrainer):
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
             self.average.copy()
+
+    def _lock_output(self) -> None:
+        if comm.is_main_process():
+            run_lock.hold(self.cfg.OUTPUT_DIR)
 
     def _clear_former_run(self) -> None:
         """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor resumed into it."""
@@ -290,7 +315,23 @@ class SSODTrainer(DefaultTrainer):
         logger.info(f"Branching from {path} at step {self.start_iter}")
 
     def train(self) -> Optional["OrderedDict[str, Any]"]:
-        """Runs to `SOLVER.MAX_ITER`, then evaluates the best teacher on `DATASETS.TEST`."""
+        """Runs to `SOLVER.MAX_ITER`, then evaluates the best teacher on `DATASETS.TEST`.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been written.
+        """
+        self._lock_output()
+        try:
+            with self.stop_request:
+                self._train()
+                return self._finish()
+        except Interrupted as stop:
+            self._report_stop(stop.number)
+            raise
+        finally:
+            run_lock.release(self.cfg.OUTPUT_DIR)
+
+    def _train(self) -> None:
         if comm.is_main_process():
             self._writer_hook._writers = self.build_writers()
         # Detectron2's own loop would log a traceback before the one line that a `UserError` is.
@@ -299,17 +340,56 @@ class SSODTrainer(DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             try:
+                if self._evaluation_due:
+                    self._evaluate_first()
                 for self.iter in range(self.start_iter, self.max_iter):
                     self.before_step()
                     self.run_step()
-                    self.after_step()
+                    self._after_step()
                 self.iter = self.max_iter
             finally:
                 self.after_train()
-        return self._finish()
 
     def run_step(self) -> None:
-        self._trainer.run_step(self.iter)
+        asked = self.stop_request.number is not None
+        self._stopping = self._trainer.run_step(self.iter, asked)
+
+    def _after_step(self) -> None:
+        """The hooks, then the end where a signal asked for it. All ranks take the same decision."""
+        try:
+            self.after_step()
+        except Interrupted:
+            self._evaluation_due = True
+            self._save_now()
+            raise
+        asked = self._stopping or (comm.get_world_size() == 1 and self.stop_request.number)
+        if asked and self.iter + 1 < self.max_iter:
+            self._save_now()
+            raise Interrupted(self.stop_request.number or signal.SIGTERM)
+
+    def _evaluate_first(self) -> None:
+        """What a signal kept the hooks from doing after the last step of the run that is resumed."""
+        self.iter = self.storage.iter = self.start_iter - 1
+        first = next(i for i, hook in enumerate(self._hooks) if isinstance(hook, Evaluation))
+        for hook in self._hooks[first:]:
+            hook.after_step()
+        self._evaluation_due = False
+
+    def _save_now(self) -> None:
+        """The checkpoint that `--resume` goes on from."""
+        if comm.is_main_process():
+            self.checkpointer.save(f"model_{self.iter:07d}")
+        comm.synchronize()
+
+    def _report_stop(self, number: int) -> None:
+        if not comm.is_main_process():
+            return
+        done = f"after step {self.iter + 1} of {self.max_iter}; its checkpoint is in {self.cfg.OUTPUT_DIR}"
+        if self.iter >= self.max_iter:
+            done = f"before the last evaluation; the trained models are in {self.cfg.OUTPUT_DIR}"
+        logger.warning(
+            f"Stopped by {name_of(number)} {done}. The same command with --resume goes on from there."
+        )
 
     def _evaluate(self, role: str) -> Dict[str, Any]:
         names = self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST
@@ -329,10 +409,13 @@ class SSODTrainer(DefaultTrainer):
                 names,
                 folder,
                 build=partial(self.build_evaluator, self.cfg),
-                build_loader=partial(self.build_test_loader, self.cfg),
+                build_loader=self._test_loader,
             )
         finally:
             model.train(training)
+
+    def _test_loader(self, name: str) -> Any:
+        return Interruptible(self.build_test_loader(self.cfg, name), self.stop_request)
 
     def _remember_best(self, scores: Dict[str, float], step: int) -> None:
         """`scores`: AP by role. The teacher counts alone unless SSOD.SELECT_FROM names the student too."""
@@ -379,11 +462,16 @@ class SSODTrainer(DefaultTrainer):
 
     def state_dict(self) -> Dict[str, Any]:
         """The iteration, hooks and the best score; everything else is a checkpointable of its own."""
-        return {**TrainerBase.state_dict(self), "best": dict(self.best)}
+        return {
+            **TrainerBase.state_dict(self),
+            "best": dict(self.best),
+            "evaluation_due": self._evaluation_due,
+        }
 
     def load_state_dict(self, state_dict: Dict[str, Any]) -> None:
         TrainerBase.load_state_dict(self, state_dict)
         self.best = {"model": "teacher", **state_dict["best"]}
+        self._evaluation_due = state_dict.get("evaluation_due", False)
 
 
 def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":

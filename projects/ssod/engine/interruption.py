@@ -1,0 +1,95 @@
+"""Ctrl-C and SIGTERM: the step at hand is finished, a checkpoint is written, and the process ends with the signal's code.
+
+A second signal ends a single process at once. Of several processes each finishes the same step: the signal of one reaches
+the others with the losses that they share out anyway.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Type
+
+from detectron2.utils import comm
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """A signal ended the program in an orderly way; its exit status is 128 + the signal's number, as shells have it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def name_of(number: int) -> str:
+    """What a user calls the signal."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class OnSignal:
+    """Calls `first` and `again` with the number of the first and of each further SIGINT or SIGTERM while the context lasts.
+
+    Outside of the main thread it does nothing.
+    """
+
+    def __init__(self, first: Callable[[int], Any], again: Callable[[int], Any]) -> None:
+        self.first, self.again = first, again
+        self.number: Optional[int] = None
+        self._former: Dict[int, Any] = {}
+
+    def __enter__(self) -> "OnSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        if self.number is None:
+            self.number = number
+            self.first(number)
+        else:
+            self.again(number)
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class StopRequest(OnSignal):
+    """Notes a signal; `number` is None as long as none came."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda number: None, self._end_at_once)
+
+    @staticmethod
+    def _end_at_once(number: int) -> None:
+        # Of several processes, who started them ends them: Ctrl-C of a terminal reaches each twice.
+        if comm.get_world_size() == 1:
+            raise Interrupted(number)
+
+
+class Interruptible:
+    """A loader that raises `Interrupted` between two batches once a signal has come."""
+
+    def __init__(self, loader: Iterable[Any], request: StopRequest) -> None:
+        self.loader, self.request = loader, request
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if self.request.number is not None:
+                raise Interrupted(self.request.number)
+            yield batch
