@@ -126,7 +126,7 @@ RANGES: Dict[str, Range] = {
 }
 
 # Lists that must have something in them, whatever their elements.
-_FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "SSOD.SELECT_FROM")
+_FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 
 CHOICES: Dict[str, Sequence[str]] = {
     "INPUT.FORMAT": ("BGR", "RGB"),
@@ -167,14 +167,22 @@ def check_config(cfg: CfgNode) -> None:
                 where = "" if value is number else f" in {value}"
                 whole = " (a whole number)" if allowed.whole and number != int(number) else ""
                 raise UserError(f"{key} is {number}{where}: {allowed}{whole}.")
-        for name in value if isinstance(value, (list, tuple)) else [value]:
-            if key in CHOICES and name not in CHOICES[key]:
-                raise UserError(f"{key} is {value!r}: use {', '.join(map(repr, CHOICES[key]))}.")
+        if key in CHOICES:
+            _check_choice(key, value, CHOICES[key])
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range' use two numbers."
         )
     _check_device(cfg.MODEL.DEVICE)
+
+
+def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
+    if isinstance(value, str):
+        if value not in choices:
+            raise UserError(f"{key} is {value!r}: use {' or '.join(map(repr, choices))}.")
+    elif not value or set(value) - set(choices):
+        alone = ", ".join(repr((choice,)) for choice in choices)
+        raise UserError(f"{key} is {tuple(value)}: use {alone} or several of them.")
 
 
 def _leaves(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any, Any]]:
