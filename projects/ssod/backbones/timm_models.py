@@ -16,7 +16,11 @@ logger = logging.getLogger(__name__)
 # Strides of the levels that a pyramid is built on, unless OUT_INDICES says otherwise.
 _PYRAMID = (4, 8, 16, 32)
 # What makes models that are built for one image size take any: ViT's options, Swin's, none.
-_ANY_SIZE: Tuple[Dict[str, bool], ...] = ({"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {})
+_ANY_SIZE: Tuple[Dict[str, bool], ...] = (
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"strict_img_size": False},
+    {},
+)
 
 
 def import_timm() -> Any:

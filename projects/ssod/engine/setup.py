@@ -22,9 +22,9 @@ from detectron2.utils.logger import setup_logger
 
 import ssod
 from ssod.config import add_ssod_config
-from ssod.engine.imports import add_imported_config
 from ssod.engine.config_checks import check_config, wanted_type
 from ssod.engine.duplicate_keys import check_duplicate_keys
+from ssod.engine.imports import add_imported_config
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
 from ssod.utils.failures import as_user_error
