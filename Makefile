@@ -14,7 +14,7 @@ LINTED := projects tests $(wildcard datasets/*.py train_net.py)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   train on digit scenes, supervised and semi-supervised, and compare"
+	@echo "make demo   train the best recipe on digit scenes, with and without unlabelled images"
 	@echo "make start IMAGES=folder  a config for your own images: finds labels, makes splits, says how to train"
 	@echo "make test   the test suite"
 	@echo "make test-portable  the tests that train, with the kernels of other processors and with two threads"

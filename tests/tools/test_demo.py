@@ -22,10 +22,10 @@ ROOT = Path(__file__).parent.parent
 def scene(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files that the demo wants."""
     configs, data = tmp_path / "configs" / "digit_scenes", tmp_path / "datasets"
-    configs.mkdir(parents=True)
+    (configs / demo.WITHOUT).parent.mkdir(parents=True)
     data.mkdir()
     (data / "digit_scenes").symlink_to(squares)
-    for name, methods in (("supervised", ()), ("best", ("ScoreThreshold",))):
+    for name, methods in ((demo.WITHOUT, ()), ("best", ("ScoreThreshold",))):
         cfg = with_squares(tiny_cfg(), squares, tmp_path / "unused", methods)
         cfg.DATASETS.TEST = ("digit_scenes_test",)
         declared = cfg.SSOD.DATASETS
@@ -52,7 +52,7 @@ def test_demo_ends_with_table_pictures_and_report(scene: Path, capsys: Any) -> N
     output = scene / "output" / "demo"
     for name in ("detections.png", "pseudo.png", "report.html"):
         assert (output / name).stat().st_size > 1000 and name in printed
-    for run in ("supervised", "best"):
+    for run in ("no_unlabeled", "best"):
         results = json.loads((output / run / "results.json").read_text())
         assert results["steps"] == 5
 
