@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Dict, List, Sequence, Tuple
 
-# What one more forward and backward costs, in pixels of padding that take as long. CPU: 20 ms beside 1.5 ms for 1,000 pixels
-# (ResNet-18, two cores). CUDA: an estimate, launching a ResNet-50's kernels against computing them.
-CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 512 * 512}
+# What one more forward and backward costs, in pixels of padding that take as long. CPU: 20 ms beside
+# 1.5 ms for 1,000 pixels (ResNet-18, two cores). CUDA: 15 to 20 ms to launch a ResNet-50-FPN, beside
+# 19 ms for a megapixel (H200; docs/results/gpu).
+CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 1024 * 1024}
 
 Size = Tuple[int, int]
 
