@@ -18,14 +18,16 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 import numpy as np
 import torch
 import yaml
+from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import Boxes, Instances
 from torch import nn
 
-from ssod.data.catalog import register_datasets
+from ssod.config import add_ssod_config
 from ssod.engine.setup import setup
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
+from ssod.evaluation.build import prepare_evaluation
 from tiny import CLASSES, tiny_cfg, write_coco
 
 NAMES = {"train": 4, "val": 5, "extra": 3}
@@ -37,7 +39,22 @@ def make_valid_data(root: Path) -> None:
         write_coco(root, name, count, seed + 20)
     for name in ("train", "val"):
         _write_voc(root, name)
-    (root / "tiny.yaml").write_text(tiny_cfg().dump())
+    defaults = get_cfg()
+    add_ssod_config(defaults)
+    (root / "tiny.yaml").write_text(_changes(tiny_cfg(), defaults).dump())
+
+
+def _changes(cfg: CfgNode, defaults: CfgNode) -> CfgNode:
+    """What differs from the defaults: a short file is read faster."""
+    changed = CfgNode()
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            below = _changes(value, defaults[key])
+            if below:
+                changed[key] = below
+        elif value != defaults[key]:
+            changed[key] = value
+    return changed
 
 
 def _write_voc(root: Path, name: str) -> None:
@@ -205,6 +222,7 @@ def run_case(case: Case, valid: Path) -> Outcome:
     try:
         cfg = setup(argparse.Namespace(config_file=str(config), opts=list(case.opts)))
         oracle = Oracle(valid)
+        prepare_evaluation(cfg, ("TEST",))
         before = _oracle_ap(cfg, oracle)
         trainer = SSODTrainer(cfg)
         trainer.resume_or_load(resume=False)
@@ -228,7 +246,6 @@ def run_case(case: Case, valid: Path) -> Outcome:
 
 def _oracle_ap(cfg: Any, oracle: nn.Module) -> float:
     """The AP on the first set of DATASETS.TEST; NaN without one."""
-    register_datasets(cfg)
     results = evaluate(
         cfg,
         oracle,
@@ -263,7 +280,7 @@ class Row:
         says: words that the log must hold. silent: words that it must not hold.
         like: another change, after which the run must give the same AP and the same weights; `unchanged` for the
             valid data, None for no comparison.
-        boxes, images: how many are skipped, as the files in OUTPUT_DIR list them.
+        boxes, images: how many are skipped, as the files in OUTPUT_DIR list them; boxes -1: any number.
         weights: False compares the AP alone.
     """
 
@@ -293,7 +310,8 @@ def check_row(row: Row, run: Callable[[Callable[[Case], Any]], Outcome]) -> None
     assert not found.error, found.error
     assert [word for word in row.says if word not in found.log] == [], found.log
     assert [word for word in row.silent if word in found.log] == [], found.log
-    assert (found.skipped_boxes, found.skipped_images) == (row.boxes, row.images), found.log
+    if row.boxes >= 0:
+        assert (found.skipped_boxes, found.skipped_images) == (row.boxes, row.images), found.log
     if row.like is not None:
         expected = run(row.like)
         assert not expected.error, expected.error

@@ -7,11 +7,12 @@ from typing import Any, Callable, Dict
 
 import pytest
 
+import input_rows_coco
 import input_rows_config
-import input_rows_data
+import input_rows_files
 from input_case import Case, Outcome, Row, check_row, make_valid_data, new_case, run_case
 
-ROWS = [*input_rows_data.ROWS, *input_rows_config.ROWS]
+ROWS = [*input_rows_coco.ROWS, *input_rows_files.ROWS, *input_rows_config.ROWS]
 
 
 @pytest.fixture(scope="module")

@@ -40,10 +40,9 @@ class BoxLayout:
         """
         rows = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
         rows = rows[np.isfinite(rows[:, :4]).all(axis=1)]
-        if len(rows) < 2:
-            return
         x0, y0, x1, y1, height, width = rows.T
-        if rows[:, :4].max() <= 1.0 + 1e-6:
+        sized = rows[(x1 > x0) & (y1 > y0), :4]
+        if len(sized) > 1 and sized.max() <= 1.0 + 1e-6:
             raise UserError(
                 f"{self.source}: all boxes lie between 0 and 1, so they look normalised (divided by the image's "
                 "width and height): multiply them, since boxes are in pixels here."

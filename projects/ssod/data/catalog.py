@@ -291,7 +291,7 @@ def _folded(name: str) -> str:
     return "".join(name.split()).casefold()
 
 
-def read_test_sets(cfg: CfgNode, keys: Sequence[str] = ("VAL", "TEST")) -> None:
+def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
     """Reads the sets that a run evaluates on, anew and once, before its first step.
 
     What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that do not exist are

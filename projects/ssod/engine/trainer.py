@@ -25,7 +25,6 @@ from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ssod.data.catalog import check_classes, read_test_sets
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -53,7 +52,7 @@ from ssod.engine.solver import build_optimizer, scale_config
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
-from ssod.evaluation.build import check_evaluation, format_metrics
+from ssod.evaluation.build import format_metrics, prepare_evaluation
 from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.missing import require_packages
@@ -83,10 +82,7 @@ class SSODTrainer(DefaultTrainer):
         import_parts(cfg.SSOD.IMPORTS)
         self.cfg = cfg = scale_config(cfg, comm.get_world_size())
         check_split_hashes(cfg)
-        # Now, rather than after thousands of steps.
-        read_test_sets(cfg)
-        for name in (*cfg.DATASETS.VAL, *cfg.DATASETS.TEST):
-            check_evaluation(name)
+        prepare_evaluation(cfg, ("VAL", "TEST"))
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed() % 2**31
         torch.manual_seed(seed)  # the same initial weights on every rank
         methods = build_methods(cfg)
@@ -484,10 +480,7 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
         raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/teacher_best.pth.")
     if not cfg.DATASETS.TEST:
         raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
-    read_test_sets(cfg, keys=("TEST",))
-    for name in cfg.DATASETS.TEST:
-        check_evaluation(name)
-    check_classes(cfg, keys=("TEST",))
+    prepare_evaluation(cfg, ("TEST",))
     model = load_detector(cfg, cfg.MODEL.WEIGHTS, role)
     results = evaluate(
         cfg,

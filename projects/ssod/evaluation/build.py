@@ -19,7 +19,12 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from torch import nn
 
-from ssod.data.catalog import dataset_classes, dataset_records
+from ssod.data.catalog import (
+    check_classes,
+    dataset_classes,
+    dataset_records,
+    read_test_sets,
+)
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
 from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups
@@ -136,11 +141,24 @@ def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
     return ", ".join(numbers)
 
 
-def check_evaluation(dataset_name: str) -> None:
-    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files that do not fit.
+def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
+    """Reads and checks the test sets of a run before its first step, rather than after thousands of steps.
 
-    The dataset must have been read: see `check_data`.
+    Args:
+        keys: lists of `DATASETS`: VAL, TEST.
+
+    Raises:
+        UserError: what the first evaluation would have raised.
     """
+    read_test_sets(cfg, keys)
+    for key in keys:
+        for name in cfg.DATASETS[key]:
+            check_evaluation(name)
+    check_classes(cfg, keys)
+
+
+def check_evaluation(dataset_name: str) -> None:
+    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files that do not fit."""
     _unreadable.pop(dataset_name, None)  # of an earlier run of this process
     metadata = MetadataCatalog.get(dataset_name)
     require_lvis(dataset_name)

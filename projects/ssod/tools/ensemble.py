@@ -21,15 +21,15 @@ def work(args: argparse.Namespace) -> None:
     """What every process runs."""
     from detectron2.utils import comm
 
-    from ssod.data.catalog import register_datasets
     from ssod.evaluation import evaluate
+    from ssod.evaluation.build import format_metrics, prepare_evaluation
     from ssod.pseudo_labels.ensemble import load_ensemble
     from ssod.utils.atomic import write_atomically
 
     cfg = load_config(args.config_file, split_opts(args.opts))
     if not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name a dataset to evaluate on.")
-    register_datasets(cfg)
+    prepare_evaluation(cfg, ("TEST",))
     folder = os.path.join(cfg.OUTPUT_DIR, "inference", "ensemble")
     model = load_ensemble(cfg, args.weights)
     results = evaluate(cfg, model, list(cfg.DATASETS.TEST), folder)
@@ -38,8 +38,7 @@ def work(args: argparse.Namespace) -> None:
         write_atomically(os.path.join(folder, "ensemble.json"), lambda file: file.write(record))
         for dataset, tasks in results.items():
             for task, metrics in tasks.items():
-                numbers = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-                print(f"{dataset} {task}: {numbers}")
+                print(f"{dataset} {task}: {format_metrics(metrics)}")
 
 
 def main(argv: Optional[List[str]] = None) -> None:

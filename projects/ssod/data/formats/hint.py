@@ -21,7 +21,12 @@ def right_format(declared: str, paths: Iterable[str]) -> Optional[str]:
     from ssod.data.formats.find import find_datasets  # which knows all formats
 
     for path in paths:
-        found = find_datasets(path) if os.path.exists(path) else []
+        try:
+            found = find_datasets(path) if os.path.exists(path) else []
+        except (
+            Exception
+        ):  # a guess must not hide the message about a file that is broken in any way
+            continue
         if found and all(one.format != declared for one in found):
             return f" This looks like FORMAT {found[0].format}: {found[0]}."
     return None
