@@ -163,7 +163,7 @@ def check_config(cfg: CfgNode) -> None:
         for number in numbers:
             if not math.isfinite(number):
                 raise UserError(f"{key} is {number}: use a finite number.")
-            if allowed is not None and not allowed.allows(number):
+            if allowed is not None and value != default and not allowed.allows(number):
                 where = "" if value is number else f" in {value}"
                 whole = " (a whole number)" if allowed.whole and number != int(number) else ""
                 raise UserError(f"{key} is {number}{where}: {allowed}{whole}.")
