@@ -18,6 +18,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ssod.detectors.features import FeatureMaps
+from ssod.detectors.rcnn.anchor_grid import AnchorGrid
 from ssod.detectors.rcnn.losses import box_regression_loss
 
 
@@ -28,7 +29,8 @@ class SampledAnchors:
     Attributes:
         logits, labels, cls_weights: (S,) objectness, 1 for foreground, loss weight.
         deltas, boxes, gt_boxes, reg_weights: (F, 4), (F, 4), (F, 4), (F,) of the foreground anchors.
-        indices: (S,) which of the A anchors they are; as in `judge_anchors`.
+        sampled_boxes: (S, 4) all of them.
+        indices, grid: (S,) which of the A anchors they are, and how these are numbered.
     """
 
     logits: Tensor
@@ -38,7 +40,9 @@ class SampledAnchors:
     boxes: Tensor
     gt_boxes: Tensor
     reg_weights: Tensor
+    sampled_boxes: Tensor
     indices: Tensor
+    grid: AnchorGrid
 
 
 @contextmanager
@@ -97,6 +101,7 @@ def run_rpn(
             labels, gt_boxes = rpn.label_and_sample_anchors(anchors, chosen)
         all_logits, all_deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
         boxes = Boxes.cat(anchors).tensor
+        grid = _grid(rpn, group.features)
         for row, index in enumerate(group.indices):
             keep = (labels[row] >= 0).nonzero().flatten()
             foreground = keep[labels[row][keep] == 1]
@@ -114,23 +119,38 @@ def run_rpn(
                 boxes=boxes[foreground],
                 gt_boxes=gt_boxes[row][foreground],
                 reg_weights=reg_weights,
+                sampled_boxes=boxes[keep],
                 indices=keep,
+                grid=grid,
             )
     return [p for p in proposals if p is not None], [s for s in sampled if s is not None]
 
 
-def judge_anchors(rpn: RPN, maps: FeatureMaps) -> List[Tuple[Tensor, Tensor]]:
-    """All anchors of each image, level after level: boxes (A, 4) and objectness logits (A,).
+def objectness_of(rpn: RPN, maps: FeatureMaps, sampled: Sequence[SampledAnchors]) -> List[Tensor]:
+    """What another detector with the same anchors thinks of the sampled ones.
 
-    Another detector with the same anchors can be asked about those that `run_rpn` has sampled (`SampledAnchors.indices`).
+    Its maps may be padded otherwise than those that the anchors come from.
+
+    Args:
+        rpn, maps: of the other detector, N images. sampled: N, from `run_rpn`.
+
+    Returns:
+        N probabilities (S,) of being an object; 0 for anchors beyond its maps.
     """
-    judged: List[Optional[Tuple[Tensor, Tensor]]] = [None] * maps.num_images
+    found: List[Optional[Tensor]] = [None] * maps.num_images
     for group in maps.groups:
-        anchors, levels, _ = _predict(rpn, group.features)
-        boxes = Boxes.cat(anchors).tensor
+        _, levels, _ = _predict(rpn, group.features)
+        grid = _grid(rpn, group.features)
         for row, index in zip(torch.cat(levels, dim=1), group.indices):
-            judged[index] = (boxes, row)
-    return [row for row in judged if row is not None]
+            anchors = sampled[index]
+            indices, inside = anchors.grid.find_in(grid, anchors.indices)
+            found[index] = row[indices].sigmoid() * inside
+    return [row for row in found if row is not None]
+
+
+def _grid(rpn: RPN, features: Dict[str, Tensor]) -> AnchorGrid:
+    levels = [features[name] for name in rpn.in_features]
+    return AnchorGrid.of(levels, rpn.anchor_generator.num_cell_anchors)
 
 
 def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:

@@ -14,7 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
-from ssod.detectors.rcnn.rpn import judge_anchors
+from ssod.detectors.rcnn.rpn import objectness_of
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.hosts.reliability import soft_background_weights
@@ -94,11 +94,11 @@ class BackgroundWeights(Method):
     @torch.no_grad()
     def _weigh_anchors(self, view: ViewOutputs, context: StepContext) -> ViewOutputs:
         assert context.teacher_outputs is not None
-        judged = judge_anchors(context.teacher.proposal_generator, context.teacher_outputs.maps)
+        rpn, maps = context.teacher.proposal_generator, context.teacher_outputs.maps
         anchors = []
-        for sampled, (_, logits) in zip(view.anchors, judged):
+        for sampled, objects in zip(view.anchors, objectness_of(rpn, maps, view.anchors)):
             rows = (sampled.labels == 0).nonzero().flatten()
-            scores = (-logits[sampled.indices[rows]]).sigmoid()
+            scores = 1.0 - objects[rows]
             weights = self._weights(scores, torch.zeros_like(rows), 1)
             factor = torch.ones_like(sampled.cls_weights).index_copy(0, rows, weights)
             anchors.append(replace(sampled, cls_weights=sampled.cls_weights * factor))

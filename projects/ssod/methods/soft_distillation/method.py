@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.losses import foreground_deltas
 from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
-from ssod.detectors.rcnn.rpn import judge_anchors
+from ssod.detectors.rcnn.rpn import objectness_of
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.methods.shared.teacher_judgement import judge_rois
@@ -128,12 +128,12 @@ class SoftDistillation(Method):
         self, view: ViewOutputs, targets: _Targets, context: StepContext
     ) -> ViewOutputs:
         assert context.teacher_outputs is not None
-        judged = judge_anchors(context.teacher.proposal_generator, context.teacher_outputs.maps)
+        rpn, maps = context.teacher.proposal_generator, context.teacher_outputs.maps
+        targets.objectness.extend(objectness_of(rpn, maps, view.anchors))
         anchors = []
-        for sampled, (boxes, logits), pasted in zip(view.anchors, judged, self._pasted(view)):
-            soft = ~covered_by(boxes[sampled.indices], pasted)
+        for sampled, pasted in zip(view.anchors, self._pasted(view)):
+            soft = ~covered_by(sampled.sampled_boxes, pasted)
             targets.anchors.append(torch.where(soft, sampled.cls_weights, 0.0))
-            targets.objectness.append(logits[sampled.indices].sigmoid())
             hard = torch.where(soft, 0.0, sampled.cls_weights)
             anchors.append(replace(sampled, cls_weights=hard))
         return replace(view, anchors=anchors)
