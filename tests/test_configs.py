@@ -34,7 +34,7 @@ def load(path: str) -> CfgNode:
     return load_config(str(ROOT / path))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/acrst.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/acrst.md", "docs/own_data.md"])
 def test_yaml_of_the_pages_loads(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     assert blocks
@@ -42,7 +42,8 @@ def test_yaml_of_the_pages_loads(page: str, tmp_path: Path) -> None:
         text = block.replace('"configs/', f'"{ROOT}/configs/')
         (tmp_path / "c.yaml").write_text(text)
         cfg = load_config(str(tmp_path / "c.yaml"))
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.UNLABELED, *cfg.DATASETS.TEST):
+        used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.UNLABELED, *cfg.DATASETS.TEST)
+        for name in {*used, *cfg.SSOD.DATASETS}:
             parse_declaration(name, cfg.SSOD.DATASETS[name])
 
 

@@ -113,7 +113,7 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.STRONG_AUGMENTATION.COLOR_ONLY = False
     cfg.SSOD.STRONG_AUGMENTATION.NOISE_SIGMA = 5.0  # of 255; 0 for Unbiased Teacher
 
-    # Datasets declared here need no code: NAME: {FORMAT: coco|lvis|voc|folder, ...}, see datasets/README.md.
+    # Datasets declared here need no code: NAME: {FORMAT: coco|voc|yolo|..., ...}, see docs/own_data.md.
     cfg.SSOD.DATASETS = CN(new_allowed=True)
 
     add_method_configs(cfg)

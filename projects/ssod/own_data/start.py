@@ -17,7 +17,7 @@ from ssod.data.declarations import parse_declaration, resolve_path
 from ssod.data.formats.find import FoundSet
 from ssod.data.formats.walk import files_below
 from ssod.data.splits import sealed, write_files
-from ssod.errors import UserError
+from ssod.errors import UserError, first_names
 from ssod.own_data.choices import Choice, render
 from ssod.own_data.collection import Collection, Photo, collect, to_coco
 from ssod.own_data.examine import examine
@@ -40,6 +40,8 @@ _OTHER_SUFFIXES = (
     ".arw",
     ".raw",
 )
+
+_FEW = 5  # boxes of a class
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,15 @@ def _summary(
         f"written for {machine}: {config}, with a comment for each choice",
     ]
     lines += [f"note: {message}" for message in collection.messages]
+    few = [f"{name} ({boxes[name]})" for name in collection.classes if boxes[name] < _FEW]
+    if few:
+        lines.append(f"note: few boxes of {first_names(few)}: label more images that show them")
+    unseen = {b.label for p in parts.val for b in p.boxes or ()} ^ set(
+        range(len(collection.classes))
+    )
+    if unseen:
+        names = first_names(collection.classes[label] for label in sorted(unseen))
+        lines.append(f"note: no image that validates shows {names}: its AP will be missing")
     lines += [f"note: {message}" for message in _other_images(options.folder)]
     unreadable = [photo.path for photo in collection.photos if photo.size is None]
     if unreadable:
