@@ -24,10 +24,11 @@ def freeze_stages(body: nn.Module, full: nn.Module, freeze_at: int) -> None:
     """
     if not freeze_at:
         return
-    frozen = first_groups(full, freeze_at)
+    frozen = first_groups(body, full, freeze_at)
     for name, module in list(body.named_modules()):
         for child_name, child in list(module.named_children()):
-            names = {canonical(f"{name}.{child_name}.{key}") for key, _ in child.named_parameters()}
+            prefix = f"{name}.{child_name}." if name else f"{child_name}."
+            names = {canonical(prefix + key) for key, _ in child.named_parameters()}
             if names and names <= frozen:
                 setattr(module, child_name, freeze_batch_norm(child))
     for name, parameter in body.named_parameters():
@@ -35,19 +36,26 @@ def freeze_stages(body: nn.Module, full: nn.Module, freeze_at: int) -> None:
             parameter.requires_grad_(False)
 
 
-def first_groups(full: nn.Module, count: int) -> Set[str]:
-    """Canonical names of the parameters in the stem (group 0) and the stages after it, `count` groups in all."""
+def first_groups(body: nn.Module, full: nn.Module, count: int) -> Set[str]:
+    """Canonical names of the parameters in the stem and the stages after it, `count` groups in all.
+
+    Groups without a parameter in `body`, such as the classifier, do not count.
+    """
     from timm.models import group_parameters
 
     kind = type(full).__name__
     matcher: Any = getattr(full, "group_matcher", None)
     if matcher is None:
         raise UserError(f"MODEL.TIMM.FREEZE_AT: {kind} does not tell its stages: set it to 0.")
-    groups = group_parameters(full, matcher(coarse=True))
-    order = sorted(groups)
+    present = {canonical(name) for name, _ in body.named_parameters()}
+    groups = {
+        index: {canonical(name) for name in names} & present
+        for index, names in group_parameters(full, matcher(coarse=True)).items()
+    }
+    order = sorted(index for index, names in groups.items() if names)
     if not 0 <= count <= len(order):
         raise UserError(
             f"MODEL.TIMM.FREEZE_AT is {count}: {kind} has a stem and {len(order) - 1} groups of blocks, so use "
             f"0 to {len(order)}."
         )
-    return {canonical(name) for index in order[:count] for name in groups[index]}
+    return {name for index in order[:count] for name in groups[index]}

@@ -24,6 +24,12 @@ from ssod.utils.tensor_file import load_tensor_file, unnest
 logger = logging.getLogger(__name__)
 
 
+def brings_weights(cfg: CfgNode) -> bool:
+    """Whether the config's backbone is timm's and has weights of its own before MODEL.WEIGHTS is loaded."""
+    named = "_timm_" in cfg.MODEL.BACKBONE.NAME
+    return named and bool(cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_PACKAGE)
+
+
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The feature levels of `MODEL.TIMM.NAME`.
@@ -49,7 +55,9 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         load_package(body, full, node.WEIGHTS_PACKAGE)
     freeze_stages(body, full, node.FREEZE_AT)
     data: Any = full.pretrained_cfg
-    to_input = build_input_conversion(cfg, name=node.NAME, mean=data["mean"], std=data["std"])
+    to_input = None
+    if input_shape.channels == len(data["mean"]):
+        to_input = build_input_conversion(cfg, name=node.NAME, mean=data["mean"], std=data["std"])
     # In single precision on a GPU it costs about as much as it saves.
     channels_last = str(cfg.MODEL.DEVICE).startswith("cpu") or cfg.SOLVER.AMP.ENABLED
     return TimmBackbone(body, to_input, channels_last)
@@ -120,4 +128,5 @@ def load_package(body: nn.Module, full: nn.Module, package: str) -> None:
             f"MODEL.TIMM.WEIGHTS_PACKAGE {package}: {path} fits no tensor of this model: check MODEL.TIMM.NAME."
         )
     body.load_state_dict({name: renamed[other] for name, other in chosen.items()}, strict=False)
-    logger.info(f"{path}: loaded {len(chosen)} of the backbone's {len(state)} tensors, {how}.")
+    total = sum(not name.endswith("num_batches_tracked") for name in state)
+    logger.info(f"{path}: loaded {len(chosen)} of the backbone's {total} tensors, {how}.")

@@ -164,7 +164,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             What else the file holds.
         """
         if not path:
-            return super().load(path, checkpointables)
+            return {}
         self._local(path)
         wanted = list(self.checkpointables if checkpointables is None else checkpointables)
         self._keys_read, self.name_match = [], None

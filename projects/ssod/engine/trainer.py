@@ -25,6 +25,7 @@ from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
+from ssod.backbones.timm_builders import brings_weights
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -249,11 +250,24 @@ class SSODTrainer(DefaultTrainer):
             self._branch_from(self.cfg.SSOD.BURN_IN_CHECKPOINT)
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
+            self._say_what_is_untrained()
             self.average.copy()
 
     def _lock_output(self) -> None:
         if comm.is_main_process():
             run_lock.hold(self.cfg.OUTPUT_DIR)
+
+    def _say_what_is_untrained(self) -> None:
+        """Warns where layers are frozen that nobody has trained: Detectron2's FREEZE_AT is 2 unless it is set."""
+        if self.cfg.MODEL.WEIGHTS or brings_weights(self.cfg):
+            return
+        frozen = [n for n, p in self.core.student.named_parameters() if not p.requires_grad]
+        logger.info("MODEL.WEIGHTS is empty: training starts from random weights.")
+        if frozen:
+            logger.warning(
+                f"{len(frozen)} tensors such as {frozen[0]} are random and frozen: name weights in MODEL.WEIGHTS, or set "
+                "FREEZE_AT to 0 (MODEL.BACKBONE.FREEZE_AT or MODEL.TIMM.FREEZE_AT)."
+            )
 
     def _clear_former_run(self) -> None:
         """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor resumed into it."""
