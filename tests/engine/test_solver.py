@@ -36,6 +36,42 @@ def test_groups_are_detectron2s() -> None:
     assert decay == {id(model[0].bias): 0.01, id(model[1].weight): 0.0, id(model[1].bias): 0.0}
 
 
+class Detector(nn.Module):
+    """A backbone (an FPN or not) and a head."""
+
+    def __init__(self, fpn: bool) -> None:
+        super().__init__()
+        inner = nn.ModuleDict({"bottom_up": nn.Linear(1, 1), "lateral": nn.Linear(1, 1)})
+        self.backbone = inner if fpn else nn.Linear(1, 1)
+        self.head = nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("fpn, slow", [(True, "backbone.bottom_up."), (False, "backbone.")])
+def test_learning_rate_of_the_backbone(fpn: bool, slow: str) -> None:
+    model = Detector(fpn)
+    cfg = make_cfg("SOLVER.BASE_LR", 0.1, "SOLVER.BACKBONE_MULTIPLIER", 0.3)
+    cfg.merge_from_list(["SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.0])
+    optimizer = build_optimizer(cfg, model)
+    found = {
+        id(p): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    for name, parameter in model.named_parameters():
+        rate = (0.2 if name.endswith("bias") else 0.1) * (0.3 if name.startswith(slow) else 1.0)
+        decay = 0.0 if name.endswith("bias") else cfg.SOLVER.WEIGHT_DECAY
+        assert found[id(parameter)] == pytest.approx((rate, decay)), name
+    assert optimizer.param_groups[0]["lr"] in (0.1, 0.2)  # the first group's rate is logged
+    assert len(found) == len(list(model.parameters()))
+
+
+def test_factors_that_make_no_sense() -> None:
+    with pytest.raises(UserError, match="BACKBONE_MULTIPLIER is -0.5: use a number above 0"):
+        build_optimizer(make_cfg("SOLVER.BACKBONE_MULTIPLIER", -0.5), Detector(True))
+    with pytest.raises(UserError, match="BACKBONE_MULTIPLIER is 0.5, .* no part called backbone"):
+        build_optimizer(make_cfg("SOLVER.BACKBONE_MULTIPLIER", 0.5), nn.Linear(1, 1))
+
+
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
 def test_fused_steps_equal_plain_ones(name: str) -> None:
     start = torch.randn(5)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from types import TracebackType
 from typing import Any, Iterator, List, Optional, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+
+# fvcore's message for a name that a registry does not have.
+_REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
 
 
 def explain_build_error(cfg: CfgNode, error: Exception) -> str:
@@ -17,16 +21,15 @@ def explain_build_error(cfg: CfgNode, error: Exception) -> str:
     """
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if isinstance(name, str):
+        registry = _REGISTRY.search(name)
+        if registry:
+            return f"There is no {registry[1]!r} among the {registry[2]} parts{_near(*registry.groups())}."
         levels = _levels(error.__traceback__)
         if levels is not None and name not in levels:
-            keys = [key for key, value in _lists(cfg.MODEL, "MODEL.") if name in value]
             return (
-                f"{' and '.join(keys) or 'MODEL'}: there is no feature {name!r}; the features at this place are "
+                f"{_keys_with(cfg, name, levels)}: there is no feature {name!r}; the features at this place are "
                 f"{', '.join(levels)}."
             )
-        registry = _registry_name(name)
-        if registry:
-            return registry
     detail = " ".join(str(error).split())
     return f"The model cannot be built ({detail or type(error).__name__}): check MODEL."
 
@@ -47,6 +50,17 @@ def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
     return found
 
 
+def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
+    """The keys that list a feature; where there are several, those that list one of `levels` too."""
+    found = [
+        (key, set(value) & set(levels))
+        for key, value in _lists(cfg.MODEL, "MODEL.")
+        if name in value
+    ]
+    fitting = [key for key, common in found if common] or [key for key, _ in found]
+    return " and ".join(fitting) or "MODEL"
+
+
 def _lists(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, CfgNode):
@@ -55,19 +69,12 @@ def _lists(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
             yield prefix + key, value
 
 
-def _registry_name(message: str) -> str:
-    """fvcore's "No object named 'x' found in 'BACKBONE' registry!", with the names that are nearest."""
-    parts = message.split("'")
-    if len(parts) < 5 or "registry" not in message:
-        return ""
-    wrong, registry = parts[1], parts[3]
-    return f"There is no {wrong!r} among the {registry} parts{_near(wrong, registry)}."
-
-
 def _near(wrong: str, registry: str) -> str:
     from detectron2 import modeling
+    from detectron2.modeling import roi_heads
 
-    table: Any = getattr(modeling, f"{registry}_REGISTRY", None)
+    key = f"{registry}_REGISTRY"
+    table: Any = getattr(modeling, key, None) or getattr(roi_heads, key, None)
     names = [name for name, _ in table] if table is not None else []
     near = difflib.get_close_matches(wrong, names, n=3, cutoff=0.4)
     own = "; a part of your own must be in a module that SSOD.IMPORTS lists"
