@@ -196,7 +196,7 @@ def summarise(plan: Sequence[Generation]) -> str:
     for generation in plan:
         with open(os.path.join(generation.folder, "results.json")) as file:
             tests = json.load(file)["teacher_best"]["test"]
-        first = next(iter(tests.values()), {}).get("bbox", {})
+        first: Dict[str, float] = next(iter(tests.values())).get("bbox", {}) if tests else {}
         joined = 0
         if generation.index:
             with open(generation.labels) as file:
