@@ -25,7 +25,7 @@ RETINANET = [
 ]
 METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
 # The RoI heads that methods with a classifier of their own need.
-ROI_HEADS = {"EQLv2": "SigmoidROIHeads", "C2AM": "CosineROIHeads"}
+ROI_HEADS = {"EQLv2": "SigmoidROIHeads", "C2AM": "CosineROIHeads", "DeFRCN": "DecoupledROIHeads"}
 # All five papers at once.
 FULL_STACK = (
     *("TwoStageFilter", "GradientThresholding", "CropBank", "PIM", "SelfDistillation"),
@@ -114,6 +114,8 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
     for name, heads in ROI_HEADS.items():
         if name in names:
             cfg.MODEL.ROI_HEADS.NAME = heads
+    if "DeFRCN" in names:
+        cfg.MODEL.RPN.HEAD_NAME, cfg.SSOD.DEFRCN.PHASE = "DecoupledRPNHead", "tuning"
     cfg.merge_from_list(["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1])
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
     cfg.SSOD.PSEUDO_SCORE_FLOOR = low / 4

@@ -163,6 +163,8 @@ def half_size_box_features(
     for group in maps.groups:
         # In single precision, as the main branch pools.
         features = [group.features[name].float() for name in names]
+        if hasattr(pooler, "affine"):  # DeFRCN's pooler maps the features first
+            features = pooler.affine(features)
         chosen = [boxes[index] for index in group.indices]
         levels = pooling_levels(roi_heads, names, chosen)
         scaled = [Boxes(own.tensor * scale) for own in chosen]
