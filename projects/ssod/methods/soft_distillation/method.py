@@ -54,6 +54,7 @@ class SoftDistillation(Method):
     which RoIs and anchors are sampled. RoIs and anchors on pasted objects keep their hard labels.
 
     Args:
+        loss_weight: of all soft losses, beside lambda_u, which weighs the hard losses of pasted objects too.
         temperature: of the teacher's class distribution, below 1 sharpens. rpn: whether anchors are distilled too.
         box_loss_weight: of a smooth L1 loss between the student's and the teacher's box deltas, each RoI weighted by
             the teacher's foreground probability; 0: none. unsup_loss_weight: lambda_u.
@@ -64,20 +65,29 @@ class SoftDistillation(Method):
     conflicts = ("PseCo", "MixUpMosaic", "EQLv2")
 
     def __init__(
-        self, *, temperature: float, rpn: bool, box_loss_weight: float, unsup_loss_weight: float
+        self,
+        *,
+        loss_weight: float,
+        temperature: float,
+        rpn: bool,
+        box_loss_weight: float,
+        unsup_loss_weight: float,
     ) -> None:
         super().__init__()
         node = "SSOD.SOFT_DISTILLATION"
         if not temperature > 0.0:
             raise UserError(f"{node}.TEMPERATURE is {temperature}: use a number above 0.")
-        if box_loss_weight < 0.0:
-            raise UserError(f"{node}.BOX_LOSS_WEIGHT is {box_loss_weight}: use 0 or more.")
+        for key, value in (("LOSS_WEIGHT", loss_weight), ("BOX_LOSS_WEIGHT", box_loss_weight)):
+            if value < 0.0:
+                raise UserError(f"{node}.{key} is {value}: use 0 or more.")
         self.temperature, self.rpn = temperature, rpn
-        self.box_loss_weight, self.unsup_loss_weight = box_loss_weight, unsup_loss_weight
+        self.box_loss_weight = box_loss_weight
+        self.loss_weight = loss_weight * unsup_loss_weight
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.SOFT_DISTILLATION = CfgNode()
+        node.LOSS_WEIGHT = 1.0  # times UNSUP_LOSS_WEIGHT
         node.TEMPERATURE = 1.0  # below 1 sharpens the teacher's distribution
         node.RPN = True
         node.BOX_LOSS_WEIGHT = 0.0
@@ -155,7 +165,7 @@ class SoftDistillation(Method):
         if self.box_loss_weight > 0:
             boxes = self._box_loss(view, targets, context) / count
             losses["loss_box_reg_distilled"] = self.box_loss_weight * boxes
-        return {name: self.unsup_loss_weight * loss for name, loss in losses.items()}
+        return {name: self.loss_weight * loss for name, loss in losses.items()}
 
     @staticmethod
     def _rpn_loss(view: ViewOutputs, targets: _Targets, context: StepContext) -> Tensor:
