@@ -267,7 +267,7 @@ def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) 
         return [str(index) for index in range(number)]
     if number != len(classes):
         raise UserError(
-            f"{number_key} is {number}, but {first} has {len(classes)} classes: set it to {len(classes)}."
+            f"{number_key} is {number}, but {_source(first)} has {len(classes)} classes: set it to {len(classes)}."
         )
     return classes
 

@@ -63,7 +63,8 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
         raise UserError(f"{path} lists no images: use another file.")
     _tidy_images(path, content["images"])
     for category in content["categories"] if "categories" in keys else ():
-        category["name"] = str(category["name"])
+        # Half of a surrogate pair is valid in JSON, but no file and no terminal takes it.
+        category["name"] = str(category["name"]).encode("utf-8", "replace").decode()
     for number, annotation in enumerate(content["annotations"] if "annotations" in keys else ()):
         if type(annotation.get("iscrowd", 0)) is not int:
             annotation["iscrowd"] = _crowd_flag(path, number, annotation["iscrowd"])
