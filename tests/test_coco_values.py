@@ -19,7 +19,9 @@ SCALARS = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([0, -1, 1, 2, 3, 10**18, 10**400, -(10**30), "", "0", "1", "nan", "\x00", "../"]),
+    st.sampled_from(
+        [0, -1, 1, 2, 3, 10**18, 10**400, -(10**30), "", "0", "1", "nan", "\x00", "../"]
+    ),
     st.floats(),  # Python writes and reads NaN and Infinity
     st.text(max_size=12),
 )
@@ -76,7 +78,7 @@ def one_run(valid: Path, which: str, place: Place, value: Any, steps: int) -> No
 
 
 @settings(
-    max_examples=80,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

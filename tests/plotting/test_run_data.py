@@ -92,7 +92,11 @@ def test_log_warnings_and_skipped_files(tmp_path: Path) -> None:
     )
     (run,) = load_runs([str(folder)])
     assert run.warnings == [("11/21 07:30:34", "0.01 pseudo-boxes per image over 200 steps")]
-    assert run.skipped_files == {"a (1).png": "broken (header)"}
+    assert run.skipped_files == {"a (1).png": "broken (header)"} and run.skipped_boxes == {}
+    (folder / "skipped_images.json").write_text(json.dumps({"b.png": "it does not exist"}))
+    (folder / "skipped_boxes.json").write_text(json.dumps({"x.json": [{"label": "annotation 3"}]}))
+    assert run.skipped_files == {"a (1).png": "broken (header)", "b.png": "it does not exist"}
+    assert run.skipped_boxes == {"x.json": [{"label": "annotation 3"}]}
 
 
 def test_measured_ap_prefers_the_final_test(tmp_path: Path) -> None:

@@ -117,6 +117,16 @@ def test_everything_in_one_file(squares: Path, tmp_path: Path) -> None:
     assert re.findall(r"href='#([^']*)'", page) == anchors
 
 
+def test_skipped_boxes_are_counted_and_listed(squares: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, squares, "one", [])
+    rows = [{"label": f"annotation {i}", "reason": "no <area>", "image": "a.png"} for i in range(3)]
+    rows.append({"label": "annotation 9", "reason": "outside", "image": None})
+    (Path(folder) / "skipped_boxes.json").write_text(json.dumps({"few.json": rows}))
+    page = build_page(load_runs([folder]))
+    assert titles(page)[-1] == "Skipped boxes" and "one: 4 boxes of few.json" in page
+    assert "3 no &lt;area&gt;" in page and "annotation 9: outside" in page
+
+
 def test_class_histogram(squares: Path, tmp_path: Path) -> None:
     """Once for each choice of data; nothing where the files are not at hand."""
     runs = load_runs([write_run(tmp_path, squares, name, ["ScoreThreshold"]) for name in "abc"])

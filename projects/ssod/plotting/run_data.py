@@ -145,9 +145,17 @@ class RunData:
 
     @property
     def skipped_files(self) -> Dict[str, str]:
-        """Image files that could not be read, with the reason."""
+        """Image files that could not be read, with the reason: of the log, and of what evaluation left out."""
         found = (_SKIPPED.match(text) for _, _, _, text in self.log)
-        return {match.group(1): match.group(2) for match in found if match}
+        logged = {match.group(1): match.group(2) for match in found if match}
+        listed = _read_json(os.path.join(self.folder, "skipped_images.json"))
+        return {**logged, **(listed if isinstance(listed, dict) else {})}
+
+    @property
+    def skipped_boxes(self) -> Dict[str, List[Dict[str, Any]]]:
+        """Annotation file -> its boxes that could not be used: {"label", "reason", "image"}."""
+        listed = _read_json(os.path.join(self.folder, "skipped_boxes.json"))
+        return listed if isinstance(listed, dict) else {}
 
     def measured_ap(self) -> Dict[Tuple[str, str], Dict[str, float]]:
         """The teacher's metrics by (dataset, how measured): of the best teacher at the end, or the last evaluation."""

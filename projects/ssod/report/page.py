@@ -22,9 +22,9 @@ from ssod.report.sections import (
     method_sections,
     pseudo_label_gallery,
     pseudo_label_section,
-    skipped_section,
     warning_section,
 )
+from ssod.report.skipped import skipped_boxes_section, skipped_section
 
 
 def build_page(runs: Sequence[RunData]) -> str:
@@ -45,8 +45,9 @@ def build_page(runs: Sequence[RunData]) -> str:
     ]
     sections += [section for part in parts if (section := part(runs)) is not None]
     sections += method_sections(runs)
-    skipped = skipped_section(runs)
-    sections += [skipped] if skipped else []
+    for part in (skipped_section, skipped_boxes_section):
+        section = part(runs)
+        sections += [section] if section else []
     title = "Report: " + ", ".join(run.name for run in runs)
     links, bodies, used = [], [], set()
     for section in sections:

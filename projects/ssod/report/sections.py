@@ -348,19 +348,6 @@ def method_sections(runs: Sequence[RunData]) -> List[Section]:
     return found
 
 
-def skipped_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """Image files that training could not read."""
-    parts = []
-    for run in runs:
-        files = run.skipped_files
-        if files:
-            title = f"<h3>{text(run.name)}: {len(files)} files</h3>"
-            parts.append(title + listing([f"{text(f)}: {text(why)}" for f, why in files.items()]))
-    return (
-        Section("Skipped image files", f"<div class=warn>{''.join(parts)}</div>") if parts else None
-    )
-
-
 def _burn_in(runs: Sequence[RunData]) -> List[Tuple[int, str]]:
     ends = unique([str(run.burn_in_end) for run in runs if run.burn_in_end])
     return [(int(end), f"end of burn-in, step {end}") for end in ends]

@@ -1,0 +1,50 @@
+"""What runs could not use: image files and boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Dict, List, Optional, Sequence
+
+from ssod.plotting.run_data import RunData
+from ssod.plotting.section import Section, fold, listing, text
+
+_MOST = 100
+
+
+def skipped_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """Image files that could not be read, in training or evaluation."""
+    parts = []
+    for run in runs:
+        files = run.skipped_files
+        if files:
+            rows = [f"{text(file)}: {text(why)}" for file, why in files.items()]
+            parts.append(f"<h3>{text(run.name)}: {len(files)} files</h3>" + _listed(rows))
+    return _section("Skipped image files", parts)
+
+
+def skipped_boxes_section(runs: Sequence[RunData]) -> Optional[Section]:
+    """Boxes of annotation files that could not be used: how many for each reason, and which."""
+    parts = []
+    for run in runs:
+        for source, rows in run.skipped_boxes.items():
+            parts.append(f"<h3>{text(run.name)}: {len(rows)} boxes of {text(source)}</h3>")
+            reasons = Counter(str(row.get("reason")) for row in rows)
+            parts.append(listing([f"{count} {text(why)}" for why, count in reasons.most_common()]))
+            parts.append(fold("which", _listed([_describe(row) for row in rows])))
+    return _section("Skipped boxes", parts)
+
+
+def _describe(row: Dict[str, Any]) -> str:
+    image = f" ({text(row['image'])})" if row.get("image") else ""
+    return f"{text(row.get('label'))}{image}: {text(row.get('reason'))}"
+
+
+def _listed(rows: Sequence[str]) -> str:
+    shown: List[str] = list(rows[:_MOST])
+    if len(rows) > _MOST:
+        shown.append(f"and {len(rows) - _MOST:,} more")
+    return listing(shown)
+
+
+def _section(title: str, parts: Sequence[str]) -> Optional[Section]:
+    return Section(title, f"<div class=warn>{''.join(parts)}</div>") if parts else None
