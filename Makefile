@@ -10,7 +10,7 @@ CONSTRAINTS := requirements/constraints.txt
 DIGITS := datasets/digit_scenes
 LINTED := projects tests $(wildcard datasets/*.py train_net.py)
 
-.PHONY: help install demo start data test test-portable lint clean always
+.PHONY: help install demo start data test test-portable lint clean images-given always
 .DELETE_ON_ERROR:
 
 help:
@@ -26,9 +26,11 @@ demo: install $(DIGITS)/.complete
 	$(PY) -m ssod.tools.demo
 
 # ARGS: options of the command, such as --force.
-start: install
-	@if [ ! -d "$(IMAGES)" ]; then echo "IMAGES=$(IMAGES) is no folder: make start IMAGES=folder" >&2; exit 1; fi
+start: images-given install
 	@$(PY) -m ssod.tools.start "$(IMAGES)" $(ARGS)
+
+images-given:
+	@if [ ! -d "$(IMAGES)" ]; then echo "IMAGES=$(IMAGES) is no folder: make start IMAGES=folder" >&2; exit 1; fi
 
 # One thread a process, and tests that share an expensive fixture in one process.
 TEST_JOBS := auto

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -99,6 +101,8 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
         (["a", "--val-percent", "100"], "--val-percent 100"),
         (["a", "--weights", "x.pkl"], "x.pkl does not exist"),
         (["a", "--format", "yolo"], "yolo"),
+        (["."], "the working directory is inside of ."),
+        (["a", "--output", "a/out"], "--output a/out is inside of a"),
         (["a", "--classes", "cat"], "'dog', which is not in CLASSES"),
     ):
         assert words in failure(arguments, capsys)
@@ -139,6 +143,20 @@ def test_all_images_labelled(here: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "1 .heic files are left out: convert them" in capsys.readouterr().out
     cfg = load_config("set_ssod/config.yaml")
     assert tuple(cfg.SSOD.METHODS) == ("CropBank",) and tuple(cfg.DATASETS.UNLABELED) == ()
+
+
+def test_make_start(here: Path) -> None:
+    """The check of IMAGES comes before anything is installed."""
+    root = Path(__file__).resolve().parents[2]
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    make = ["make", "-C", str(root), "--dry-run", "start"]
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "IMAGES")}
+    options: Dict[str, Any] = {"capture_output": True, "text": True, "env": env}
+    done = subprocess.run([*make, f"IMAGES={here}"], **options)
+    assert f'-m ssod.tools.start "{here}"' in done.stdout
+    done = subprocess.run(["make", "-C", str(root), "start"], **options)
+    assert done.returncode and "make start IMAGES=folder" in done.stderr
 
 
 def test_names() -> None:

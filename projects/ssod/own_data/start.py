@@ -62,6 +62,11 @@ def data_path(folder: str) -> str:
     return folder if resolve_path(folder) == folder else os.path.abspath(folder)
 
 
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies in it."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
 def name_of(folder: str) -> str:
     """The folder's name, of letters, digits and "_"; it names the data sets and the output."""
     name = re.sub(r"\W+", "_", Path(os.path.abspath(folder)).name).strip("_").lower()

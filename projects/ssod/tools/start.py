@@ -52,11 +52,18 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = build_parser().parse_args(argv)
     from ssod.own_data.choose import find_in_folder
     from ssod.own_data.machine import this_machine
-    from ssod.own_data.start import Options, best_format, data_path, name_of, start
+    from ssod.own_data.start import Options, best_format, data_path, is_inside, name_of, start
 
     if not os.path.isdir(args.folder):
         what = "is a file" if os.path.exists(args.folder) else "does not exist"
         raise UserError(f"{args.folder} {what}: name a folder of images.")
+    output = args.output or f"{name_of(args.folder)}_ssod"
+    for what, path in (("the working directory", "."), (f"--output {output}", output)):
+        if is_inside(path, args.folder):
+            raise UserError(
+                f"{what} is inside of {args.folder}, so that what is written would become part of it: go up, or name "
+                "another --output."
+            )
     if not 0 < args.val_percent < 100:
         raise UserError(f"--val-percent {args.val_percent:g}: use a number between 0 and 100.")
     if args.weights and not os.path.isfile(args.weights):
@@ -67,7 +74,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         print(f"note: {note}")
     options = Options(
         folder=folder,
-        output=args.output or f"{name_of(folder)}_ssod",
+        output=output,
         percent=args.val_percent,
         seed=args.seed,
         weights=args.weights,
