@@ -35,7 +35,7 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     # Micro-batches per optimiser step. `IMS_PER_BATCH` stays the batch of one optimiser step.
     cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS = 1
-    cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16"
+    cfg.SOLVER.AMP.DTYPE = "float16"  # or "bfloat16", or "auto": what the device is fast in
 
     cfg.SSOD = CN()
     # Modules to import first, such as ["my_package.my_backbone"]: what they register can be named in this config. Their

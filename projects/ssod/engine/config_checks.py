@@ -133,7 +133,7 @@ CHOICES: Dict[str, Sequence[str]] = {
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "SOLVER.AMP.DTYPE": ("auto", "float16", "bfloat16"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ssod.engine.precision import autocast
 from ssod.engine.solver import clip_gradients, start_momentum
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import TrainingDiverged, UserError
@@ -70,7 +71,7 @@ class TrainLoop:
         self._sampler_state: Optional[Dict[str, Any]] = None
         self._names = {p: name for name, p in self.core.named_parameters() if p.requires_grad}
         device = torch.device(cfg.MODEL.DEVICE).type
-        self._autocast, scaled = _autocast(cfg, device)
+        self._autocast, scaled = autocast(cfg)
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
     def run_step(self, step: int, stop: bool = False) -> bool:
@@ -231,16 +232,3 @@ def _quiet_scheduler() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         yield
-
-
-def _autocast(cfg: CfgNode, device: str) -> Tuple[Callable[[], Any], bool]:
-    """The autocast context and whether gradients need scaling."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return contextlib.nullcontext, False
-    types = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-    if cfg.SOLVER.AMP.DTYPE not in types:
-        raise UserError(
-            f"SOLVER.AMP.DTYPE is {cfg.SOLVER.AMP.DTYPE!r}: use 'float16' or 'bfloat16'."
-        )
-    dtype = types[cfg.SOLVER.AMP.DTYPE]
-    return lambda: torch.autocast(device, dtype=dtype), dtype == torch.float16
