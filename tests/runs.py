@@ -119,7 +119,7 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
     cfg.merge_from_list(["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1])
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
     cfg.SSOD.PSEUDO_SCORE_FLOOR = low / 4
-    for node in ("", "TWO_STAGE_FILTER.", "SOFT_TEACHER.", "PSE_CO."):
+    for node in ("", "TWO_STAGE_FILTER.", "SOFT_TEACHER.", "PSECO."):
         cfg.merge_from_list([f"SSOD.{node}SCORE_THRESHOLD", high])
     # Those that must lie below the main branch's.
     cfg.merge_from_list(["SSOD.PIM.SCORE_THRESHOLD", low, "SSOD.AREA_MINING.LOW_THRESHOLD", low])

@@ -41,6 +41,7 @@ class CountSteps(HookBase):
 class Toy(Method):
     """Selects by score, halves the weight of background RoIs, and predicts the number of boxes from res5."""
 
+    config_key = "TOY"
     selects_pseudo_labels = True
 
     def __init__(self, *, period: int) -> None:

@@ -76,7 +76,6 @@ class PlainTeacherStudent(TeacherStudent):
     """
 
     def __init__(self, *, methods: nn.ModuleDict, cls_loss: str, **arguments: Any) -> None:
-        names = list(methods)
         for name, method in methods.items():
             used = [p for p in _PHASES if getattr(type(method), p) is not getattr(Method, p)]
             if used:
@@ -85,7 +84,8 @@ class PlainTeacherStudent(TeacherStudent):
                     "for this meta-architecture."
                 )
         # Weights of single boxes have no way into the model's losses, which regress every box.
-        if names and "PseudoBoxRegression" not in names:
+        regressing = any(method.regresses_pseudo_boxes for method in methods.values())
+        if len(methods) and not regressing:
             raise UserError(
                 "This meta-architecture regresses every pseudo-box: add PseudoBoxRegression to SSOD.METHODS."
             )

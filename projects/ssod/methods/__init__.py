@@ -15,6 +15,8 @@ from ssod.methods.base import (
     StepContext,
     TrainingData,
 )
+from ssod.methods.composition import check_methods
+from ssod.methods.former_keys import add_former_keys, with_present_keys
 
 __all__ = [
     "METHOD_REGISTRY",
@@ -39,6 +41,7 @@ def add_method_configs(cfg: CfgNode) -> None:
     """Adds every registered method's keys; a method of your own must be imported before."""
     for method in _registered():
         method.add_config(cfg)
+        add_former_keys(cfg, method)
 
 
 def get_method(name: str) -> Type[Method]:
@@ -57,39 +60,20 @@ def learns_from_unlabeled(cfg: CfgNode) -> bool:
 
 
 def build_methods(cfg: CfgNode) -> nn.ModuleDict:
-    """The methods of `SSOD.METHODS` in order, checked against each other."""
+    """The methods of `SSOD.METHODS` in order, checked against each other.
+
+    Raises:
+        UserError: a method does not exist, cannot work with the others, or refuses its keys.
+    """
     names = list(cfg.SSOD.METHODS)
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"SSOD.METHODS lists {name} twice: remove one.")
-        method = get_method(name)
-        for other in method.requires:
-            if other not in names:
-                raise UserError(f"{name} needs {other}: add it to SSOD.METHODS.")
-        for other in method.conflicts:
-            if other in names:
-                raise UserError(
-                    f"{name} and {other} cannot be combined: remove one from SSOD.METHODS."
-                )
-    selecting = any(get_method(name).selects_pseudo_labels for name in names)
-    if learns_from_unlabeled(cfg) and not selecting:
-        choices = [m.__name__ for m in _registered() if m.selects_pseudo_labels]
-        raise UserError(
-            f"No method in SSOD.METHODS chooses which pseudo-labels to train on: add one of {', '.join(choices)}."
-        )
-    if cfg.SSOD.PSEUDO_LABELS:
-        if not learns_from_unlabeled(cfg):
-            raise UserError(
-                "SSOD.PSEUDO_LABELS is set, but no method in SSOD.METHODS learns from unlabelled images: add ScoreThreshold."
-            )
-        for name in names:
-            if get_method(name).needs_online_teacher:
-                raise UserError(
-                    f"{name} needs the online teacher: empty SSOD.PSEUDO_LABELS or remove it from SSOD.METHODS."
-                )
+    kinds = {name: get_method(name) for name in names}
+    check_methods(cfg, kinds, _registered())
+    cfg = with_present_keys(cfg, list(kinds.values()))
     methods = nn.ModuleDict()
-    for name in names:
-        kind = get_method(name)
+    for name, kind in kinds.items():
         built = kind(**kind.from_config(cfg))
         built.name = name
         methods[name] = built

@@ -21,6 +21,8 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    Type,
+    TypeVar,
     Union,
 )
 
@@ -37,6 +39,8 @@ from ssod.structures import PseudoLabels, SSODBatch, Views
 if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
+
+MethodType = TypeVar("MethodType", bound="Method")
 
 METHOD_REGISTRY = Registry("SSOD_METHOD")
 METHOD_REGISTRY.__doc__ = "Methods by name; `SSOD.METHODS` lists the names in use."
@@ -118,15 +122,26 @@ class Method(nn.Module):
     """
 
     name: str = ""
-    # Other methods that must, or must not, be listed as well.
+    # The node under `SSOD` with the method's keys, empty if it has none, and names that the node had
+    # in former versions: these still work, with a warning.
+    config_key: str = ""
+    former_config_keys: Tuple[str, ...] = ()
+    # Methods that must be listed as well: `OtherMethod.__name__`.
     requires: Tuple[str, ...] = ()
-    conflicts: Tuple[str, ...] = ()
+    # Groups that the method belongs to, under names of your choice, and groups whose members cannot
+    # be listed beside it. Of a group that is in both a run has one member at most.
+    groups: Tuple[str, ...] = ()
+    excludes: Tuple[str, ...] = ()
     # False if it also works on labelled images alone.
     needs_unlabeled: bool = True
     # True if it cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), where `teacher_outputs` is None.
     needs_online_teacher: bool = False
     # True if it decides which pseudo-labels the main branch trains on; one of these is needed for mutual learning.
     selects_pseudo_labels: bool = False
+    # The config key of the lowest score that such a method selects.
+    selection_key: str = "SSOD.SCORE_THRESHOLD"
+    # True if boxes of pseudo-labels regress because of it.
+    regresses_pseudo_boxes: bool = False
     # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all that select.
     adds_labels: bool = False
     # What `activity` counts, as the title of a chart.
@@ -140,6 +155,18 @@ class Method(nn.Module):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         """Keyword arguments of `__init__`."""
         return {}
+
+    @classmethod
+    def selection_floor(cls, cfg: CfgNode) -> float:
+        """The lowest score with which the main branch trains on a label: the value of `selection_key`.
+
+        A method that looks at more than the score (the box's size, the image) says from which score
+        on that score alone is enough. One whose thresholds move says how low they may get.
+        """
+        node, value = cfg, 0.0
+        for part in cls.selection_key.split("."):
+            node = value = node[part]
+        return float(value)
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
@@ -256,3 +283,12 @@ class Method(nn.Module):
         of what the method has put into the event storage. No model is at hand, and the run may still be going on.
         """
         return None
+
+
+def find_method(methods: Mapping[str, Method], kind: Type[MethodType]) -> Optional[MethodType]:
+    """The method in use of this class, or of one derived from it; None if there is none.
+
+    Example:
+        >>> pim = find_method(context.methods, PIM)
+    """
+    return next((method for method in methods.values() if isinstance(method, kind)), None)

@@ -115,9 +115,9 @@ class C2AM(Method):
         scale: s. alpha: of the margins.
     """
 
+    config_key = "C2AM"
+    excludes = ("sigmoid classifier", "gradient matrix")
     needs_unlabeled = False
-    # They replace the classifier too, or need the gradients of softmax logits.
-    conflicts = ("EQLv2", "GradientReweighting", "GradientThresholding")
     activity_unit = "largest margin of a RoI's label, radians, mean over RoIs"
 
     def __init__(self, *, scale: float, alpha: float) -> None:

@@ -12,6 +12,10 @@ from ssod.structures import PseudoLabels
 class PseudoBoxRegression(Method):
     """Every selected pseudo-box regresses, in the RPN and the RoI head, like a human label."""
 
+    groups = ("pseudo-box regression",)
+    excludes = ("pseudo-box regression",)
+    regresses_pseudo_boxes = True
+
     activity_unit = "labels that regress, and did not, in a step"
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:

@@ -22,6 +22,7 @@ class ScoreThreshold(Method):
         threshold: of the labels of both heads. rpn_threshold: of the RPN's, where it has its own; 0: it has not.
     """
 
+    groups = ("fixed score threshold",)
     selects_pseudo_labels = True
     activity_unit = "labels selected, per image"
 

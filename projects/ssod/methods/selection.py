@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -10,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from ssod.errors import UserError
+from ssod.methods.base import METHOD_REGISTRY
 from ssod.structures import PseudoLabels
 
 
@@ -26,28 +26,26 @@ def rpn_masks(pseudo: PseudoLabels, threshold: float) -> Optional[List[Tensor]]:
     return [row.scores >= threshold for row in pseudo.instances] if threshold > 0 else None
 
 
-def fixed_thresholds(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
-    """Selecting method -> (config key, value) of its score threshold.
-
-    A method that has one of its own has it in `SSOD.<METHOD>.SCORE_THRESHOLD` (TwoStageFilter, ...); for all others it is
-    `SSOD.SCORE_THRESHOLD`.
-    """
-    from ssod.methods import get_method  # imports the methods, which import this module
-
-    found = {}
-    for name in cfg.SSOD.METHODS:
-        if get_method(name).selects_pseudo_labels:
-            node = cfg.SSOD.get(config_node(name))
-            own = isinstance(node, CfgNode) and "SCORE_THRESHOLD" in node
-            key = f"SSOD.{config_node(name)}.SCORE_THRESHOLD" if own else "SSOD.SCORE_THRESHOLD"
-            found[name] = (key, float(node.SCORE_THRESHOLD if own else cfg.SSOD.SCORE_THRESHOLD))
-    return found
+def selection_floors(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
+    """Of each method of a config that selects: its `selection_key` and its `selection_floor`."""
+    kinds = {name: METHOD_REGISTRY.get(name) for name in cfg.SSOD.METHODS}
+    return {
+        name: (kind.selection_key, kind.selection_floor(cfg))
+        for name, kind in kinds.items()
+        if kind.selects_pseudo_labels
+    }
 
 
 def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
-    """The main branch's score threshold t, as (config key, value): the highest where several methods select."""
+    """The lowest score with which the main branch trains on a label (t in LSM).
+
+    Where several methods select, a label must pass all of them, so the highest of their floors counts.
+
+    Returns:
+        The config key of the score, and its value.
+    """
     default = ("SSOD.SCORE_THRESHOLD", float(cfg.SSOD.SCORE_THRESHOLD))
-    return max(fixed_thresholds(cfg).values(), key=lambda entry: entry[1], default=default)
+    return max(selection_floors(cfg).values(), key=lambda entry: entry[1], default=default)
 
 
 def count_per_image(masks: Sequence[Tensor]) -> Tensor:
@@ -60,8 +58,3 @@ def selected_per_image(pseudo: Optional[PseudoLabels]) -> Union[float, Tensor]:
     if pseudo is None:
         return 0.0
     return count_per_image([row.selected for row in pseudo.instances])
-
-
-def config_node(method: str) -> str:
-    """Name of a method's config node: TwoStageFilter -> TWO_STAGE_FILTER."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", method).upper()

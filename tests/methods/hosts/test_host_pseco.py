@@ -77,7 +77,7 @@ def test_rois_are_the_teachers_proposals_by_its_predictions() -> None:
     # Every RoI is sampled, so that all of the assignment shows.
     core = build(
         *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 1000),
-        *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "SSOD.PSE_CO.TOP_CANDIDATES", 3),
+        *("MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0, "SSOD.PSECO.TOP_CANDIDATES", 3),
     )
     with EventStorage(0):
         pseudo, context = step(core, [[0.9, 0.6, 0.3], [0.2]])
@@ -224,8 +224,8 @@ def test_without_pseudo_labels_and_in_burn_in() -> None:
     "key, value", [("SCORE_THRESHOLD", 1.5), ("CANDIDATE_IOU", -0.1), ("TOP_CANDIDATES", 0)]
 )
 def test_bad_keys_are_named(key: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"SSOD.PSE_CO.{key}"):
-        build(f"SSOD.PSE_CO.{key}", value)
+    with pytest.raises(UserError, match=f"SSOD.PSECO.{key}"):
+        build(f"SSOD.PSECO.{key}", value)
 
 
 def test_report(tmp_path: Path) -> None:

@@ -362,7 +362,7 @@ def test_image_level_rejection_holds_for_pim() -> None:
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]
 
 
-@pytest.mark.parametrize("host, key", [("SoftTeacher", "SOFT_TEACHER"), ("PseCo", "PSE_CO")])
+@pytest.mark.parametrize("host, key", [("SoftTeacher", "SOFT_TEACHER"), ("PseCo", "PSECO")])
 def test_other_hosts_learn_through_pim_what_they_leave_out(host: str, key: str) -> None:
     keys = {f"{key}__SCORE_THRESHOLD": 0.7}
     found = [[(BOX, 1, 0.6), (OTHER, 2, 0.9)], []]

@@ -42,9 +42,11 @@ class BackgroundWeights(Method):
         mode, min_score: see above. rpn: whether anchors are weighted too.
     """
 
+    config_key = "BACKGROUND_WEIGHTS"
+    groups = ("weights of background",)
+    excludes = ("weights of background",)
     needs_online_teacher = True
     activity_unit = "|1 - weight| of background RoIs, mean"
-    conflicts = ("SoftTeacher",)
 
     def __init__(self, *, mode: str, min_score: float, rpn: bool) -> None:
         super().__init__()

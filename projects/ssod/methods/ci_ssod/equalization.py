@@ -116,8 +116,9 @@ class EQLv2(Method):
     `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads": whoever loads the saved weights knows about the sigmoids by it.
     """
 
+    config_key = "EQLV2"
+    groups = ("sigmoid classifier",)
     needs_unlabeled = False
-    conflicts = ("GradientReweighting", "GradientThresholding")
     activity_unit = "|1 - weight of negatives|, mean over the classes"
 
     def __init__(self, *, gamma: float, mu: float, alpha: float, unsup_loss_weight: float) -> None:

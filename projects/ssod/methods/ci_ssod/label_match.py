@@ -42,7 +42,8 @@ class LabelMatchThresholds(ClassThresholds):
             micro-batch. first_step, rpn_threshold: see `ClassThresholds`.
     """
 
-    conflicts = ("ScoreThreshold", "GradientThresholding")
+    config_key = "LABEL_MATCH"
+    selection_key = "SSOD.PSEUDO_SCORE_FLOOR"
     histogram: Tensor
     seen: Tensor
 

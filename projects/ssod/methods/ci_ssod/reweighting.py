@@ -36,10 +36,12 @@ class GradientReweighting(Method):
     other losses (the authors' code).
     """
 
+    config_key = "GRADIENT_REWEIGHTING"
+    groups = ("gradient matrix",)
+    excludes = ("sigmoid classifier",)
     mean_weights: Tensor
     needs_unlabeled = False
     activity_unit = "|w - 1|, mean over the classes"
-    conflicts = ("EQLv2",)  # its sigmoid loss has another gradient matrix
 
     def __init__(self, *, balance: ClassBalance, beta: float) -> None:
         super().__init__()

@@ -50,8 +50,10 @@ class RepeatFactorSampling(Method):
         threshold: share of images below which a class is rare.
     """
 
+    config_key = "REPEAT_FACTOR_SAMPLING"
+    groups = ("repeat factors",)
+    excludes = ("repeat factors",)
     needs_unlabeled = False
-    conflicts: tuple[str, ...] = ("ClassRebalancingSampling",)  # has it built in
     threshold_key = "SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD"
     activity_unit = "images with a repeat factor above 1"
     published: Tensor
@@ -117,8 +119,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         remember_from: the step that ends the warm-up. fixed_threshold: theta where no method has class thresholds.
     """
 
+    config_key = "CLASS_REBALANCING_SAMPLING"
     needs_unlabeled = True
-    conflicts = ("RepeatFactorSampling",)
     threshold_key = "SSOD.CLASS_REBALANCING_SAMPLING.LABELED_REPEAT_THRESHOLD"
     thresholds: Tensor
 

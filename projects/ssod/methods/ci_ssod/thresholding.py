@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, InertPeriod, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, StepContext, find_method
 from ssod.methods.ci_ssod.balance import ClassBalance
 from ssod.methods.ci_ssod.reweighting import GradientReweighting, balance_arrays, scale_balance
 from ssod.methods.ci_ssod.thresholds import class_thresholds
-from ssod.methods.selection import fixed_thresholds
+from ssod.methods.selection import selection_floors
 from ssod.methods.shared.class_thresholds import ClassThresholds
 from ssod.methods.shared.recording import RecordArrays
 from ssod.structures import PseudoLabels
@@ -49,7 +49,10 @@ class GradientThresholding(ClassThresholds):
         first_step, rpn_threshold: see `ClassThresholds`.
     """
 
-    conflicts = ("ScoreThreshold", "LabelMatchThresholds", "EQLv2")
+    config_key = "GRADIENT_THRESHOLDING"
+    groups = (*ClassThresholds.groups, "gradient matrix")
+    excludes = (*ClassThresholds.excludes, "sigmoid classifier")
+    selection_key = "SSOD.GRADIENT_THRESHOLDING.LOW"
     score_means: Tensor
 
     def __init__(
@@ -100,8 +103,8 @@ class GradientThresholding(ClassThresholds):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node, parts = cfg.SSOD.GRADIENT_THRESHOLDING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         shared = _REWEIGHTING in cfg.SSOD.METHODS
-        for name, (key, threshold) in fixed_thresholds(cfg).items():
-            if key != "SSOD.SCORE_THRESHOLD" and threshold > node.LOW:
+        for name, (key, threshold) in selection_floors(cfg).items():
+            if name != cls.__name__ and key != "SSOD.SCORE_THRESHOLD" and threshold > node.LOW:
                 logger.warning(
                     f"{name} selects too, by {key} {threshold:g}: labels below it never reach GradientThresholding. Set it "
                     f"to SSOD.GRADIENT_THRESHOLDING.LOW, {node.LOW:g}, or below."
@@ -130,8 +133,8 @@ class GradientThresholding(ClassThresholds):
         """(K,); see `class_thresholds`."""
         balance = self.balance
         if balance is None:
-            reweighting = context.methods[_REWEIGHTING]
-            assert isinstance(reweighting, GradientReweighting)
+            reweighting = find_method(context.methods, GradientReweighting)
+            assert reweighting is not None
             balance = reweighting.balance
         weights = balance.weights[:-1] if self.use_gradient else torch.ones_like(self.score_means)
         means = None

@@ -38,7 +38,8 @@ class GMMThreshold(ClassThresholds):
             threshold `initial`. policy: see `mixture_thresholds`. low, high: bounds of every threshold.
     """
 
-    conflicts = ("ScoreThreshold", "GradientThresholding", "LabelMatchThresholds")
+    config_key = "GMM_THRESHOLD"
+    selection_key = "SSOD.GMM_THRESHOLD.LOW"
     scores: Tensor
     counts: Tensor
     limits: Tensor

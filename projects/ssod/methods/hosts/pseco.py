@@ -57,11 +57,15 @@ class PseCo(Method):
         unsup_loss_weight: lambda_u. cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
 
+    config_key = "PSECO"
+    former_config_keys = ("PSE_CO",)
+    groups = ("pseudo-box regression", "main labels at half size", "teacher's RoIs")
+    excludes = ("pseudo-box regression", "main labels at half size")
+    regresses_pseudo_boxes = True
+    selection_key = "SSOD.PSECO.SCORE_THRESHOLD"
     selects_pseudo_labels = True
     needs_online_teacher = True
     activity_unit = "labels selected, per image"
-    # They replace the same parts of the step; MLC is the second view with an assignment of its own.
-    conflicts = ("SoftTeacher", "PseudoBoxRegression", "MLC")
 
     def __init__(
         self,
@@ -76,9 +80,9 @@ class PseCo(Method):
         super().__init__()
         for key, value in (("SCORE_THRESHOLD", score_threshold), ("CANDIDATE_IOU", candidate_iou)):
             if not 0.0 <= value <= 1.0:
-                raise UserError(f"SSOD.PSE_CO.{key} is {value}: use a number from 0 to 1.")
+                raise UserError(f"SSOD.PSECO.{key} is {value}: use a number from 0 to 1.")
         if top_candidates < 1:
-            raise UserError(f"SSOD.PSE_CO.TOP_CANDIDATES is {top_candidates}: use 1 or more.")
+            raise UserError(f"SSOD.PSECO.TOP_CANDIDATES is {top_candidates}: use 1 or more.")
         self.score_threshold = score_threshold
         self.candidate_iou = candidate_iou
         self.top_candidates = top_candidates
@@ -92,11 +96,11 @@ class PseCo(Method):
         node.SCORE_THRESHOLD = 0.5
         node.CANDIDATE_IOU = 0.4  # of a proposal with a label that it may learn
         node.TOP_CANDIDATES = 12  # IoUs whose sum is a label's number of positive proposals
-        cfg.SSOD.PSE_CO = node
+        cfg.SSOD.PSECO = node
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        values = {key.lower(): value for key, value in cfg.SSOD.PSE_CO.items()}
+        values = {key.lower(): value for key, value in cfg.SSOD.PSECO.items()}
         return {
             **values,
             "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT,
@@ -230,7 +234,7 @@ class PseCo(Method):
         return selected_per_image(pseudo)
 
     def inert_reason(self, period: InertPeriod) -> str:
-        key = "SSOD.PSE_CO.SCORE_THRESHOLD"
+        key = "SSOD.PSECO.SCORE_THRESHOLD"
         return period.no_score_passes(self.score_threshold, key) or super().inert_reason(period)
 
     @classmethod

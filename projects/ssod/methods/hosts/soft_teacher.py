@@ -46,10 +46,14 @@ class SoftTeacher(Method):
         num_jitters: J. jitter: the largest offset in widths and heights. unsup_loss_weight: lambda_u.
     """
 
+    config_key = "SOFT_TEACHER"
+    groups = ("pseudo-box regression", "weights of background")
+    excludes = ("pseudo-box regression", "weights of background")
+    regresses_pseudo_boxes = True
+    selection_key = "SSOD.SOFT_TEACHER.SCORE_THRESHOLD"
     selects_pseudo_labels = True
     needs_online_teacher = True
     activity_unit = "labels that classify or regress, per image"
-    conflicts = ("PseudoBoxRegression",)
 
     def __init__(
         self,

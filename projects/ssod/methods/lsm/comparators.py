@@ -23,8 +23,10 @@ class MLC(HalfSizeBranch):
     Its boxes regress where the host's do.
     """
 
+    config_key = "MLC"
+    groups = ("main labels at half size",)
+    excludes = ("main labels at half size", "labels mined at half size")
     all_regress = False
-    conflicts = ("SelfDistillation", "PIM")
     activity_unit = "labels learnt at half size, per image"
 
     @classmethod
@@ -58,8 +60,9 @@ class AreaMining(Method):
         min_area: a box is large if its area, in square pixels of the image file, is greater.
     """
 
+    config_key = "AREA_MINING"
+    excludes = ("fixed score threshold",)
     selects_pseudo_labels = True
-    conflicts = ("ScoreThreshold",)
     activity_unit = "labels mined by their area, per image"
 
     def __init__(self, *, threshold: float, low_threshold: float, min_area: float) -> None:

@@ -5,17 +5,23 @@ Shapes: R RoIs, K foreground classes (class K is background).
 
 from __future__ import annotations
 
+from typing import Union
+
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def in_interval(scores: Tensor, low: float, high: float) -> Tensor:
-    """(M,) bool: `low < score < high`, both ends open as Eq. 7 prints them."""
+def in_interval(scores: Tensor, low: float, high: Union[float, Tensor]) -> Tensor:
+    """(M,) bool: `low < score < high`, both ends open as Eq. 7 prints them; `high` may be (M,)."""
     return (scores > low) & (scores < high)
 
 
 def self_distillation_loss(
-    main_logits: Tensor, aux_logits: Tensor, matched_scores: Tensor, low: float, high: float
+    main_logits: Tensor,
+    aux_logits: Tensor,
+    matched_scores: Tensor,
+    low: float,
+    high: Union[float, Tensor],
 ) -> Tensor:
     """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`, over R (Eq. 7).
 
@@ -26,7 +32,7 @@ def self_distillation_loss(
 
     Args:
         main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the pseudo-label that each
-            RoI was matched with, 0 for background and for RoIs that take no part. low, high: alpha and t.
+            RoI was matched with, 0 for background and for RoIs that take no part. low, high: alpha and t; t may be (R,).
 
     Returns:
         A scalar; 0, with a zero gradient, where no RoI is in the interval.

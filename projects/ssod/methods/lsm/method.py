@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from ssod.detectors.rcnn.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.errors import UserError
-from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
+from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext, find_method
 from ssod.methods.lsm.branch import HalfSizeBranch
 from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
 from ssod.methods.selection import count_per_image, main_threshold
+from ssod.methods.shared.class_thresholds import ClassThresholds
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
@@ -36,10 +37,15 @@ class PIM(HalfSizeBranch):
     The box regressor, the box head and everything below are the main branch's.
 
     Args:
-        alpha: labels with a higher score take part. main_threshold: t, which must be higher. main_key: t's config key.
+        alpha: labels with a higher score take part.
+        main_threshold: t, the main branch's threshold, which must be higher. main_key: its config key.
+        thresholds_move: a method of the main branch has thresholds of its own for each class. Then
+            t is the threshold of the label's class in this step, and `main_threshold` its lower bound.
         num_classes: K. The rest as in `HalfSizeBranch`.
     """
 
+    config_key = "PIM"
+    groups = ("labels mined at half size",)
     activity_unit = "labels mined between alpha and t, per image"
 
     def __init__(
@@ -49,6 +55,7 @@ class PIM(HalfSizeBranch):
         main_threshold: float,
         main_key: str,
         num_classes: int,
+        thresholds_move: bool = False,
         loss_weight: float,
         unsup_loss_weight: float,
         in_features: Sequence[str],
@@ -62,7 +69,7 @@ class PIM(HalfSizeBranch):
             cls_loss=cls_loss,
             focal_gamma=focal_gamma,
         )
-        if not 0.0 <= alpha < main_threshold:
+        if not 0.0 <= alpha < (1.0 if thresholds_move else main_threshold):
             raise UserError(
                 f"SSOD.PIM.SCORE_THRESHOLD is {alpha:g} and the main branch's {main_key} is {main_threshold:g}: the first "
                 "must be the lower one, and not negative."
@@ -82,8 +89,10 @@ class PIM(HalfSizeBranch):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         key, threshold = main_threshold(cfg)
+        kinds = [METHOD_REGISTRY.get(name) for name in cfg.SSOD.METHODS]
         return {
             **super().from_config(cfg),
+            "thresholds_move": any(issubclass(kind, ClassThresholds) for kind in kinds),
             "alpha": cfg.SSOD.PIM.SCORE_THRESHOLD,
             "main_threshold": threshold,
             "main_key": key,
@@ -117,6 +126,29 @@ class PIM(HalfSizeBranch):
             ]
         return masks
 
+    def upper_scores(self, classes: Tensor, context: StepContext) -> Union[float, Tensor]:
+        """t of labels or RoIs of these classes (R,), K for background: one number, or (R,)."""
+        thresholds = self._class_thresholds(context)
+        return self.main_threshold if thresholds is None else thresholds[classes]
+
+    def _class_thresholds(self, context: StepContext) -> Optional[Tensor]:
+        """(K+1,) t of each class in this step; None where it is `main_threshold` for all."""
+        moving = find_method(context.methods, ClassThresholds)
+        if moving is None:
+            return None
+        key = f"{self.name}/thresholds"
+        if key not in context.shared:
+            found = moving.thresholds(context).clamp(min=self.main_threshold)
+            # No label has class K, so its entry has no meaning.
+            context.shared[key] = torch.cat([found, found.new_zeros(1)])
+        return context.shared[key]
+
+    def losses(
+        self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
+    ) -> Dict[str, Tensor]:
+        self._class_thresholds(context)  # kept for `update`, when others may have moved theirs
+        return super().losses(outputs, pseudo, context)
+
     def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
         return self.classifier(features)
 
@@ -126,7 +158,8 @@ class PIM(HalfSizeBranch):
         if pseudo is None:
             return
         scores = torch.cat([row.scores for row in pseudo.instances])
-        mined = in_interval(scores, self.alpha, self.main_threshold).sum().float()
+        classes = torch.cat([row.gt_classes for row in pseudo.instances])
+        mined = in_interval(scores, self.alpha, self.upper_scores(classes, context)).sum().float()
         all_reduce_sum([mined])
         get_event_storage().put_scalar("pim/mined_boxes", float(mined))
 
@@ -137,7 +170,7 @@ class PIM(HalfSizeBranch):
             return 0.0
         labels = outputs.unlabeled.view.pseudo
         masks = [
-            mask & in_interval(row.scores, self.alpha, self.main_threshold)
+            mask & in_interval(row.scores, self.alpha, self.upper_scores(row.gt_classes, context))
             for mask, row in zip(self.masks(labels, context), labels.instances)
         ]
         return count_per_image(masks)
@@ -166,9 +199,10 @@ class SelfDistillation(Method):
         loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
     """
 
-    requires = ("PIM",)
+    config_key = "SELF_DISTILLATION"
+    excludes = ("sigmoid classifier",)
+    requires = (PIM.__name__,)
     activity_unit = "RoIs distilled, per image"
-    conflicts = ("EQLv2",)  # its sigmoid logits are no distribution over classes
 
     def __init__(self, *, loss_weight: float, unsup_loss_weight: float) -> None:
         super().__init__()
@@ -190,17 +224,24 @@ class SelfDistillation(Method):
     ) -> Dict[str, Tensor]:
         if outputs.unlabeled is None:
             return {}
-        pim = context.methods["PIM"]
-        assert isinstance(pim, PIM)
+        pim = find_method(context.methods, PIM)
+        assert pim is not None
         branch = pim.run(outputs, context)
-        low, high = pim.alpha, pim.main_threshold
         # Of PIM's RoIs the main branch pools only those that count.
-        scores = branch.scores
-        rows = in_interval(scores, low, high).nonzero().flatten()
-        boxes = [roi.proposal_boxes[in_interval(roi.gt_scores, low, high)] for roi in branch.rois]
+        counting = [
+            in_interval(roi.gt_scores, pim.alpha, pim.upper_scores(roi.gt_classes, context))
+            for roi in branch.rois
+        ]
+        rows = torch.cat(counting).nonzero().flatten()
+        boxes = [roi.proposal_boxes[mask] for roi, mask in zip(branch.rois, counting)]
         main = classify(context.student.roi_heads, outputs.unlabeled.maps, boxes)
+        classes = torch.cat([roi.gt_classes for roi in branch.rois])[rows]
         loss = self_distillation_loss(
-            main.logits, branch.predictions.logits[rows], scores[rows], low, high
+            main.logits,
+            branch.predictions.logits[rows],
+            branch.scores[rows],
+            pim.alpha,
+            pim.upper_scores(classes, context),
         )
         # Divided by all RoIs that PIM sampled, not by those that were pooled.
         loss = loss * (len(rows) / max(branch.sampled, 1))

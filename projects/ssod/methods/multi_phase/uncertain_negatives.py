@@ -67,6 +67,7 @@ class UncertainNegatives(Method):
         draw_period: steps between heat maps, 0 for none. folder: where they go. image_format: "BGR" or "RGB".
     """
 
+    config_key = "UNCERTAIN_NEGATIVES"
     activity_unit = "1 - weight of unlabelled background RoIs, mean"
 
     def __init__(

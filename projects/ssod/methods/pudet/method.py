@@ -80,6 +80,7 @@ class BoundedDistillation(Method):
         num_proposals: sampled per image.
     """
 
+    config_key = "BOUNDED_DISTILLATION"
     # The paper's Table 3 distils on labelled images alone.
     needs_unlabeled = False
     activity_unit = "sum of the distillation losses"

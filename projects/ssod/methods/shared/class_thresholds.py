@@ -28,6 +28,8 @@ class ClassThresholds(Method):
         rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
+    groups = ("class thresholds",)
+    excludes = ("fixed score threshold", "class thresholds")
     selects_pseudo_labels = True
     activity_unit = "classes whose threshold differs from the fixed one"
 

@@ -60,9 +60,10 @@ class SoftDistillation(Method):
             the teacher's foreground probability; 0: none. unsup_loss_weight: lambda_u.
     """
 
+    config_key = "SOFT_DISTILLATION"
+    excludes = ("teacher's RoIs", "mixed-in images", "sigmoid classifier")
     needs_online_teacher = True
     activity_unit = "RoIs distilled, per image"
-    conflicts = ("PseCo", "MixUpMosaic", "EQLv2")
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class CropBank(Method):
         picture_period: steps between pictures of pasted images; 0: none.
     """
 
+    config_key = "CROP_BANK"
+    excludes = ("mixed-in images",)
     needs_unlabeled = False
     activity_unit = "objects pasted, per image"
 
@@ -234,8 +236,9 @@ class CropBank(Method):
         if unlabeled is None or unlabeled.pseudo is None:
             return views
         # Without selective supervision pasted boxes regress where the teacher's own do.
-        hosts = {"PseudoBoxRegression", "SoftTeacher", "PseCo"}
-        regress = self.selective_supervision or not hosts.isdisjoint(context.methods)
+        regress = self.selective_supervision or any(
+            METHOD_REGISTRY.get(name).regresses_pseudo_boxes for name in context.methods
+        )
         rows = [
             self._merge(row, sample.extras.get("CropBank"), float(regress))
             for row, sample in zip(unlabeled.pseudo.instances, context.batch.unlabeled)

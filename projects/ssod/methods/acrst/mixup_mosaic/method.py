@@ -169,8 +169,8 @@ class MixUpMosaic(Method):
     MixUp's labels weigh as much as their image shows: lambda for the unlabelled image's own, 1 - lambda for those mixed in.
     """
 
-    # A mosaic covers most of the image whose classes the image-level module would be taught.
-    conflicts = ("CropBank", "TwoStageFilter")
+    config_key = "MIXUP_MOSAIC"
+    groups = ("mixed-in images",)
     activity_unit = "boxes mixed in, per image"
 
     def __init__(

@@ -60,12 +60,14 @@ class TwoStageFilter(Method):
             An untrained head calls classes present by their prior, which as a target would sustain itself.
     """
 
+    config_key = "TWO_STAGE_FILTER"
+    excludes = ("fixed score threshold", "mixed-in images")
+    selection_key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
     counts: Tensor
     images: Tensor
 
     selects_pseudo_labels = True
     needs_online_teacher = True
-    conflicts = ("ScoreThreshold",)
     activity_unit = "labels removed (or mined) by the second stage, per image"
 
     def __init__(
