@@ -45,6 +45,10 @@ def test_each_excluded_group_has_a_member() -> None:
     assert {group for kind in KINDS for group in kind.excludes} <= named
 
 
+def test_no_method_lists_its_opponents() -> None:
+    assert not [kind.__name__ for kind in KINDS if hasattr(kind, "conflicts")]
+
+
 def test_required_methods_exist() -> None:
     names = {kind.__name__ for kind in KINDS}
     assert {name for kind in KINDS for name in kind.requires} <= names

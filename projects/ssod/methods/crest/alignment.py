@@ -54,6 +54,8 @@ class DistributionAlignment(Relabelling):
             The others: see `Relabelling`.
     """
 
+    config_key = "DISTRIBUTION_ALIGNMENT"
+    selection_key = "SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD"
     model: Tensor
     activity_unit = "labels of another class"
 

@@ -47,7 +47,8 @@ class DASO(Relabelling):
     queue: Tensor
     filled: Tensor
     counts: Tensor
-    conflicts = (*Relabelling.conflicts, "DistributionAlignment")
+    config_key = "DASO"
+    selection_key = "SSOD.DASO.SCORE_THRESHOLD"
     activity_unit = "labels blended"
 
     def __init__(

@@ -22,14 +22,6 @@ from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.methods.shared.class_thresholds import first_step_after
 from ssod.structures import PseudoLabels
 
-# They choose by scores that would be another thing before and after relabelling.
-_OTHER_THRESHOLDS = (
-    "ScoreThreshold",
-    "GradientThresholding",
-    "LabelMatchThresholds",
-    "GMMThreshold",
-)
-
 
 @dataclass
 class Labelled:
@@ -77,7 +69,9 @@ class Relabelling(Method):
 
     selects_pseudo_labels = True
     needs_online_teacher = True
-    conflicts: Tuple[str, ...] = _OTHER_THRESHOLDS
+    groups = ("relabelling",)
+    # Their scores would be another thing before and after relabelling.
+    excludes = ("relabelling", "fixed score threshold", "class thresholds")
 
     def __init__(self, *, threshold: float, rpn_threshold: float, first_step: int) -> None:
         super().__init__()
