@@ -75,7 +75,7 @@ def overlapped(core: TeacherStudent) -> None:
         return extract(model, images, *args)
 
     def run(views: Any) -> Any:
-        teacher_student.extract_features = maps_for
+        teacher_student.extract_features = maps_for  # type: ignore[assignment]
         try:
             return run_student(views)
         finally:
