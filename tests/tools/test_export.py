@@ -106,6 +106,7 @@ def test_own_parts_and_their_keys_survive(squares: Path, tmp_path: Path) -> None
     (tmp_path / "my_parts.py").write_text(MY_PARTS)
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run")
     cfg.MODEL.BACKBONE.NAME, cfg.SSOD.IMPORTS = "build_my_backbone", ("my_parts",)
+    cfg.SSOD.pop("TOY", None)  # of a method that only tests register
     text = cfg.dump() + "MY:\n  TOP: 3\n"
     (tmp_path / "c.yaml").write_text(text.replace("MODEL:\n", "MODEL:\n  MINE:\n    SCALE: 2.0\n"))
     command = """
@@ -120,7 +121,9 @@ torch.save({"model": build_detector(cfg).state_dict()}, "w.pth")
 main(["--config-file", "c.yaml", "--weights", "w.pth", "--output", "out"])
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    run = partial(
+        subprocess.run, cwd=tmp_path, env=env, text=True, check=True, stdout=subprocess.PIPE
+    )
     shown = run([sys.executable, "-c", command]).stdout
     lines = shown[shown.index("import ") :]
     assert lines.startswith("import my_parts\n") and "set_new_allowed" in lines
