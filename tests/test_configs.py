@@ -34,7 +34,7 @@ def load(path: str) -> CfgNode:
     return load_config(str(ROOT / path))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/acrst.md", "docs/own_data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/acrst.md", "docs/backbones.md", "docs/own_data.md"])
 def test_yaml_of_the_pages_loads(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     assert blocks

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Iterator
 
 import pytest
+import torch
+from detectron2.modeling import build_backbone
 
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
@@ -31,7 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     before = list(sys.path)
     yield tmp_path
     sys.path[:] = before
-    for name in [name for name in sys.modules if name.endswith("_of_mine")]:
+    for name in [name for name in sys.modules if "_of_mine" in name]:
         del sys.modules[name]
 
 
@@ -42,6 +45,16 @@ def test_keys_of_a_file_its_base_and_the_command_line(folder: Path) -> None:
     assert cfg.MODEL.MINE.WIDTH == 16 and list(cfg.SSOD.IMPORTS) == ["parts_of_mine"]
     given = ["SSOD.IMPORTS", "['parts_of_mine']", "MODEL.MINE.WIDTH", "4"]
     assert load_config("", given).MODEL.MINE.WIDTH == 4
+
+
+def test_example_of_the_docs(folder: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
+    code, config = re.search(r"```python\n(.*?)```\s+```\n(.*?)```", page, re.S).groups()
+    (folder / "package_of_mine").mkdir()
+    (folder / "package_of_mine" / "my_backbone.py").write_text(code)
+    (folder / "c.yaml").write_text(config.replace("my_package", "package_of_mine"))
+    backbone = build_backbone(load_config("c.yaml"))
+    assert backbone(torch.zeros(1, 3, 32, 32))["res4"].shape == (1, 96, 2, 2)
 
 
 def test_a_type_is_checked_as_for_every_key(folder: Path) -> None:
