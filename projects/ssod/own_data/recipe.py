@@ -231,7 +231,7 @@ def _solver(data: Data, machine: Machine) -> List[Choice]:
                 1,
                 "Batches are for one GPU; --num-gpus N scales them, the learning rate and the steps.",
             ),
-            Choice("SOLVER.AMP.ENABLED", True, "Half the memory, and faster."),
+            Choice("SOLVER.AMP.ENABLED", True, "Mixed precision takes less memory."),
             Choice("SOLVER.AMP.DTYPE", kind),
         ]
     return [*found, Choice("SEED", 1)]

@@ -65,12 +65,14 @@ class Reading:
         images: sorted by path, those without labels too.
         classes: the format's own list, in its order; None where it has none.
         skipped: unusable boxes. without_image: labels whose image was not found.
+        problem: why no image at all is labelled; "" where some are.
     """
 
     images: List[ImageLabels]
     classes: Optional[Tuple[str, ...]]
     skipped: SkippedBoxes
     without_image: SkippedBoxes
+    problem: str = ""
 
     def class_names(self) -> Tuple[str, ...]:
         if self.classes is not None:
@@ -140,24 +142,27 @@ class LabelReader:
         entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd))
 
     def finish(self, classes: Optional[Sequence[str]] = None) -> Reading:
-        """The reading.
+        """The reading, once all files are read.
 
         Raises:
-            UserError: no image is labelled.
+            UserError: the boxes are certainly in other units than pixels.
         """
         self.layout.check(corners=True)
         images = sorted(self.entries.values(), key=lambda entry: entry.path)
-        if all(entry.boxes is None for entry in images):
-            lost = self.without_image.reasons
-            if lost:
-                reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items()))
-                raise UserError(
-                    f"{self.source} has labels, but none of them for an image below {self.folder.root} "
-                    f"({reasons}; the first: {self.without_image.examples[0]}): correct IMAGES."
-                )
-            raise UserError(f"{self.source} has no labelled image: name the right file or folder.")
         names = None if classes is None else tuple(classes)
-        return Reading(images, names, self.skipped, self.without_image)
+        unlabelled = all(entry.boxes is None for entry in images)
+        problem = self._why_unlabelled() if unlabelled else ""
+        return Reading(images, names, self.skipped, self.without_image, problem)
+
+    def _why_unlabelled(self) -> str:
+        lost = self.without_image.reasons
+        if not lost:
+            return f"{self.source} has no labelled image: name the right file or folder."
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(lost.items()))
+        return (
+            f"{self.source} has labels, but none of them for an image below {self.folder.root} "
+            f"({reasons}; the first: {self.without_image.examples[0]}): correct IMAGES."
+        )
 
 
 @dataclass(frozen=True)
@@ -226,14 +231,24 @@ class AnnotatedSet(ABC):
         )
         return _read_once(self, len(watched), stamp)
 
+    def image_paths(self) -> List[str]:
+        """All images of the set, sorted. A format that can list them without reading a label overrides this."""
+        return [entry.path for entry in self.reading().images]
+
     def files_to_hash(self) -> List[str]:
         return [*self.label_files(), *([self.groups] if self.groups else [])]
 
     def names_to_hash(self) -> List[str]:
-        return [entry.path for entry in self.reading().images]
+        return self.image_paths()
 
     def classes(self) -> List[str]:
-        return list(self.class_names or self.reading().class_names())
+        return list(self.class_names or self._labels().class_names())
+
+    def _labels(self) -> Reading:
+        reading = self.reading()
+        if reading.problem:
+            raise UserError(reading.problem)
+        return reading
 
     def metadata(self) -> Dict[str, Any]:
         known = {"image_root": self.image_root}
@@ -244,23 +259,24 @@ class AnnotatedSet(ABC):
 
     def unlabeled_records(self) -> List[Record]:
         """Every image of the set alone, labelled or not. Image ids count from 1 in the order of the paths."""
-        root, records = self.image_root, []
-        for number, entry in enumerate(self.reading().images):
-            record = Record(file_name=os.path.join(root, entry.path), image_id=number + 1)
-            if entry.size:
-                record.update(height=entry.size[0], width=entry.size[1])
-            records.append(record)
-        return records
+        root = self.image_root
+        return [
+            Record(file_name=os.path.join(root, path), image_id=i + 1)
+            for i, path in enumerate(self.image_paths())
+        ]
 
     def labeled_records(self) -> List[Record]:
         """The images that somebody has labelled, with "annotations" (class indices; XYXY boxes)."""
-        reading = self.reading()
+        reading, root = self._labels(), self.image_root
         indices = {name: i for i, name in enumerate(self.classes())}
         records = []
-        for entry, record in zip(reading.images, self.unlabeled_records()):
+        for number, entry in enumerate(reading.images):
             if entry.boxes is None:
                 continue
-            record["annotations"] = []
+            file_name = os.path.join(root, entry.path)
+            record = Record(file_name=file_name, image_id=number + 1, annotations=[])
+            if entry.size:
+                record.update(height=entry.size[0], width=entry.size[1])
             for box in entry.boxes:
                 if box.label not in indices:
                     whose = f"CLASSES of {self.name}" if self.class_names else "its list of classes"

@@ -55,6 +55,9 @@ class LabelMeSet(AnnotatedSet):
             raise UserError(f"{self.annotations} is a file: ANNOTATIONS of LabelMe is the folder.")
         return files_below(self.annotations, ".json")
 
+    def image_paths(self) -> List[str]:
+        return ImageFolder(self.image_root).paths
+
     def read(self) -> Reading:
         reader = LabelReader(self.annotations, ImageFolder(self.image_root))
         for path in reader.folder.paths:

@@ -37,6 +37,9 @@ class VocFolderSet(AnnotatedSet):
     def label_files(self) -> List[str]:
         return files_below(self.annotations, ".xml")
 
+    def image_paths(self) -> List[str]:
+        return ImageFolder(self.annotations).paths
+
     def read(self) -> Reading:
         lists = os.path.join(self.annotations, "ImageSets", "Main")
         if os.path.isdir(lists):

@@ -61,6 +61,10 @@ class YoloSet(AnnotatedSet):
         labels = (_existing_label(path) for path in layout.image_files())
         return sorted({path for path in (*layout.files, *labels) if path})
 
+    def image_paths(self) -> List[str]:
+        layout = self.layout()
+        return sorted(_relative(path, layout) for path in layout.image_files())
+
     def read(self) -> Reading:
         layout = self.layout()
         names = list(self.class_names or layout.names)
@@ -71,7 +75,7 @@ class YoloSet(AnnotatedSet):
         reader = LabelReader(self.annotations, ImageFolder(layout.root))
         outside = 0
         for path in layout.image_files():
-            entry = reader.add_image(os.path.relpath(path, layout.root).replace(os.sep, "/"))
+            entry = reader.add_image(_relative(path, layout))
             label_file = _existing_label(path)
             if label_file is None:
                 continue
@@ -104,6 +108,10 @@ class YoloSet(AnnotatedSet):
         for orphan in _labels_without_image(layout):
             reader.without_image.add(orphan, "without an image file")
         return reader.finish(names)
+
+
+def _relative(path: str, layout: Layout) -> str:
+    return os.path.relpath(path, layout.root).replace(os.sep, "/")
 
 
 def _check_relative(reader: LabelReader, outside: int) -> None:
@@ -142,7 +150,7 @@ def _labels_without_image(layout: Layout) -> List[str]:
             if not name.endswith(".txt") or name.startswith(".") or is_class_file(path):
                 continue
             if path not in known and path not in layout.files and looks_like_labels(path):
-                orphans.append(os.path.relpath(path, layout.root).replace(os.sep, "/"))
+                orphans.append(_relative(path, layout))
     return sorted(orphans)
 
 
