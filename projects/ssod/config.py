@@ -27,7 +27,8 @@ def add_ssod_config(cfg: CN) -> None:
 
     # Unlabelled images; entries of `DATASETS.TRAIN` are the labelled ones.
     cfg.DATASETS.UNLABELED = ()
-    # Evaluated during training and used to choose the best teacher. Empty: `DATASETS.TEST` plays that part.
+    # Evaluated during training; the best teacher is chosen on it. Empty: `DATASETS.TEST` is evaluated instead, but the last
+    # teacher is the result, since nothing is chosen on the test set.
     cfg.DATASETS.VAL = ()
 
     cfg.SOLVER.OPTIMIZER = "SGD"  # or "AdamW"
@@ -84,7 +85,7 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.MULTI_PHASE = CN()
     # Phase i of N trains on the most certain i/N of the unlabelled images. Phase 0 is supervised.
     cfg.SSOD.MULTI_PHASE.PHASES = 2
-    # Weights of a supervised run that stand for phase 0; empty: it is trained first.
+    # Weights or OUTPUT_DIR of a supervised run that stands for phase 0; empty: it is trained first.
     cfg.SSOD.MULTI_PHASE.PHASE_0_WEIGHTS = ""
     # Pseudo-labels of several models agree from this IoU on.
     cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU = 0.5

@@ -16,9 +16,11 @@ import torch
 from detectron2.config import CfgNode
 
 from runs import quota_free, state_of, train
+from ssod.engine.loading import load_detector
 from ssod.engine.setup import load_config
-from ssod.engine.trainer import SSODTrainer
+from ssod.engine.trainer import SSODTrainer, evaluate_checkpoint
 from ssod.errors import TrainingDiverged, UserError
+from ssod.utils.run_folder import weights_of
 from tiny import tiny_cfg, with_squares
 from toy_method import Toy
 
@@ -236,9 +238,43 @@ def test_infinite_loss_stops_with_the_step_and_the_mend(squares: Path, tmp_path:
         train(cfg)
 
 
+def test_nothing_is_chosen_on_the_test_set(squares: Path, tmp_path: Path) -> None:
+    """Without DATASETS.VAL the last teacher is the result, however good an earlier one was."""
+    cfg = config(squares, tmp_path / "run", (), TEST__EVAL_PERIOD=2)
+    cfg.DATASETS.TEST = ("squares_test",)
+    trainer = train(cfg)
+    assert trainer.best["step"] == -1
+    folder = tmp_path / "run"
+    assert not (folder / "teacher_best.pth").exists()
+    record = json.loads((folder / "results.json").read_text())["teacher_best"]
+    assert set(record) == {"test"} and set(record["test"]) == {"squares_test"}
+    lines = [json.loads(line) for line in open(folder / "metrics.json")]
+    assert any("teacher/bbox/AP" in line for line in lines)  # curves all the same
+    assert weights_of(str(folder)) == str(folder / "teacher_final.pth")
+    last = torch.load(folder / "teacher_final.pth", weights_only=True)["model"]
+    found = load_detector(cfg, str(folder), None).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in last.items())
+    metrics = evaluate_checkpoint(_with_weights(cfg, str(folder)), None)["squares_test"]["bbox"]
+    assert metrics["AP50"] == pytest.approx(record["test"]["squares_test"]["bbox"]["AP50"])
+
+
+def _with_weights(cfg: Any, path: str) -> Any:
+    cfg.MODEL.WEIGHTS = path
+    return cfg
+
+
+def test_folder_without_a_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither teacher_best.pth nor teacher_final.pth"):
+        weights_of(str(tmp_path))
+    assert weights_of("https://a.b/c.pkl") == "https://a.b/c.pkl"
+    for name in ("teacher_final.pth", "teacher_best.pth"):  # the best where there is one
+        (tmp_path / name).touch()
+        assert weights_of(str(tmp_path)) == str(tmp_path / name)
+
+
 def test_evaluation_keeps_the_best_teacher(squares: Path, tmp_path: Path) -> None:
     cfg = config(squares, tmp_path / "run", TEST__EVAL_PERIOD=2)
-    cfg.DATASETS.TEST = ("squares_test",)
+    cfg.DATASETS.VAL = cfg.DATASETS.TEST = ("squares_test",)
     trainer = train(cfg)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["teacher_best"]["step"] in (2, 4, 6)
@@ -255,7 +291,7 @@ def test_evaluation_keeps_the_best_teacher(squares: Path, tmp_path: Path) -> Non
 
 def test_better_of_student_and_teacher_is_kept(squares: Path, tmp_path: Path) -> None:
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", ("ScoreThreshold",))
-    cfg.DATASETS.TEST = ("squares_test",)
+    cfg.DATASETS.VAL = ("squares_test",)
     cfg.SSOD.SELECT_FROM = ("teacher", "student")
     trainer = SSODTrainer(cfg)
     trainer._remember_best({"teacher": 1.0, "student": 1.0}, 2)

@@ -83,12 +83,21 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     return [x0 - 1, y0 - 1, x1, y1]
 
 
-@register_format("voc", required=("ROOT",), optional=("SPLIT", "CLASSES", "TRUTH", "GROUPS"))
+# EVALUATOR -> year of VOC's metric; None: COCO's alone.
+_EVALUATORS: Dict[str, Optional[int]] = {"coco": None, "voc2007": 2007, "voc2012": 2012}
+
+
+@register_format(
+    "voc",
+    required=("ROOT",),
+    optional=("SPLIT", "CLASSES", "TRUTH", "GROUPS", "EVALUATOR", "IGNORE_DIFFICULT"),
+)
 @dataclass(frozen=True)
 class VocSet:
     """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`; without SPLIT it is a `VocFolderSet`.
 
-    Objects marked "difficult" are kept, as in Detectron2.
+    Objects marked "difficult" are kept, as in Detectron2, unless `IGNORE_DIFFICULT: True` leaves them out of training and
+    of every evaluation. With `EVALUATOR: voc2007` or `voc2012` VOC's metric stands beside COCO's.
     """
 
     name: str
@@ -97,12 +106,25 @@ class VocSet:
     class_names: Tuple[str, ...] = ()
     truth: Optional[str] = None
     groups: Optional[str] = None
+    evaluator: str = "coco"
+    ignore_difficult: bool = False
 
     @classmethod
     def from_node(cls, name: str, node: Mapping[str, Any]) -> DeclaredSet:
         from ssod.data.formats.voc_folder import VocFolderSet  # which reads XML by this module
 
+        evaluator, ignore = node.get("EVALUATOR", "coco"), node.get("IGNORE_DIFFICULT", False)
+        if evaluator not in _EVALUATORS:
+            raise UserError(f"EVALUATOR is {evaluator!r}: use one of {', '.join(_EVALUATORS)}.")
+        if not isinstance(ignore, bool):
+            raise UserError(f"IGNORE_DIFFICULT is {ignore!r}: use True or False.")
+        if evaluator != "coco" and node.get("GROUPS"):
+            raise UserError("GROUPS goes with COCO's metric alone: remove it or EVALUATOR.")
         if not node.get("SPLIT"):
+            if evaluator != "coco" or ignore:
+                raise UserError(
+                    "EVALUATOR and IGNORE_DIFFICULT need SPLIT: name a list of ImageSets/Main."
+                )
             return VocFolderSet.from_node(name, node)
         if not isinstance(node["SPLIT"], str):
             raise UserError(f"SPLIT is {node['SPLIT']!r}: write it in quotes.")
@@ -113,6 +135,8 @@ class VocSet:
             class_list(node),
             optional_path(node, "TRUTH"),
             optional_path(node, "GROUPS"),
+            evaluator,
+            ignore,
         )
 
     @property
@@ -133,11 +157,13 @@ class VocSet:
         return list(self.class_names or classes_of_folder(self.root))
 
     def metadata(self) -> Dict[str, Any]:
-        known = {
+        known: Dict[str, Any] = {
             "dirname": self.root,
             "split": self.split,
             "image_root": os.path.join(self.root, "JPEGImages"),
         }
+        if _EVALUATORS[self.evaluator] is not None:
+            known["voc_year"] = _EVALUATORS[self.evaluator]
         return {**known, "groups_file": self.groups} if self.groups else known
 
     def has_labels(self) -> bool:
@@ -228,6 +254,9 @@ class VocSet:
                     raise UserError(
                         f"{path} has the class {name!r}, which is not in CLASSES of {self.name}: add it."
                     )
+                difficult = (item.findtext("difficult") or "").strip() == "1"
+                if difficult and self.ignore_difficult:
+                    continue
                 box = parse_box(item)
                 layout.add(box, *size)
                 problem = box_problem(box, *size)
@@ -240,6 +269,7 @@ class VocSet:
                         "bbox_mode": BoxMode.XYXY_ABS,
                         "category_id": indices[name],
                         "iscrowd": 0,
+                        "difficult": int(difficult),
                     }
                 )
         layout.check(corners=True)

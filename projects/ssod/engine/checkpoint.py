@@ -22,6 +22,7 @@ from ssod.backbones.loading import weights_by_name
 from ssod.backbones.names import NameMatch
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+from ssod.utils.run_folder import weights_of
 from ssod.utils.safe_pickle import load_pickle
 from ssod.utils.tensor_file import load_tensor_file, unnest
 
@@ -121,7 +122,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
     # ---------------------------------------------------------------- reading
 
     def load_file(self, path: str) -> Dict[str, Any]:
-        """What a file holds, weights under "model"; nothing is put into any module.
+        """What a file holds, weights under "model"; nothing is put into any module. A run's folder stands for its result.
 
         Raises:
             UserError: it does not exist, cannot be read, or holds more than tensors and plain values.
@@ -158,13 +159,14 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         """Puts the weights, and those checkpointables that the file has, where they belong.
 
         Args:
-            path: a file or URL; empty loads nothing. checkpointables: which ones; None for all.
+            path: a file, a URL or a finished run's folder; empty loads nothing. checkpointables: which ones; None for all.
 
         Returns:
             What else the file holds.
         """
         if not path:
             return {}
+        path = weights_of(path)
         self._local(path)
         wanted = list(self.checkpointables if checkpointables is None else checkpointables)
         self._keys_read, self.name_match = [], None
@@ -251,6 +253,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return {"model": blobs, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _local(self, path: str) -> str:
+        path = weights_of(path)
         try:
             local = path if os.path.isfile(path) else self.path_manager.get_local_path(path)
         except Exception as error:  # no connection, no such bucket, ...

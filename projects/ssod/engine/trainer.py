@@ -69,7 +69,8 @@ class SSODTrainer(DefaultTrainer):
     """Trains `TeacherStudent` from a config with `add_ssod_config`'s keys.
 
     Files in `OUTPUT_DIR`: `model_*.pth` (full state; `--resume` continues from the newest), `model_final.pth`,
-    `teacher_final.pth` and `teacher_best.pth` (plain Detectron2 weights), `results.json`, `metrics.json`.
+    `teacher_final.pth` and, with DATASETS.VAL, `teacher_best.pth` (plain Detectron2 weights), `results.json`,
+    `metrics.json`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -325,7 +326,9 @@ class SSODTrainer(DefaultTrainer):
         logger.info(f"Branching from {path} at step {self.start_iter}")
 
     def train(self) -> Optional["OrderedDict[str, Any]"]:
-        """Runs to `SOLVER.MAX_ITER`, then evaluates the best teacher on `DATASETS.TEST`.
+        """Runs to `SOLVER.MAX_ITER`, then evaluates its result on `DATASETS.TEST`.
+
+        The result is the best teacher on `DATASETS.VAL`; without that set, the last teacher.
 
         Raises:
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been written.
@@ -428,7 +431,12 @@ class SSODTrainer(DefaultTrainer):
         return Interruptible(self.build_test_loader(self.cfg, name), self.stop_request)
 
     def _remember_best(self, scores: Dict[str, float], step: int) -> None:
-        """`scores`: AP by role. The teacher counts alone unless SSOD.SELECT_FROM names the student too."""
+        """`scores`: AP by role. The teacher counts alone unless SSOD.SELECT_FROM names the student too.
+
+        Nothing is chosen on the test set, which is evaluated in training where there is no DATASETS.VAL.
+        """
+        if not self.cfg.DATASETS.VAL:
+            return
         for role in self.cfg.SSOD.SELECT_FROM:
             ap = scores[role]
             if np.isfinite(ap) and ap > self.best["AP"]:
@@ -463,7 +471,7 @@ class SSODTrainer(DefaultTrainer):
             path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
             write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
             best_model = f"Best {self.best['model']} (step {self.best['step']})"
-            which = best_model if use_best else "Final teacher"
+            which = best_model if use_best else f"Last teacher (step {self.max_iter})"
             for dataset, tasks in results.items():
                 logger.info(f"{which} on {dataset}: {format_metrics(tasks.get('bbox', {}))}")
         return results
@@ -485,13 +493,15 @@ class SSODTrainer(DefaultTrainer):
 
 
 def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":
-    """Evaluates MODEL.WEIGHTS on DATASETS.TEST and logs the results.
+    """Evaluates MODEL.WEIGHTS, a file or a finished run's folder, on DATASETS.TEST and logs the results.
 
     Args:
         role: "teacher" (None means this) or "student" of a full checkpoint; None for a weights file.
     """
     if not cfg.MODEL.WEIGHTS:
-        raise UserError("--eval-only needs weights: add MODEL.WEIGHTS path/to/teacher_best.pth.")
+        raise UserError(
+            "--eval-only needs weights: add MODEL.WEIGHTS and a file, or the OUTPUT_DIR of a finished run."
+        )
     if not cfg.DATASETS.TEST:
         raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
     prepare_evaluation(cfg, ("TEST",))

@@ -31,6 +31,7 @@ from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups
 from ssod.evaluation.loader import ReadableImages, build_test_loader
 from ssod.evaluation.lvis import FederatedEvaluator, lvis_truth, require_lvis
 from ssod.evaluation.truth import evaluation_truth
+from ssod.evaluation.voc import VOCEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there is none), "lvis", "pascal_voc".
+
+    A set in VOC's layout that declares EVALUATOR gets VOC's metric beside COCO's.
 
     Called on all ranks.
 
@@ -58,6 +61,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
             f"Dataset {dataset_name} has evaluator_type {kind!r}: use 'coco', 'lvis' or 'pascal_voc', or override "
             "SSODTrainer.build_evaluator."
         )
+    if metadata.get("voc_year"):
+        return VOCEvaluator(dataset_name, output_dir=output_folder)
     if metadata.get("groups_file"):
         return GroupCOCOEvaluator(dataset_name, output_dir=output_folder)
     return FastCOCOEvaluator(dataset_name, output_dir=output_folder)

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.sweep.plan import changed_since
+from ssod.utils.run_folder import weights_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Phase:
     Attributes:
         index: 0 is supervised. folder: its OUTPUT_DIR. fraction: of the unlabelled images.
         overrides: KEY VALUE pairs that turn the common config into this phase's: `train_net.py` with them is the same run.
-        given: weights that stand for it instead of a training; empty where it is trained.
+        given: weights, or the folder of a run, that stand for it instead of a training; empty where it is trained.
     """
 
     index: int
@@ -41,11 +42,8 @@ class Phase:
 
     @property
     def weights(self) -> str:
-        """Its model once it is finished: the best teacher, or the last one where nothing was evaluated."""
-        best = os.path.join(self.folder, "teacher_best.pth")
-        if self.given or os.path.exists(best):
-            return self.given or best
-        return os.path.join(self.folder, "teacher_final.pth")
+        """Its model once it is finished, see `weights_of`: never one that was chosen on the test set."""
+        return weights_of(self.given or self.folder)
 
 
 def plan_phases(cfg: CfgNode) -> List[Phase]:
@@ -61,7 +59,7 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
         raise UserError(
             "SSOD.METHODS or DATASETS.UNLABELED is empty: phases need both, see configs/digit_scenes/multi_phase.yaml."
         )
-    if node.PHASE_0_WEIGHTS and not os.path.isfile(node.PHASE_0_WEIGHTS):
+    if node.PHASE_0_WEIGHTS and not os.path.isfile(weights_of(node.PHASE_0_WEIGHTS)):
         raise UserError(
             f"SSOD.MULTI_PHASE.PHASE_0_WEIGHTS {node.PHASE_0_WEIGHTS} does not exist: train it or correct the path."
         )

@@ -158,10 +158,10 @@ class RunData:
         return listed if isinstance(listed, dict) else {}
 
     def measured_ap(self) -> Dict[Tuple[str, str], Dict[str, float]]:
-        """The teacher's metrics by (dataset, how measured): of the best teacher at the end, or the last evaluation."""
+        """The teacher's metrics by (dataset, how measured): of the run's result at the end, or of the last evaluation."""
         best = (self.results or {}).get("teacher_best", {})
         tests = {
-            (name, f"best teacher, step {best.get('step')}"): tasks["bbox"]
+            (name, _result_name(best)): tasks["bbox"]
             for name, tasks in best.get("test", {}).items()
             if tasks.get("bbox")
         }
@@ -181,6 +181,13 @@ class RunData:
                     if key.startswith(prefix)
                 }
         return found
+
+
+def _result_name(best: Dict[str, Any]) -> str:
+    """What the numbers of results.json are of; only a run with DATASETS.VAL chooses."""
+    if "step" not in best:
+        return "last teacher"
+    return f"best {best.get('model', 'teacher')}, step {best['step']}"
 
 
 def load_runs(folders: Sequence[str], now: Optional[float] = None) -> List[RunData]:

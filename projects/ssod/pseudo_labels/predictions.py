@@ -26,6 +26,7 @@ from ssod.data.mapper import UnreadableImage, read_image
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+from ssod.utils.run_folder import weights_of
 
 SHARD_SIZE = 500  # images
 
@@ -110,7 +111,7 @@ def predict(
     Called on all ranks, which must see the same `cache`.
 
     Args:
-        weights: a weights file, or a full checkpoint, of which the teacher predicts.
+        weights: a weights file, a finished run's folder, or a full checkpoint, of which the teacher predicts.
         records: with "file_name". cache: folder of all detectors' predictions; each has its own folder in it, named by a
             digest of the weights, the model, the test sizes and the images.
         tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data distillation").
@@ -237,7 +238,7 @@ def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: 
     for record in records:
         sha.update(record["file_name"].encode() + b"\0")
     try:
-        with open(weights, "rb") as file:
+        with open(weights_of(weights), "rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
         raise UserError(f"Cannot read the weights {weights}: {error.strerror or error}.") from None

@@ -76,9 +76,9 @@ def _read_results(path: Path, seed: int) -> Run:
 
 
 def _chosen_on(path: Path) -> Tuple[str, ...]:
-    """The datasets on which the run chose its best teacher."""
+    """The datasets on which the run chose its best teacher; none if its result is the last one."""
     try:
         datasets: Optional[dict] = yaml.safe_load((path / "config.yaml").read_text())["DATASETS"]
-        return tuple((datasets or {}).get("VAL") or (datasets or {})["TEST"])
+        return tuple((datasets or {}).get("VAL") or ())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return ()

@@ -2,7 +2,7 @@
 
 Nothing of this project is in it, except for a backbone of this project and a user's own parts, which must be imported first.
 
-python -m ssod.tools.export --config-file X.yaml --weights OUTPUT/teacher_best.pth --output DIR
+python -m ssod.tools.export --config-file X.yaml --weights OUTPUT_DIR --output DIR
 """
 
 from __future__ import annotations
@@ -206,7 +206,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     parser.add_argument("--config-file", required=True, help="the training config")
     parser.add_argument(
-        "--weights", required=True, help="teacher_best.pth, or a full training checkpoint"
+        "--weights",
+        required=True,
+        help="OUTPUT_DIR of a finished run, a weights file, or a full training checkpoint",
     )
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument(

@@ -165,6 +165,8 @@ def _page(plan: Plan, tables: Mapping[str, Sequence[Line]], done: Sequence[Run])
         if chosen:
             own = " itself" if dataset in chosen else ""
             about += f"; each run's best teacher, chosen on {', '.join(chosen)}{own}"
+        elif done:
+            about += "; each run's last teacher"
         parts += [about + ".\n", format_markdown(lines, layout)]
     notes = "Columns: mean ± sample standard deviation (number of runs)."
     if layout.baseline and layout.upper:

@@ -1,0 +1,28 @@
+"""The model that a training run ends with."""
+
+from __future__ import annotations
+
+import os
+
+from ssod.errors import UserError
+
+BEST, LAST = "teacher_best.pth", "teacher_final.pth"
+
+
+def weights_of(path: str) -> str:
+    """The file that a path to weights names: itself, or of a run's OUTPUT_DIR the run's result.
+
+    That is the best teacher on `DATASETS.VAL`, or the last teacher of a run without one: nothing is ever chosen on
+    the test set.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    if not os.path.isdir(path):
+        return path
+    for name in (BEST, LAST):
+        if os.path.isfile(os.path.join(path, name)):
+            return os.path.join(path, name)
+    raise UserError(
+        f"{path} holds neither {BEST} nor {LAST}: name a weights file, or the OUTPUT_DIR of a finished run."
+    )
