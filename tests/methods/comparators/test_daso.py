@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
+from ssod.methods import InertPeriod, build_methods
 from ssod.methods.daso import (
     DASO,
     blend_distributions,
@@ -109,6 +109,8 @@ def test_step_blends_counts_and_aligns(storage: Any) -> None:
         assert not row.selected.any() or row.scores[row.selected].min() >= 0.1
     core.methods["DASO"].first_step = 9
     assert "loss_daso_alignment" not in core(batch())
+    period = InertPeriod(steps=2, last_step=8, best_score=0.5, candidates=3.0, selected=1.0)
+    assert "stay until step 9; lower its WARMUP_STEPS" in method.inert_reason(period)
 
 
 def test_labels_that_agree_after_relabelling_are_one_label(storage: Any) -> None:

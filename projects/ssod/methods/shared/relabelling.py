@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.errors import UserError
-from ssod.methods.base import Method, StepContext
+from ssod.methods.base import InertPeriod, Method, StepContext
 from ssod.methods.selection import check_rpn_threshold, rpn_masks
 from ssod.methods.shared.class_thresholds import first_step_after
 from ssod.structures import PseudoLabels
@@ -142,3 +142,8 @@ class Relabelling(Method):
             columns.append({"gt_classes": classes, "scores": scores.to(row.scores), **own})
             masks.append(kept & (scores >= self.threshold))
         return pseudo.with_columns(columns).select(masks, rpn)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if period.last_step <= self.first_step:
+            return f"classes and scores stay until step {self.first_step}; lower its WARMUP_STEPS in a short run"
+        return super().inert_reason(period)
