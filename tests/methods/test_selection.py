@@ -12,6 +12,8 @@ from detectron2.structures import Boxes, Instances
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
+from ssod.methods.acrst.crop_bank.paste import Pasted
+from ssod.methods.acrst.mixup_mosaic.mixing import MixedLabels, mix_labels
 from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
 
@@ -75,6 +77,32 @@ def test_step_trains_each_head_on_its_labels(storage: Any, method: str, node: st
     core.methods[method].rpn_threshold = core.methods[method].rpn_score_threshold = 0.0
     core(SSODBatch([make_sample(0, True)], [make_sample(9, False)]))
     assert views["last"].unlabeled.rpn_targets is None
+
+
+def test_pasted_and_mixed_in_objects_are_labels_of_both_heads() -> None:
+    pseudo = labels([0.6, 0.95]).select([torch.tensor([True, True])], [torch.tensor([False, True])])
+    (row,) = pseudo.instances
+    mixed = MixedLabels(
+        boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
+        classes=torch.tensor([2]),
+        weight=0.5,
+        own_region=torch.tensor([0.0, 0.0, 64.0, 64.0]),
+        own_weight=0.5,
+    )
+    found = mix_labels(row, mixed, 0.25)
+    assert found.selected.tolist() == [True, True, True]
+    assert found.rpn_selected.tolist() == [False, True, True]
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("ScoreThreshold", "CropBank")
+    bank: Any = build_methods(cfg)["CropBank"]
+    pasted = Pasted(
+        boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
+        classes=torch.tensor([2]),
+        scores=torch.ones(1),
+        banks=torch.zeros(1, dtype=torch.int64),
+    )
+    merged = bank._merge(row, pasted, 1.0)
+    assert merged.rpn_selected.tolist() == [False, True, True]
 
 
 @pytest.mark.parametrize("node", ["SSOD", "SSOD.SOFT_TEACHER"])
