@@ -48,6 +48,8 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.BURN_IN_STEPS = 2000
     # A full checkpoint (of any run with the same model) to branch from: weights, teacher, optimiser and step.
     cfg.SSOD.BURN_IN_CHECKPOINT = ""
+    # Go on where MODEL.WEIGHTS has less than half of the backbone's tensors.
+    cfg.SSOD.ALLOW_PARTIAL_WEIGHTS = False
     # A COCO-format JSON with scores (`ssod.tools.pseudo_label` writes one): these labels replace the teacher's, and
     # only the images that it lists take part. Empty: the teacher labels online.
     cfg.SSOD.PSEUDO_LABELS = ""

@@ -27,3 +27,7 @@ def first_names(names: Iterable[str], most: int = 10) -> str:
     listed = list(names)
     more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+class NothingLeftToTrain(UserError):
+    """A checkpoint has more steps behind it than SOLVER.MAX_ITER asks for."""

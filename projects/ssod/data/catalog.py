@@ -337,7 +337,7 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
         else:
             _check_foreign(cfg, name)
             found = dataset_records(name)
-        usable = [record for record in found if _has_box(record)]
+        usable = [record for record in found if has_box(record)]
         if not usable:
             skipped = Counter(box.reason for box in skipped_boxes(_skip_source(name)))
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
@@ -407,7 +407,7 @@ def _source(name: str) -> str:
     return f"{name} ({_registered[name].source})" if name in _registered else name
 
 
-def _has_box(record: Dict[str, Any]) -> bool:
+def has_box(record: Dict[str, Any]) -> bool:
     return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 

@@ -122,7 +122,8 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    # A copy, since a flip leaves negative strides, also where NumPy calls an image of one pixel contiguous.
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 class TwoViewMapper:

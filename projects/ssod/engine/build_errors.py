@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import traceback
 from types import TracebackType
 from typing import Any, Iterator, List, Optional, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+
+from ssod.methods import learns_from_unlabeled
 
 # fvcore's message for a name that a registry does not have.
 _REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
@@ -19,6 +23,8 @@ def explain_build_error(cfg: CfgNode, error: Exception) -> str:
 
     A feature name that does not exist is answered with those that do, a name that no registry has with similar ones.
     """
+    if "class-agnostic" in str(error):
+        return _explain_cascade(cfg)
     name = error.args[0] if isinstance(error, KeyError) and error.args else None
     if isinstance(name, str):
         registry = _REGISTRY.search(name)
@@ -30,8 +36,49 @@ def explain_build_error(cfg: CfgNode, error: Exception) -> str:
                 f"{_keys_with(cfg, name, levels)}: there is no feature {name!r}; the features at this place are "
                 f"{', '.join(levels)}."
             )
+    if name is not None:
+        keys = [key for key, value in _leaves(cfg.MODEL, "MODEL.") if value == name]
+        if keys:
+            known = ", ".join(_KNOWN[key] for key in keys if key in _KNOWN)
+            return (
+                f"{' or '.join(keys)} is {name!r}, which Detectron2 does not know"
+                + (f": use {known}" if known else "")
+                + "."
+            )
     detail = " ".join(str(error).split())
+    if isinstance(error, AssertionError) and " " not in detail:
+        detail = _failing_line(error.__traceback__) + (f": {detail}" if detail else "")
     return f"The model cannot be built ({detail or type(error).__name__}): check MODEL."
+
+
+# Values of keys that Detectron2 looks up without a word about those it has.
+_KNOWN = {
+    "MODEL.RESNETS.DEPTH": "18, 34, 50, 101 or 152",
+    "MODEL.RESNETS.NORM": "FrozenBN, BN, SyncBN, GN or LN",
+    "MODEL.FPN.NORM": "'', BN, SyncBN, FrozenBN, GN or LN",
+}
+
+
+def _explain_cascade(cfg: CfgNode) -> str:
+    if learns_from_unlabeled(cfg) and not cfg.SSOD.PSEUDO_LABELS:
+        return (
+            f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} is not supported for online teacher-student training: use "
+            "StandardROIHeads, or stored labels (SSOD.PSEUDO_LABELS)."
+        )
+    return (
+        f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} needs class-agnostic boxes: set "
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True."
+    )
+
+
+def _failing_line(trace: Optional[TracebackType]) -> str:
+    """Where an assertion without words failed: its source, and the function."""
+    frames = traceback.extract_tb(trace)
+    if not frames:
+        return ""
+    return (
+        f"{frames[-1].line} fails in {frames[-1].name} of {os.path.basename(frames[-1].filename)}"
+    )
 
 
 def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
@@ -61,12 +108,18 @@ def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
     return " and ".join(fitting) or "MODEL"
 
 
-def _lists(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
+def _leaves(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, CfgNode):
-            yield from _lists(value, f"{prefix}{key}.")
-        elif isinstance(value, (list, tuple)) and key.endswith("FEATURES"):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
             yield prefix + key, value
+
+
+def _lists(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
+    for key, value in _leaves(node, prefix):
+        if isinstance(value, (list, tuple)) and key.endswith("FEATURES"):
+            yield key, value
 
 
 def _near(wrong: str, registry: str) -> str:

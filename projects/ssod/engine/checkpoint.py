@@ -20,7 +20,7 @@ from torch import nn
 
 from ssod.backbones.loading import weights_by_name
 from ssod.backbones.names import NameMatch
-from ssod.errors import UserError
+from ssod.errors import NothingLeftToTrain, UserError
 from ssod.utils.atomic import write_atomically
 from ssod.utils.run_folder import weights_of
 from ssod.utils.safe_pickle import load_pickle
@@ -152,6 +152,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         try:
             _check_sums(source)
             return self.load(source)
+        except NothingLeftToTrain:
+            raise
         except UserError as error:
             raise UserError(f"Cannot resume: {error} {self._advice(source)}") from None
 

@@ -106,6 +106,7 @@ RANGES: Dict[str, Range] = {
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": SHARE,
     "MODEL.*.SCORE_THRESH_TEST": DECAY,
     "MODEL.*.NMS_THRESH_TEST": SHARE,
+    "MODEL.*.BBOX_REG_WEIGHTS": POSITIVE,
     "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": COUNT,
     "MODEL.ROI_BOX_HEAD.NUM_*": COUNT_OR_NONE,
     "MODEL.ROI_BOX_HEAD.*_DIM": COUNT,
@@ -132,6 +133,7 @@ _FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 CHOICES: Dict[str, Sequence[str]] = {
     "INPUT.FORMAT": ("BGR", "RGB"),
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "SOLVER.AMP.DTYPE": ("auto", "float16", "bfloat16"),
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
@@ -170,11 +172,45 @@ def check_config(cfg: CfgNode) -> None:
                 raise UserError(f"{key} is {number}{where}: {allowed}{whole}.")
         if key in CHOICES:
             _check_choice(key, value, CHOICES[key])
+    _check_together(cfg)
+    _check_device(cfg.MODEL.DEVICE)
+
+
+def _check_together(cfg: CfgNode) -> None:
+    """Values that must fit each other."""
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range' use two numbers."
         )
-    _check_device(cfg.MODEL.DEVICE)
+    steps = list(cfg.SOLVER.STEPS)
+    if steps != sorted(set(steps)):
+        raise UserError(
+            f"SOLVER.STEPS is {cfg.SOLVER.STEPS}: each must be larger than the one before it."
+        )
+    size = cfg.INPUT.CROP.SIZE
+    if cfg.INPUT.CROP.ENABLED and "relative" in cfg.INPUT.CROP.TYPE and max(size) > 1:
+        raise UserError(
+            f"INPUT.CROP.SIZE is {size}: with a relative INPUT.CROP.TYPE use shares above 0 to 1."
+        )
+    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+        raise UserError(
+            "MODEL.PIXEL_MEAN and MODEL.PIXEL_STD differ in length: use one number a channel in each."
+        )
+    for part in ("RPN", "ROI_HEADS", "RETINANET"):
+        node = cfg.MODEL[part]
+        if len(node.IOU_LABELS) != len(node.IOU_THRESHOLDS) + 1:
+            raise UserError(
+                f"MODEL.{part}.IOU_THRESHOLDS is {node.IOU_THRESHOLDS} and IOU_LABELS is {node.IOU_LABELS}: use one label "
+                "more than thresholds."
+            )
+        if list(node.IOU_THRESHOLDS) != sorted(node.IOU_THRESHOLDS):
+            raise UserError(
+                f"MODEL.{part}.IOU_THRESHOLDS is {node.IOU_THRESHOLDS}: use ascending numbers."
+            )
+    for part in ("RPN", "ROI_BOX_HEAD", "RETINANET"):
+        weights = cfg.MODEL[part].BBOX_REG_WEIGHTS
+        if len(weights) != 4:
+            raise UserError(f"MODEL.{part}.BBOX_REG_WEIGHTS is {weights}: use four numbers.")
 
 
 def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:

@@ -17,6 +17,9 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
 
+# Of the backbone's tensors. Names and shapes that agree by chance, as between ResNet-18 and ResNet-50, are some 30 %.
+_LEAST_SHARE = 0.5
+
 
 def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
     """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read from `path`.
@@ -61,9 +64,45 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
     data = checkpointer.load_file(weights)
     if "__author__" in data:  # published detectors, whose names Detectron2's heuristics match
         checkpointer.load(weights, checkpointables=[])
+        check_weights_match(cfg, weights, checkpointer)
     else:
         fill_detector(model, detector_state(data, weights, role), weights)
     return model.eval()
+
+
+def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer) -> None:
+    """Raises `UserError` if a file that was just loaded gave the backbone less than `_LEAST_SHARE` of its tensors.
+
+    `SSOD.ALLOW_PARTIAL_WEIGHTS` lets any share pass.
+    """
+    match = checkpointer.name_match
+    if match is None or cfg.SSOD.ALLOW_PARTIAL_WEIGHTS:
+        return
+    backbone = match.prefix or "backbone."
+    names = [
+        name
+        for name in checkpointer.model.state_dict()
+        if name.startswith(backbone) and not name.endswith("num_batches_tracked")
+    ]
+    loaded = sum(name in match.pairs for name in names)
+    if not names or loaded >= _LEAST_SHARE * len(names):
+        return
+    if len(match.wrong_shape) > len(match.pairs):
+        reason = (
+            f"{len(match.wrong_shape)} tensors have another shape there: it is another architecture"
+        )
+    elif match.left:
+        reason = (
+            f"the file's names are such as {match.left[0]} and the model's such as {names[0]}: another prefix, or another "
+            "architecture"
+        )
+    else:
+        reason = "the file holds hardly any tensors"
+    raise UserError(
+        f"MODEL.WEIGHTS {path}: only {loaded} of the backbone's {len(names)} tensors ({100 * loaded // len(names)} %) are in it; "
+        f"{reason}. Name weights of this backbone, leave MODEL.WEIGHTS empty to train from scratch, or set "
+        "SSOD.ALLOW_PARTIAL_WEIGHTS True to go on."
+    )
 
 
 def training_data(cfg: CfgNode) -> TrainingData:

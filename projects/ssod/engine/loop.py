@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ssod.engine.precision import autocast
 from ssod.engine.solver import clip_gradients, start_momentum
 from ssod.engine.teacher_student import TeacherStudent
-from ssod.errors import TrainingDiverged, UserError
+from ssod.errors import NothingLeftToTrain, TrainingDiverged, UserError
 from ssod.structures import SSODBatch
 from ssod.utils.comm import all_reduce_mean
 from ssod.utils.failures import MEMORY_ADVICE, is_out_of_memory
@@ -202,6 +202,11 @@ class TrainLoop:
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """Before the first step only: the loader starts where the state says."""
+        if state["scheduler"] > self.cfg.SOLVER.MAX_ITER:
+            raise NothingLeftToTrain(
+                f"The checkpoint has {state['scheduler']} steps behind it and SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}: "
+                "raise that to go on, or give another OUTPUT_DIR."
+            )
         packed = self.optimizer.state_dict()
         packed["state"] = {
             index: state["optimizer"][name]

@@ -43,7 +43,7 @@ def unsupported_part(model: Any) -> Optional[str]:
     elif type(heads.box_predictor).losses is not FastRCNNOutputLayers.losses:
         problem = f"The box predictor {type(heads.box_predictor).__name__}, whose losses the step would not call,"
     elif heads.mask_on or heads.keypoint_on:
-        problem = "MODEL.MASK_ON / KEYPOINT_ON"
+        problem = f"MODEL.{'MASK_ON' if heads.mask_on else 'KEYPOINT_ON'}"
     elif getattr(heads.box_predictor, "use_sigmoid_ce", False):
         problem = "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
     elif getattr(heads, "train_on_pred_boxes", False):

@@ -44,7 +44,12 @@ from ssod.engine.imports import import_parts
 from ssod.engine.inert import InertWatch
 from ssod.engine.interruption import Interrupted, Interruptible, StopRequest, name_of
 from ssod.engine.launch import wrap_ddp
-from ssod.engine.loading import build_detector, load_detector, training_data
+from ssod.engine.loading import (
+    build_detector,
+    check_weights_match,
+    load_detector,
+    training_data,
+)
 from ssod.engine.loop import TrainLoop
 from ssod.engine.plain_student import build_core
 from ssod.engine.quality_hook import PseudoLabelQuality
@@ -142,7 +147,10 @@ class SSODTrainer(DefaultTrainer):
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except ValueError as error:
-            raise UserError(f"The learning rate has no schedule ({error}): check SOLVER.") from None
+            raise UserError(
+                f"The learning rate has no schedule ({error}): check SOLVER.LR_SCHEDULER_NAME, STEPS, WARMUP_ITERS and "
+                f"MAX_ITER, {cfg.SOLVER.MAX_ITER}."
+            ) from None
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -240,17 +248,13 @@ class SSODTrainer(DefaultTrainer):
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
-            if self.start_iter > self.max_iter:
-                raise UserError(
-                    f"The run in {self.cfg.OUTPUT_DIR} has {self.start_iter} steps behind it, and SOLVER.MAX_ITER is "
-                    f"{self.max_iter}: raise it to go on, or give another OUTPUT_DIR."
-                )
             return
         self._clear_former_run()
         if self.cfg.SSOD.BURN_IN_CHECKPOINT:
             self._branch_from(self.cfg.SSOD.BURN_IN_CHECKPOINT)
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
+            check_weights_match(self.cfg, self.cfg.MODEL.WEIGHTS, self.checkpointer)
             self._say_what_is_untrained()
             self.average.copy()
 
@@ -462,6 +466,10 @@ class SSODTrainer(DefaultTrainer):
                 path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
                 teacher.load_state_dict(self.checkpointer.load_file(path)["model"], strict=False)
             broadcast_from_main(list(teacher.state_dict().values()))
+        else:
+            # What a user is told to deploy exists in any case.
+            self._save_weights("teacher_best")
+            logger.info("No evaluation chose a best teacher: teacher_best.pth is the last one.")
         if self.cfg.DATASETS.TEST:
             results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
         write_skipped(self.cfg, self._trainer.skipped, report=True)

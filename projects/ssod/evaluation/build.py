@@ -23,6 +23,7 @@ from ssod.data.catalog import (
     check_classes,
     dataset_classes,
     dataset_records,
+    has_box,
     read_test_sets,
 )
 from ssod.errors import UserError
@@ -159,6 +160,11 @@ def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
     for key in keys:
         for name in cfg.DATASETS[key]:
             check_evaluation(name)
+            if not any(has_box(record) for record in dataset_records(name)):
+                what = "so its AP is nan"
+                if key == "VAL":
+                    what += ", no best model can be chosen, and teacher_best.pth will be the last teacher"
+                logger.warning(f"DATASETS.{key} {name} has no boxes, {what}.")
     check_classes(cfg, keys)
 
 
