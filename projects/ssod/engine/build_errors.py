@@ -102,10 +102,17 @@ def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
     found = [
         (key, set(value) & set(levels))
         for key, value in _lists(cfg.MODEL, "MODEL.")
-        if name in value
+        if name in value and _is_used(cfg, key)
     ]
     fitting = [key for key, common in found if common] or [key for key, _ in found]
     return " and ".join(fitting) or "MODEL"
+
+
+def _is_used(cfg: CfgNode, key: str) -> bool:
+    """False for keys of other meta-architectures, whose defaults name features too."""
+    owners = {"RETINANET": ("RetinaNet",), "SEM_SEG_HEAD": ("PanopticFPN", "SemanticSegmentor")}
+    part = key.split(".")[1]
+    return part not in owners or cfg.MODEL.META_ARCHITECTURE in owners[part]
 
 
 def _leaves(node: CfgNode, prefix: str) -> Iterator[Tuple[str, Any]]:
