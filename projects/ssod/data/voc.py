@@ -15,6 +15,7 @@ from detectron2.structures import BoxMode
 
 from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.formats.geometry import box_around, corners_of, rotate
 from ssod.data.formats.registry import (
     DeclaredSet,
     class_list,
@@ -67,12 +68,17 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     """XYXY of an object, [] where a number is missing.
 
     VOC counts pixels from 1 and includes the last one: (xmin 1, xmax W) covers an image of width W. As in Detectron2,
-    1 is therefore taken from xmin and ymin only.
+    1 is therefore taken from xmin and ymin only. Where there is no <bndbox>, the box is the one around the polygon or the
+    turned box that some tools write in its place.
     """
     try:
-        x0, y0, x1, y1 = (
-            float(item.findtext(f"bndbox/{key}") or "") for key in ("xmin", "ymin", "xmax", "ymax")
-        )
+        if item.find("bndbox") is None:
+            x0, y0, x1, y1 = _box_around_shape(item)
+        else:
+            x0, y0, x1, y1 = (
+                float(item.findtext(f"bndbox/{key}") or "")
+                for key in ("xmin", "ymin", "xmax", "ymax")
+            )
     except ValueError:
         return []
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
@@ -81,6 +87,21 @@ def parse_box(item: ElementTree.Element) -> List[float]:
     if x1 <= x0 or y1 <= y0:
         return [x0, y0, x0, y0]
     return [x0 - 1, y0 - 1, x1, y1]
+
+
+def _box_around_shape(item: ElementTree.Element) -> List[float]:
+    """XYXY around <robndbox> (roLabelImg: centre, size, radians) or <polygon> (x1, y1, x2, ... or pt/x, pt/y)."""
+    turned = item.find("robndbox")
+    if turned is not None:
+        cx, cy, w, h, angle = (
+            float(turned.findtext(key) or "") for key in ("cx", "cy", "w", "h", "angle")
+        )
+        box = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
+        return box_around(rotate(corners_of(box), math.degrees(angle), (cx, cy)))
+    nodes = list(item.iterfind("polygon//*"))
+    xs = [float(node.text or "") for node in nodes if re.fullmatch(r"x\d*", node.tag)]
+    ys = [float(node.text or "") for node in nodes if re.fullmatch(r"y\d*", node.tag)]
+    return box_around(list(zip(xs, ys)))
 
 
 # EVALUATOR -> year of VOC's metric; None: COCO's alone.

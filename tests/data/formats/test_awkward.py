@@ -133,6 +133,29 @@ def test_yolo_folders_with_different_class_lists(tmp_path: Path) -> None:
     assert len(read(node)) == 3
 
 
+def test_yolo_class_lists_that_grow(tmp_path: Path) -> None:
+    """labelImg adds a class to the list of the folder that it works in."""
+    labelimg_yolo(tmp_path / "one", {"a.jpg": TRUTH["a.jpg"]})
+    labelimg_yolo(tmp_path / "two", {"b.jpg": [("cat", 1, 2, 30, 40)]}, classes=("cat",))
+    dataset = parse_declaration("mine", {"FORMAT": "yolo", "ANNOTATIONS": str(tmp_path)})
+    assert dataset.classes() == ["cat", "dog"]
+    assert len(dataset.labeled_records()) == 2
+
+
+def test_yolo_class_list_beside_data_yaml(tmp_path: Path) -> None:
+    node = yolo(tmp_path, "0 0.5 0.5 0.2 0.5")
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("cat\n")
+    assert len(read(node)["a.jpg"]) == 1
+    (tmp_path / "labels" / "train" / "classes.txt").write_text("dog\ncat\n")
+    assert "names the classes cat, dog" in problem(node)
+
+
+def test_classes_that_differ_in_capitals(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = labelme(tmp_path, {"a.jpg": [("Cat", 1, 2, 30, 40), ("cat", 1, 2, 50, 60)]})
+    read(node)
+    assert "the classes 'Cat' and 'cat' differ in capitals or blanks alone" in caplog.text
+
+
 def test_yolo_without_names(tmp_path: Path) -> None:
     node = labelimg_yolo(tmp_path, TRUTH)
     (tmp_path / "classes.txt").unlink()
@@ -537,6 +560,36 @@ def test_voc_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "1 of 4 images have no labels" in caplog.text
     assert parse_declaration("mine", {**node, "CLASSES": list(CLASSES)}).classes() == list(CLASSES)
     assert "'dog', which is not in CLASSES of mine" in problem({**node, "CLASSES": ["cat"]})
+
+
+@pytest.mark.parametrize(
+    "shape, expected",
+    [
+        ("<polygon><x1>11</x1><y1>21</y1><x2>30</x2><y2>25</y2><x3>15</x3><y3>40</y3></polygon>", (10, 20, 30, 40)),
+        ("<polygon><pt><x>11</x><y>21</y></pt><pt><x>30</x><y>40</y></pt></polygon>", (10, 20, 30, 40)),
+        # 20 x 10, turned by a right angle
+        ("<robndbox><cx>50</cx><cy>40</cy><w>20</w><h>10</h><angle>1.570796</angle></robndbox>", (44, 29, 55, 50)),
+        ("<bndbox><xmin>11.0</xmin><ymin>21</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>", (10, 20, 30, 40)),
+    ],
+)  # fmt: skip
+def test_voc_shapes(shape: str, expected: Tuple[float, ...], tmp_path: Path) -> None:
+    save_image(tmp_path / "a.jpg")
+    text = f"<annotation><object><name>cat</name>{shape}</object></annotation>"
+    (tmp_path / "a.xml").write_text(text)
+    assert read({"FORMAT": "voc", "ROOT": str(tmp_path)}) == {"a.jpg": [("cat", *expected)]}
+
+
+@pytest.mark.parametrize(
+    "shape", ["", "<polygon/>", "<bndbox/>", "<robndbox><cx>1</cx></robndbox>"]
+)
+def test_voc_object_without_a_box(
+    shape: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_image(tmp_path / "a.jpg")
+    text = f"<annotation><object><name>cat</name>{shape}</object></annotation>"
+    (tmp_path / "a.xml").write_text(text)
+    assert read({"FORMAT": "voc", "ROOT": str(tmp_path), "CLASSES": ["cat"]}) == {"a.jpg": []}
+    assert "1 not four finite numbers" in caplog.text
 
 
 def test_voc_with_lists_needs_a_split(tmp_path: Path) -> None:

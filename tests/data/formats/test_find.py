@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Dict
 
@@ -13,6 +14,7 @@ from layouts import (
     Writer,
     coco,
     cvat,
+    labelimg_voc,
     labelimg_yolo,
     labelme,
     save_image,
@@ -108,3 +110,23 @@ def test_other_formats_given_as_yolo_or_csv(writer: Writer, tmp_path: Path) -> N
 def test_no_hint_where_the_format_is_right(tmp_path: Path) -> None:
     node = ultralytics(tmp_path, TRUTH)
     assert "looks like" not in message({**node, "SPLIT": "nope"})
+
+
+def test_voc_of_cvat(tmp_path: Path) -> None:
+    """CVAT's export calls its only list "default"; VOC's own lists of one class are left out."""
+    labelimg_voc(tmp_path / "flat", TRUTH)
+    for part, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for path in (tmp_path / "flat").glob(f"*{suffix}"):
+            shutil.copy(path, tmp_path / "set" / part)
+    lists = tmp_path / "set" / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "default.txt").write_text("a\nb\nc\n")
+    (lists / "cat_train.txt").write_text("a 1\n")
+    node = {"FORMAT": "voc", "ROOT": str(tmp_path / "set"), "SPLIT": "default"}
+    assert [one.node for one in find_datasets(str(tmp_path / "set"))] == [node]
+    (lists / "val.txt").write_text("c\n")
+    found = find_datasets(str(tmp_path / "set"))
+    assert [(one.node["SPLIT"], one.split) for one in found] == [("val", "val")]
+    xml = str(tmp_path / "set" / "Annotations" / "a.xml")
+    assert [one.node["SPLIT"] for one in find_datasets(xml)] == ["val"]

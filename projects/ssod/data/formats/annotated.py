@@ -300,9 +300,22 @@ def _read_once(dataset: AnnotatedSet, files: int, stamp: int) -> Reading:
     reading = dataset.read()
     reading.skipped.report()
     reading.without_image.report()
+    _warn_of_twins(dataset.source, reading.class_names())
     unlabelled = sum(entry.boxes is None for entry in reading.images)
     if unlabelled:
         logger.info(
             f"{dataset.source}: {unlabelled} of {len(reading.images)} images have no labels; they count as unlabelled."
         )
     return reading
+
+
+def _warn_of_twins(source: str, names: Sequence[str]) -> None:
+    """Two spellings of a class are two classes, which is seldom meant."""
+    spellings: Dict[str, List[str]] = {}
+    for name in names:
+        spellings.setdefault("".join(name.lower().split()), []).append(name)
+    twins = [" and ".join(map(repr, found)) for found in spellings.values() if len(found) > 1]
+    if twins:
+        logger.warning(
+            f"{source}: the classes {'; '.join(twins)} differ in capitals or blanks alone, and count as different classes."
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Dict, List, Sequence
@@ -22,6 +23,8 @@ from ssod.errors import UserError
 
 # Names of images that are looked up to find the folder they are relative to.
 _TRIED = 8
+# XML files that are opened in each folder.
+_OPENED = 50
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS.update({"test": "test", "testing": "test", "minival": "val"})
 
@@ -81,12 +84,23 @@ def _in_folder(folder: str) -> List[FoundSet]:
             found += _whole_set(content, path, folder)
     if labelme:
         found.append(FoundSet({"FORMAT": "labelme", "ANNOTATIONS": folder}))
-    for path in files_below(folder, ".xml"):
+    for path in _first_files(files_below(folder, ".xml")):
         if _root_tag(path) == "annotations":
             found += _cvat(path, folder)
     for path in files_below(folder, ".csv"):
         found += _csv(path, folder)
     return found
+
+
+def _first_files(paths: Sequence[str]) -> List[str]:
+    """The first few of each folder: many XML files in one folder are VOC's, of which none needs to be opened."""
+    seen: Counter = Counter()
+    chosen = []
+    for path in paths:
+        seen[os.path.dirname(path)] += 1
+        if seen[os.path.dirname(path)] <= _OPENED:
+            chosen.append(path)
+    return chosen
 
 
 def _stands_alone(path: str) -> bool:
@@ -109,7 +123,8 @@ def _in_file(path: str, folder: str) -> List[FoundSet]:
     if suffix == ".xml":
         tag = _root_tag(path)
         if tag == "annotation":
-            return _voc(folder)
+            own = os.path.basename(os.path.abspath(folder)).lower()
+            return _voc(os.path.dirname(folder) or "." if own == "annotations" else folder)
         return _cvat(path, folder) if tag == "annotations" else []
     if suffix == ".csv":
         return _csv(path, folder)
@@ -139,6 +154,7 @@ def _yolo_folder(folder: str) -> List[FoundSet]:
 def _voc(folder: str) -> List[FoundSet]:
     """VOC with lists of splits, and XML files that lie in no such root."""
     found: List[FoundSet] = []
+    others: List[FoundSet] = []
     roots = []
     for path in files_below(folder, ".txt"):
         lists = os.path.dirname(path)
@@ -148,10 +164,13 @@ def _voc(folder: str) -> List[FoundSet]:
                 continue
             split = os.path.splitext(os.path.basename(path))[0]
             roots.append(root + os.sep)
-            # aeroplane_train.txt and its like list the images of one class.
+            node = {"FORMAT": "voc", "ROOT": root, "SPLIT": split}
             if split in ("trainval", *_SPLITS):
-                node = {"FORMAT": "voc", "ROOT": root, "SPLIT": split}
                 found.append(FoundSet(node, split_named(split)))
+            elif not split_named(split):  # CVAT's default.txt; aeroplane_train.txt lists a class
+                others.append(FoundSet(node))
+    known = {one.node["ROOT"] for one in found}
+    found += [one for one in others if one.node["ROOT"] not in known]
     splits = {(one.node["ROOT"], one.split) for one in found}
     # trainval lists the images of train and val once more.
     found = [f for f in found if f.split or (f.node["ROOT"], "train") not in splits]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import yaml
 
@@ -89,6 +89,7 @@ def read_layout(annotations: str, split: str, images: str, name: str) -> Layout:
         content = read_yolo_yaml(annotations)
         root = _yaml_root(annotations, content)
         names = class_names(annotations, content)
+        _names_of(_class_files(root), names, annotations)
         shape = content.get("kpt_shape")
         values = shape[0] * shape[1] if isinstance(shape, list) and len(shape) == 2 else 0
     elif annotations.lower().endswith(".data"):
@@ -263,7 +264,7 @@ def _folder_layout(folder: str, split: str, images: str, name: str) -> Layout:
             )
         place = found
     class_files = _class_files(folder)
-    return Layout(images or folder, (place,), _names_of(tuple(class_files)), tuple(class_files))
+    return Layout(images or folder, (place,), _names_of(class_files), tuple(class_files))
 
 
 def _class_files(folder: str) -> List[str]:
@@ -272,16 +273,29 @@ def _class_files(folder: str) -> List[str]:
     ]
 
 
-def _names_of(paths: Tuple[str, ...]) -> Tuple[str, ...]:
-    """The classes that all files agree on."""
-    lists = {path: read_names(path) for path in paths}
-    for path, names in lists.items():
-        if names != lists[paths[0]]:
+def _names_of(
+    paths: Sequence[str], described: Tuple[str, ...] = (), source: str = ""
+) -> Tuple[str, ...]:
+    """The longest list of classes; the others must be its beginning, since labelImg writes a list that grows.
+
+    Args:
+        described: the list that `source` has, which goes first.
+
+    Raises:
+        UserError: two lists give the same number to different classes.
+    """
+    longest, first = described, source
+    for path in paths:
+        names = read_names(path)
+        common = min(len(names), len(longest))
+        if names[:common] != longest[:common]:
             raise UserError(
-                f"{paths[0]} names the classes {', '.join(lists[paths[0]])}, {path} names {', '.join(names)}: "
+                f"{first} names the classes {', '.join(longest)}, {path} names {', '.join(names)}: "
                 "make them equal, or the same number means two things."
             )
-    return lists[paths[0]] if paths else ()
+        if len(names) > len(longest):
+            longest, first = names, path
+    return longest
 
 
 def _text(path: str) -> str:
