@@ -160,11 +160,15 @@ def _choices(
     data = [
         Choice("DATASETS.TRAIN", [f"{name}_train"]),
         *([Choice("DATASETS.UNLABELED", [f"{name}_unlabeled"])] if parts.unlabelled else []),
-        *([Choice("DATASETS.VAL", [f"{name}_val"], val)] if parts.test else []),
+        Choice("DATASETS.VAL", [f"{name}_val"], val),
         Choice(
             "DATASETS.TEST",
-            [f"{name}_test" if parts.test else f"{name}_val"],
-            "" if parts.test else val,
+            [f"{name}_test"] if parts.test else [],
+            (
+                ""
+                if parts.test
+                else "No image is kept for a test of the chosen teacher: its AP on VAL flatters it."
+            ),
         ),
     ]
     sets = [declared(part) for part, _ in _named_parts(parts)]

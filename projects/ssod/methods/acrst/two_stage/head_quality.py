@@ -16,7 +16,7 @@ from ssod.data.mapper import TwoViewMapper, UnreadableImage
 from ssod.data.records import trained_classes
 from ssod.data.sampler import STREAMS
 from ssod.detectors.features import extract_features
-from ssod.methods.acrst.two_stage.filter.calibration import (
+from ssod.methods.acrst.two_stage.calibration import (
     calibration_error,
     focal_posterior,
     roc_auc,

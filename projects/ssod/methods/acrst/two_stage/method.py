@@ -277,7 +277,7 @@ class TwoStageFilter(Method):
                 storage.put_scalar(f"two_stage_filter/{what}/{name}", value, smoothing_hint=False)
 
     def build_hooks(self) -> List[HookBase]:
-        from ssod.methods.acrst.two_stage.filter.head_quality import HeadQuality
+        from ssod.methods.acrst.two_stage.head_quality import HeadQuality
 
         return [HeadQuality(self)] if comm.is_main_process() else []
 
