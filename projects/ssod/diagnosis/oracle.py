@@ -29,6 +29,7 @@ class OracleLabels(Method):
         substitution: one of `SUBSTITUTIONS`, see `substitute`. datasets: the unlabelled sets.
     """
 
+    config_key = "ORACLE_LABELS"
     selects_pseudo_labels = True
     adds_labels = True
 
