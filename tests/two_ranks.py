@@ -129,4 +129,5 @@ def label_arguments(folder: Path, weights: str, name: str) -> Namespace:
         output=str(folder / name),
         thresholds=None,
         tta=False,
+        share="0/1",
     )

@@ -260,3 +260,49 @@ def test_a_real_model_with_and_without_augmentation(config: Path, squares: Path)
     assert several["info"]["test_time_augmentation"] is True
     assert len(plain["annotations"]) > 0 and plain["annotations"] != several["annotations"]
     assert all(0.05 < a["score"] <= 1 for a in several["annotations"])
+
+
+def test_jobs_share_the_images_and_the_last_command_writes_the_file(
+    config: Path, models: Dict[str, Fake]
+) -> None:
+    whole = run(config)
+    output = config.parent / "labels.json"
+    shutil.rmtree(f"{output}.predictions")
+    output.unlink()
+    models["a.pth"].calls = 0
+    calls = []
+    for share in ("1/2", "0/2"):
+        with pytest.raises(FileNotFoundError):  # a job writes predictions, and no labels
+            run(config, "--share", share)
+        calls.append(models["a.pth"].calls)
+    assert calls == [5, 12]  # shards of 5, 5 and 2 images: the second one; the first and third
+    assert run(config) == whole
+    assert models["a.pth"].calls == 12  # nothing was left to predict
+
+
+@pytest.mark.parametrize("share", ["2/2", "1", "a/b", "-1/2"])
+def test_wrong_shares_are_one_line(config: Path, models: Dict[str, Fake], share: str) -> None:
+    with pytest.raises(UserError, match="^--share .*: write JOB/JOBS"):
+        run(config, f"--share={share}")
+
+
+def test_cluster_runs_this_command_in_jobs(
+    config: Path, models: Dict[str, Fake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: List[Any] = []
+    monkeypatch.setattr(pseudo_label, "run_jobs", lambda *args, **kwargs: seen.append(args))
+    run(
+        config,
+        "--cluster",
+        "local",
+        "--jobs",
+        "3",
+        "--cluster-options",
+        "timeout_min=5",
+        "--thresholds=0.1",
+    )
+    ((cluster, module, argv),) = seen
+    assert (cluster.executor, cluster.jobs, cluster.parameters) == ("local", 3, {"timeout_min": 5})
+    assert module == "ssod.tools.pseudo_label"
+    assert argv[:2] == ["--config-file", str(config)] and argv[-1] == "--thresholds=0.1"
+    assert not {"--cluster", "--jobs", "3", "timeout_min=5"} & set(argv)

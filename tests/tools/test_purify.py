@@ -27,6 +27,7 @@ from ssod.purification.images import ImageReader
 from ssod.purification.selection import measure, read_positives, top_scores
 from ssod.purification.training import EpochPlan, TrainingOptions, epoch_order
 from ssod.tools.purify import main
+from ssod.utils.share import Share
 from tiny import make_image, tiny_cfg, with_squares
 
 
@@ -285,6 +286,13 @@ def test_ranks_share_the_work(pool: Path, tmp_path: Path, monkeypatch: pytest.Mo
         scoring.score_images(classifier, wild, str(tmp_path / f"{rank}"), 4, 0)
         found.append(sorted(path.name for path in (tmp_path / f"{rank}" / "scores").iterdir()))
     assert found == [["000000.json", "000002.json"], ["000001.json", "000003.json"]]
+    # Jobs that know nothing of each other divide the shards too.
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring, "SHARD", 6)
+    for index in range(2):
+        own = tmp_path / f"job{index}"
+        scoring.score_images(classifier, wild, str(own), 4, 0, Share(index, 2))
+        assert sorted(path.name for path in (own / "scores").iterdir()) == found[index]
     for path in (tmp_path / "1" / "scores").iterdir():
         shutil.copy(path, tmp_path / "0" / "scores")
     scores = scoring.read_scores(str(tmp_path / "0"), len(paths))

@@ -27,6 +27,7 @@ from ssod.pseudo_labels.intersection import intersect_pseudo_labels
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
 from ssod.utils.atomic import write_atomically
+from ssod.utils.share import Share
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def label_images(
     threshold: Optional[float] = None,
     tta: bool = False,
     fraction: float = 1.0,
+    share: Share = Share(),
 ) -> None:
     """Labels `DATASETS.UNLABELED` with detectors and writes a COCO-format JSON with scores. Called on all ranks.
 
@@ -50,6 +52,7 @@ def label_images(
         threshold: on the score, for all classes; None: per detector and class, so that the number of labels of the
             class per image is the labelled set's.
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
+        share: of several jobs that predict; unless it is everything, no file is written.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -58,7 +61,9 @@ def label_images(
     if not records:
         raise UserError("DATASETS.UNLABELED is empty: name at least one dataset to label.")
     classes = check_classes(cfg)
-    stores = [predict(cfg, path, records, cache, tta) for path in weights]
+    stores = [predict(cfg, path, records, cache, tta, share) for path in weights]
+    if not share.whole:
+        return
     if comm.is_main_process():
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
         limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]

@@ -27,6 +27,7 @@ from ssod.engine.loading import load_detector
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
 from ssod.utils.run_folder import weights_of
+from ssod.utils.share import Share
 
 SHARD_SIZE = 500  # images
 
@@ -104,7 +105,12 @@ class PredictionStore:
 
 
 def predict(
-    cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], cache: str, tta: bool = False
+    cfg: CfgNode,
+    weights: str,
+    records: Sequence[Dict[str, Any]],
+    cache: str,
+    tta: bool = False,
+    share: Share = Share(),
 ) -> PredictionStore:
     """Runs a detector on images, shared out among the ranks by shards; finished shards are not done again.
 
@@ -115,13 +121,14 @@ def predict(
         records: with "file_name". cache: folder of all detectors' predictions; each has its own folder in it, named by a
             digest of the weights, the model, the test sizes and the images.
         tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data distillation").
+        share: only these shards are done; the store may then be incomplete.
     """
     folder = ""
     if comm.is_main_process():
         folder = os.path.join(cache, _digest(cfg, weights, records, tta))
     store = PredictionStore(comm.all_gather(folder)[0], len(records))
     # All ranks must agree on what is missing, so that nobody's first result changes another's share.
-    todo = comm.all_gather(store.missing())[0]
+    todo = share.of(comm.all_gather(store.missing())[0])
     mine = todo[comm.get_rank() :: comm.get_world_size()]
     if mine:
         _predict_shards(cfg, weights, records, store, mine, tta)

@@ -36,6 +36,7 @@ from ssod.purification.selection import (
 )
 from ssod.purification.training import TrainingOptions, train_classifier
 from ssod.utils.atomic import write_atomically
+from ssod.utils.share import parse_share
 
 SETTINGS = "settings.json"
 
@@ -65,7 +66,7 @@ def purify(args: argparse.Namespace) -> None:
     history: Dict[str, Any] = {"history": [], "skipped": {}}
     if options is not None:
         history = _train_and_score(args, cfg, options, paths)
-    if comm.is_main_process():
+    if comm.is_main_process() and parse_share(args.share).whole:
         _select(args, check_classes(cfg), paths, history, positive, scored=options is not None)
     comm.synchronize()
 
@@ -147,7 +148,8 @@ def _train_and_score(
         args.output,
     )
     wild = reader(paths, args.wild, replace=False)
-    score_images(classifier, wild, args.output, args.batch_size, options.workers)
+    share = parse_share(args.share)
+    score_images(classifier, wild, args.output, args.batch_size, options.workers, share)
     return history
 
 

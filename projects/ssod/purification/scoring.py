@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageReader, Request, load_batches
 from ssod.utils.atomic import write_atomically
+from ssod.utils.share import Share
 
 SHARD = 2048
 
@@ -39,14 +40,19 @@ def _shard_path(output: str, shard: int) -> str:
 
 @torch.no_grad()
 def score_images(
-    classifier: PUClassifier, wild: ImageReader, output: str, batch_size: int, workers: int
+    classifier: PUClassifier,
+    wild: ImageReader,
+    output: str,
+    batch_size: int,
+    workers: int,
+    share: Share = Share(),
 ) -> None:
-    """Writes the shards that are not there yet; each rank its own."""
+    """Writes the shards of `share` that are not there yet; each rank its own."""
     classifier.eval()
     device = classifier.linear.weight.device
     total = len(wild.paths)
     shards = range(-(-total // SHARD))
-    missing = [s for s in shards if not os.path.exists(_shard_path(output, s))]
+    missing = [s for s in share.of(shards) if not os.path.exists(_shard_path(output, s))]
     mine = missing[comm.get_rank() :: comm.get_world_size()]
     progress = tqdm(
         total=min(len(mine) * SHARD, total),

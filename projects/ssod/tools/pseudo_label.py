@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from typing import Any, List, Optional
 
+from ssod.cluster.jobs import (
+    add_cluster_arguments,
+    cluster_from,
+    run_jobs,
+    without_cluster_arguments,
+)
 from ssod.engine.launch import launch
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
+from ssod.utils.share import parse_share
 
 
 def work(args: argparse.Namespace) -> None:
@@ -33,6 +41,7 @@ def work(args: argparse.Namespace) -> None:
         args.output + ".predictions",
         threshold=args.thresholds,
         tta=args.tta,
+        share=parse_share(args.share),
     )
 
 
@@ -95,9 +104,15 @@ def main(argv: Optional[List[str]] = None) -> None:
         default="matched",
         help="'matched' (default): per class, so that boxes per image are as in the labelled set; or one score",
     )
+    add_cluster_arguments(parser)
     add_launch_arguments(parser)
     args = parser.parse_intermixed_args(argv)
     args.thresholds = _threshold(args.thresholds)
+    parse_share(args.share)
+    if args.cluster:
+        own = without_cluster_arguments(sys.argv[1:] if argv is None else argv)
+        cluster = cluster_from(args, args.output + ".jobs")
+        run_jobs(cluster, "ssod.tools.pseudo_label", own)
     launch_from(work, args)
 
 

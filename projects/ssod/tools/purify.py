@@ -7,8 +7,16 @@ python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --random --keep N
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import List, Optional
 
+from ssod.cluster.jobs import (
+    add_cluster_arguments,
+    cluster_from,
+    run_jobs,
+    without_cluster_arguments,
+)
 from ssod.engine.setup import run_cli, split_opts
 from ssod.purification.run import purify
 from ssod.purification.training import TrainingOptions
@@ -66,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="Kiryo's ascending step instead of the clamp at zero",
     )
     parser.add_argument("--seed", type=int, default=default.seed)
+    add_cluster_arguments(parser)
     add_launch_arguments(parser)
     return parser
 
@@ -77,6 +86,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.prior is None and not args.random:
         parser.error("--prior is required: the positives' share of the wild images, such as 0.1")
     args.opts = split_opts(args.opts)
+    if args.cluster and not args.random:
+        cluster = cluster_from(args, os.path.join(args.output, "jobs"))
+        # The first job trains the classifier that all of them score with.
+        own = without_cluster_arguments(sys.argv[1:] if argv is None else argv)
+        run_jobs(cluster, "ssod.tools.purify", own, first_alone=True)
     launch_from(purify, args)
 
 

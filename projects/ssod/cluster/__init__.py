@@ -1,0 +1,1 @@
+"""Commands over millions of images as jobs of a cluster; needs the extra `cluster` (submitit)."""
