@@ -26,11 +26,16 @@ def threads_and_seed() -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_loggers() -> Iterator[None]:
-    """Handlers that a test installs would write to its captured, by then closed, output."""
+    """Handlers that a test installs would write to its captured, by then closed, output.
+
+    `setup_logger` also stops messages on their way to `caplog` of later tests.
+    """
     yield
     setup_logger.cache_clear()
     for name in ("detectron2", "fvcore", "ssod"):
-        logging.getLogger(name).handlers.clear()
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 @pytest.fixture

@@ -16,12 +16,18 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
 )
-from detectron2.modeling.roi_heads import ROI_BOX_HEAD_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
 from torch import Tensor, nn
 
 from ssod.config import add_ssod_config
@@ -34,9 +40,13 @@ from ssod.utils.atomic import write_atomically
 _PARTS = {
     "META_ARCHITECTURE": META_ARCH_REGISTRY,
     "BACKBONE.NAME": BACKBONE_REGISTRY,
+    "ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
     "PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
     "ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
     "ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
 }
 _BACKBONES = "ssod.backbones"
 
@@ -169,6 +179,10 @@ def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
     building.MODEL.DEVICE = "cpu"
     try:
         build_detector(building).load_state_dict(state, strict=True)
+    except AttributeError as error:  # a user's part reads a key that is not the model's
+        raise UserError(
+            f"The model cannot be built from MODEL and the keys that SSOD.IMPORTS adds ({error}): let its parts read no others."
+        ) from None
     except RuntimeError as error:
         detail = (
             " ".join(str(error).splitlines()[1].split())[:200] if "\n" in str(error) else str(error)
