@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ssod.methods.acrst.two_stage.filter.calibration import (
+from ssod.methods.acrst.two_stage.calibration import (
     calibration_error,
     focal_posterior,
     roc_auc,
