@@ -1,12 +1,12 @@
 """Evaluates a detector with scores that an ImageNet backbone has calibrated (DeFRCN's prototypical calibration block).
 
-python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml --weights output/ci_ssod/defrcn_split1/teacher_best.pth \
-    [--imagenet-config FILE] [--num-gpus N] [KEY VALUE ...]
+python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml --weights output/ci_ssod/defrcn_split1 \\
+    --imagenet-config configs/ci_ssod/defrcn_base_split1.yaml [--num-gpus N] [KEY VALUE ...]
 
-Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an ImageNet backbone. The score of a
-detection of such a class becomes ALPHA * score + (1 - ALPHA) * cosine to the prototype. The backbone is that of
---imagenet-config with its MODEL.WEIGHTS (or timm weights); by default the config's own, whose MODEL.WEIGHTS must then be ImageNet's.
-Results go to OUTPUT_DIR/calibrated.json, without and with calibration.
+Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an ImageNet backbone. The
+score of a detection of such a class becomes ALPHA * score + (1 - ALPHA) * cosine to the prototype. The backbone is that of
+--imagenet-config with its MODEL.WEIGHTS, or its timm weights: any config whose training starts from ImageNet. Its own
+detector plays no part. Results go to OUTPUT_DIR/calibrated.json, without and with calibration.
 """
 
 from __future__ import annotations
@@ -44,15 +44,14 @@ def work(args: argparse.Namespace) -> None:
         raise UserError("DATASETS.TEST is empty: name a dataset to evaluate on.")
     minority = minority_classes(cfg, classes)
     model = load_detector(cfg, args.weights, None)
-    other = load_config(args.imagenet_config) if args.imagenet_config else cfg
+    other = load_config(args.imagenet_config)
     other.MODEL.DEVICE = cfg.MODEL.DEVICE
     teacher = build_detector(other)
     if other.MODEL.WEIGHTS:
         SSODCheckpointer(teacher).load(other.MODEL.WEIGHTS, checkpointables=[])
     elif not other.MODEL.TIMM.PRETRAINED and not other.MODEL.TIMM.WEIGHTS_PACKAGE:
         raise UserError(
-            f"{args.imagenet_config or args.config_file} has no MODEL.WEIGHTS: give --imagenet-config, a config whose backbone "
-            "has ImageNet weights."
+            f"{args.imagenet_config} has no MODEL.WEIGHTS: give --imagenet-config a config whose backbone has ImageNet weights."
         )
     sizes = (other.INPUT.MIN_SIZE_TEST, other.INPUT.MAX_SIZE_TEST)
     extract = ImageFeatures(teacher, other.INPUT.FORMAT, sizes)
@@ -102,9 +101,11 @@ def main(argv: Optional[List[str]] = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--weights", required=True, metavar="FILE", help="of the detector")
     parser.add_argument(
-        "--imagenet-config", default="", metavar="FILE", help="of the backbone of the prototypes"
+        "--weights", required=True, metavar="FILE", help="of the detector, or its run's OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--imagenet-config", required=True, metavar="FILE", help="of the backbone of the prototypes"
     )
     parser.add_argument("--alpha", type=float, default=0.5, help="part of the detector's score")
     parser.add_argument("--lowest", type=float, default=0.05, help="scores up to it stay")

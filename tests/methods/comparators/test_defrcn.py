@@ -183,11 +183,10 @@ def test_calibration_command(squares: Path, tmp_path: Path) -> None:
     torch.save({"model": build_model(plain).state_dict()}, plain.MODEL.WEIGHTS)
     (tmp_path / "plain.yaml").write_text(plain.dump())
     (tmp_path / "config.yaml").write_text(cfg.dump())
-    weights = str(tmp_path / "out" / "teacher_final.pth")
-    command = ["--config-file", str(tmp_path / "config.yaml"), "--weights", weights]
+    command = ["--config-file", str(tmp_path / "config.yaml"), "--weights", str(tmp_path / "out")]
     calibrate.main([*command, "--imagenet-config", str(tmp_path / "plain.yaml")])
     found = json.loads((tmp_path / "out" / "calibrated.json").read_text())
     assert "AP-minority" in found["plain"]["squares_test"]["bbox"]
     assert set(found) == {"plain", "calibrated"}
     with pytest.raises(UserError, match="has no MODEL.WEIGHTS: give --imagenet-config"):
-        calibrate.main(command)
+        calibrate.main([*command, "--imagenet-config", str(tmp_path / "config.yaml")])
