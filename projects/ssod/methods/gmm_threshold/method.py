@@ -40,7 +40,6 @@ class GMMThreshold(ClassThresholds):
 
     config_key = "GMM_THRESHOLD"
     selection_key = "SSOD.GMM_THRESHOLD.LOW"
-    selection_key = "SSOD.GMM_THRESHOLD.LOW"
     scores: Tensor
     counts: Tensor
     limits: Tensor
