@@ -134,6 +134,18 @@ def test_no_label_at_all_trains_on_background() -> None:
     assert all(p.grad is None for p in core.teacher.parameters())
 
 
+def test_a_labelled_turn_keeps_the_last_pseudo_labels() -> None:
+    """SSOD.ALTERNATE_STREAMS: hooks draw the last step that had some, as with a Faster R-CNN."""
+    core = core_of(retina_cfg())
+    whole = batch([0.9])
+    with EventStorage():
+        core(SSODBatch([], whole.unlabeled))
+        pseudo = core.last_pseudo
+        assert pseudo is not None
+        core(SSODBatch(whole.labeled, []))
+    assert core.last_pseudo is pseudo and core.last_batch.unlabeled
+
+
 def run_cfg(root: Path, output: Path, methods: tuple[str, ...] = METHODS) -> CfgNode:
     cfg = with_squares(retina_cfg(methods), root, output, methods)
     return with_stored_labels(cfg, root, output) if methods else cfg

@@ -7,11 +7,12 @@ Everything is a pure function of the image and a NumPy generator.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Tuple
+from typing import Optional, Tuple
 
 import cv2
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 
 # OpenCV's grey: 0.114 B + 0.587 G + 0.299 R.
 _GREY = np.array([0.114, 0.587, 0.299], dtype=np.float32)
@@ -124,6 +125,12 @@ class StrongAugmentation:
 
     def __init__(self, noise_sigma: float = 5.0, color_only: bool = False) -> None:
         self.noise_sigma, self.color_only = noise_sigma, color_only
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Optional["StrongAugmentation"]:
+        """As `SSOD.STRONG_AUGMENTATION` says; None where it is switched off."""
+        node = cfg.SSOD.STRONG_AUGMENTATION
+        return cls(node.NOISE_SIGMA, node.COLOR_ONLY) if node.ENABLED else None
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns a new uint8 BGR (H, W, 3) array."""

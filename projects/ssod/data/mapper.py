@@ -171,16 +171,11 @@ class TwoViewMapper:
         augmentations: List[T.Augmentation] = detection_utils.build_augmentation(cfg, is_train=True)
         if cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-        strong = cfg.SSOD.STRONG_AUGMENTATION
         return cls(
             augmentations,
             image_format=cfg.INPUT.FORMAT,
-            strong=(
-                StrongAugmentation(strong.NOISE_SIGMA, strong.COLOR_ONLY)
-                if strong.ENABLED
-                else None
-            ),
-            strong_labeled=strong.LABELED,
+            strong=StrongAugmentation.from_config(cfg),
+            strong_labeled=cfg.SSOD.STRONG_AUGMENTATION.LABELED,
             seed=seed,
             view_transforms=view_transforms,
             snapshots=snapshots,

@@ -6,19 +6,17 @@ Methods take part as far as they choose labels (`refine`) or change images in th
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from ssod.detectors.loss_only import LossOnlyModel, PlainOutputs, PlainViewOutputs
 from ssod.detectors.rcnn.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent, unsupported_part
 from ssod.errors import UserError
 from ssod.methods import Method, learns_from_unlabeled
-from ssod.structures import Sample, SSODBatch
-from ssod.utils.comm import all_reduce_mean
+from ssod.structures import Sample, Views
 
 # The phases that look into the student; a method that has one of them cannot work here.
 _PHASES = ("attach", "views", "weigh", "losses", "update")
@@ -37,33 +35,6 @@ def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> Teac
             )
         return PlainTeacherStudent.from_config(cfg, student, methods)
     return TeacherStudent.from_config(cfg, student, methods)  # type: ignore[arg-type]
-
-
-class LossNormalizer:
-    """RetinaNet and FCOS divide their losses by a running number of positives that they keep outside of `state_dict`.
-
-    Equal on all ranks, and in the checkpoint, so that a resumed run goes on exactly where it stopped.
-    """
-
-    NAME = "loss_normalizer"
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def synchronize(self) -> None:
-        """Replaces it by its mean over ranks; called on every rank after every forward."""
-        value = torch.tensor(float(getattr(self.model, self.NAME, 0.0)), dtype=torch.float64)
-        all_reduce_mean([value])
-        if hasattr(self.model, self.NAME):
-            setattr(self.model, self.NAME, float(value))
-
-    def state_dict(self) -> Dict[str, float]:
-        found = hasattr(self.model, self.NAME)
-        return {self.NAME: float(getattr(self.model, self.NAME))} if found else {}
-
-    def load_state_dict(self, state: Dict[str, float]) -> None:
-        for name, value in state.items():
-            setattr(self.model, name, value)
 
 
 class PlainTeacherStudent(TeacherStudent):
@@ -95,46 +66,23 @@ class PlainTeacherStudent(TeacherStudent):
                 "which leaves the model's own losses."
             )
         super().__init__(methods=methods, cls_loss=cls_loss, **arguments)
-        self.normalizer = LossNormalizer(self.student)
+        self.losses_of_model = LossOnlyModel(self.student)
 
     def check_student(self, student: nn.Module) -> None:
         """Any model is fine."""
 
     def checkpointables(self) -> Dict[str, Any]:
-        return {"normalizer": self.normalizer}
+        return {"normalizer": self.losses_of_model.normalizer}
 
-    def forward(self, batch: Any) -> Any:
-        if not self.training:
-            return self.teacher(batch)
-        assert isinstance(batch, SSODBatch)
-        context = self.context(batch)
-        pseudo = self.pseudo_labels(context) if batch.unlabeled else None
-        views = self.student_views(batch, pseudo, context)
-        losses: Dict[str, Tensor] = {}
-        if views.labeled.images:
-            losses.update(self._model_losses(views.labeled.images, views.labeled.targets))
-        if views.unlabeled is not None:
-            own = self._model_losses(views.unlabeled.images, views.unlabeled.targets)
-            for name, loss in own.items():
-                losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss
-        self.normalizer.synchronize()
-        self.last_batch, self.last_pseudo = batch, pseudo
-        self.last_numbers = self._numbers(None, pseudo, context)
-        return losses
+    def run_student(self, views: Views) -> PlainOutputs:  # type: ignore[override]
+        """The losses of each stream: a forward of the model for each."""
+        return self.losses_of_model(views)
+
+    def _detection_losses(self, outputs: Any) -> Dict[str, Tensor]:
+        assert isinstance(outputs, PlainViewOutputs)
+        return outputs.losses
 
     def label(self, samples: List[Sample]) -> TeacherOutputs:
         raise UserError(
             f"{type(self.student).__name__} does not label online: use python -m ssod.tools.pseudo_label."
         )
-
-    def _model_losses(
-        self, images: Sequence[Tensor], targets: Sequence[Instances]
-    ) -> Dict[str, Tensor]:
-        inputs: List[Dict[str, Any]] = []
-        for image, target in zip(images, targets):
-            plain = Instances(target.image_size)
-            plain.gt_boxes = Boxes(target.gt_boxes.tensor)
-            plain.gt_classes = target.gt_classes
-            height, width = target.image_size
-            inputs.append({"image": image, "instances": plain, "height": height, "width": width})
-        return self.student(inputs)

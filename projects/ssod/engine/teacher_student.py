@@ -158,9 +158,8 @@ class TeacherStudent(nn.Module):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
             self.last_numbers = self._numbers(outputs, pseudo, context)
-        if (
-            pseudo is not None or self.last_pseudo is None
-        ):  # else a labelled turn of SSOD.ALTERNATE_STREAMS
+        # A labelled turn of SSOD.ALTERNATE_STREAMS leaves those of the last unlabelled one.
+        if pseudo is not None or self.last_pseudo is None:
             self.last_batch, self.last_pseudo = batch, pseudo
         return losses
 
@@ -168,7 +167,8 @@ class TeacherStudent(nn.Module):
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Union[float, Tensor]]:
         methods = {method.name: method for method in self.method_list}
-        return step_numbers(methods, outputs, pseudo, context)
+        seen = outputs if isinstance(outputs, Outputs) else None  # None where only losses are known
+        return step_numbers(methods, seen, pseudo, context)
 
     def context(self, batch: SSODBatch) -> StepContext:
         """What the methods' phases get to see of `batch`, in training or outside it."""

@@ -30,6 +30,7 @@ from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
 from ssod.detectors.fast_ops import use_fast_ops
+from ssod.engine.branching import branch
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.config_checks import check_config, check_device_present, warnings_about
 from ssod.engine.ema import MovingAverage
@@ -251,7 +252,13 @@ class SSODTrainer(DefaultTrainer):
             return
         self._clear_former_run()
         if self.cfg.SSOD.BURN_IN_CHECKPOINT:
-            self._branch_from(self.cfg.SSOD.BURN_IN_CHECKPOINT)
+            self.start_iter = branch(
+                self.checkpointer.load_file(self.cfg.SSOD.BURN_IN_CHECKPOINT),
+                self.cfg,
+                self.core,
+                self._trainer,
+                last_start=self.mutual_from if self.mutual else None,
+            )
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
             check_weights_match(self.cfg, self.cfg.MODEL.WEIGHTS, self.checkpointer)
@@ -292,42 +299,6 @@ class SSODTrainer(DefaultTrainer):
                 os.remove(path)
             shutil.rmtree(os.path.join(folder, "snapshots"), ignore_errors=True)
         comm.synchronize()
-
-    def _branch_from(self, path: str) -> None:
-        """Takes weights, teacher, optimiser, step and stream positions from another run's full checkpoint.
-
-        Parameters that only this run has (heads of its methods) start fresh.
-        """
-        data = self.checkpointer.load_file(path)
-        missing = [key for key in ("model", "teacher", "loop", "trainer") if key not in data]
-        if missing:
-            raise UserError(
-                f"SSOD.BURN_IN_CHECKPOINT {path} is not a full training checkpoint (no {missing[0]!r}): "
-                "name a model_*.pth that training wrote."
-            )
-        for module, key in ((self.core.student, "model"), (self.core.teacher, "teacher")):
-            try:
-                found = module.load_state_dict(data[key], strict=False)
-            except RuntimeError as error:
-                detail = str(error).splitlines()[-1].strip()
-                raise UserError(
-                    f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: {detail}"
-                ) from None
-            fresh = [name for name in found.missing_keys if not name.startswith("ssod_heads.")]
-            if fresh:
-                raise UserError(
-                    f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: it lacks {fresh[0]}."
-                )
-        self._trainer.load_state_dict(data["loop"])
-        if self.cfg.SEED >= 0:
-            self._trainer.seed = self.cfg.SEED
-        self.start_iter = data["trainer"]["iteration"] + 1
-        if self.mutual and self.start_iter > self.mutual_from:
-            raise UserError(
-                f"SSOD.BURN_IN_CHECKPOINT {path} is {self.start_iter} steps old, past SSOD.BURN_IN_STEPS "
-                f"{self.mutual_from}: raise that key or name an earlier checkpoint."
-            )
-        logger.info(f"Branching from {path} at step {self.start_iter}")
 
     def train(self) -> Optional["OrderedDict[str, Any]"]:
         """Runs to `SOLVER.MAX_ITER`, then evaluates its result on `DATASETS.TEST`.

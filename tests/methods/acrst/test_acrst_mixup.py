@@ -13,6 +13,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from ssod.data.mapper import TwoViewMapper
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.methods.acrst.mixup_mosaic.method import MixUpMosaic, MixWithLabeled
@@ -270,3 +271,16 @@ def test_views_phase_replaces_the_labels(tmp_path: Path, storage: Any) -> None:
     assert counts == [len(mixed.extras["MixUpMosaic"].boxes), 0] and counts[0] > 0
     assert storage.latest()["mixup_mosaic/mixed_in_boxes_per_image"][0] == counts[0] / 2
     assert len(view.pseudo.instances[0]) == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("enabled, color_only", [(True, False), (True, True), (False, False)])
+def test_strong_augmentation_is_the_mappers(enabled: bool, color_only: bool) -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("ScoreThreshold", "MixUpMosaic")
+    node = cfg.SSOD.STRONG_AUGMENTATION
+    node.ENABLED, node.COLOR_ONLY, node.NOISE_SIGMA = enabled, color_only, 3.0
+    own: Any = build_methods(cfg)["MixUpMosaic"].strong
+    of_mapper = TwoViewMapper.from_config(cfg, seed=0).strong
+    assert (own is None) == (of_mapper is None) == (not enabled)
+    if enabled:
+        assert vars(own) == vars(of_mapper) == {"noise_sigma": 3.0, "color_only": color_only}

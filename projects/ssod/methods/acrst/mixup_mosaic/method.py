@@ -41,7 +41,6 @@ from ssod.methods.base import (
 )
 from ssod.structures import PseudoLabels, Sample, Views
 
-_ATTEMPTS = 10
 Skipped = List[Tuple[str, str]]
 
 
@@ -50,7 +49,8 @@ class MixWithLabeled:
 
     Args:
         name: of the entry in `extras`. records: Detectron2 dataset dicts of the labelled images.
-        image_format, strong, flip: labelled images are read, recoloured and mirrored like a strong view.
+        image_format, strong, flip: labelled images are read, recoloured and mirrored like a
+            strong view, with the probability `flip_prob`. attempts: images that are tried where files are damaged.
         mosaic_prob: of a Mosaic. mixup_prob: of a MixUp where there is none. alpha: of MixUp's Beta(alpha, alpha).
         min_visible: boxes of which a smaller share is left lose their label.
     """
@@ -63,6 +63,8 @@ class MixWithLabeled:
         image_format: str,
         strong: Optional[StrongAugmentation],
         flip: bool,
+        flip_prob: float = 0.5,
+        attempts: int = 10,
         mosaic_prob: float,
         mixup_prob: float,
         alpha: float,
@@ -71,6 +73,7 @@ class MixWithLabeled:
         self.name = name
         self.records = DatasetFromList(list(records))
         self.image_format, self.strong, self.flip = image_format, strong, flip
+        self.flip_prob, self.attempts = flip_prob, attempts
         self.mosaic_prob, self.mixup_prob = mosaic_prob, mixup_prob
         self.alpha, self.min_visible = alpha, min_visible
 
@@ -135,8 +138,8 @@ class MixWithLabeled:
     def _tile(
         self, height: int, width: int, rng: np.random.Generator, skipped: Skipped
     ) -> Optional[Tile]:
-        """A random window of a random labelled image; unreadable files are added to `skipped`. None if all ten are."""
-        for _ in range(_ATTEMPTS):
+        """A random window of a random labelled image; unreadable files are added to `skipped`. None if all are."""
+        for _ in range(self.attempts):
             record = self.records[int(rng.integers(len(self.records)))]
             try:
                 image = read_image(record, self.image_format)
@@ -151,7 +154,7 @@ class MixWithLabeled:
                 np.array([a["category_id"] for a in found], np.int64),
             )
             tile = cover_tile(whole, height, width, rng, self.min_visible)
-            if self.flip and rng.random() < 0.5:
+            if self.flip and rng.random() < self.flip_prob:
                 tile.image = tile.image[:, ::-1]
                 tile.boxes = tile.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
                 tile.boxes = tile.boxes.astype(np.float32)
@@ -183,9 +186,11 @@ class MixUpMosaic(Method):
         image_format: str,
         strong: Optional[StrongAugmentation],
         flip: bool,
+        flip_prob: float = 0.5,
+        attempts: int = 10,
     ) -> None:
         super().__init__()
-        shares = {"MOSAIC_PROB": mosaic_prob, "MIXUP_PROB": mixup_prob}
+        shares = {"MOSAIC_PROB": mosaic_prob, "MIXUP_PROB": mixup_prob, "FLIP_PROB": flip_prob}
         for key, value in {**shares, "MIN_VISIBLE_FRACTION": min_visible}.items():
             if not 0 <= value <= 1:
                 raise UserError(
@@ -195,9 +200,12 @@ class MixUpMosaic(Method):
             raise UserError(
                 f"SSOD.MIXUP_MOSAIC.MIXUP_ALPHA is {mixup_alpha}: use a positive number."
             )
+        if attempts < 1:
+            raise UserError(f"SSOD.MIXUP_MOSAIC.ATTEMPTS is {attempts}: use 1 or more.")
         self.mosaic_prob, self.mixup_prob, self.mixup_alpha = mosaic_prob, mixup_prob, mixup_alpha
         self.min_visible, self.image_format = min_visible, image_format
         self.strong, self.flip = strong, flip
+        self.flip_prob, self.attempts = flip_prob, attempts
         self.records: Sequence[Dict[str, Any]] = []
 
     @classmethod
@@ -208,18 +216,24 @@ class MixUpMosaic(Method):
         cfg.SSOD.MIXUP_MOSAIC.MIXUP_ALPHA = 1.5  # lambda ~ Beta(alpha, alpha)
         # Boxes of which a smaller share is left at the edge of a tile lose their label.
         cfg.SSOD.MIXUP_MOSAIC.MIN_VISIBLE_FRACTION = 0.25
+        # Of a labelled image that is mixed in, where INPUT.RANDOM_FLIP is "horizontal".
+        cfg.SSOD.MIXUP_MOSAIC.FLIP_PROB = 0.5
+        # Labelled images that are tried before a damaged one is given up on.
+        cfg.SSOD.MIXUP_MOSAIC.ATTEMPTS = 10
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        node, strong = cfg.SSOD.MIXUP_MOSAIC, cfg.SSOD.STRONG_AUGMENTATION
+        node = cfg.SSOD.MIXUP_MOSAIC
         return {
             "mosaic_prob": node.MOSAIC_PROB,
             "mixup_prob": node.MIXUP_PROB,
             "mixup_alpha": node.MIXUP_ALPHA,
             "min_visible": node.MIN_VISIBLE_FRACTION,
             "image_format": cfg.INPUT.FORMAT,
-            "strong": StrongAugmentation(strong.NOISE_SIGMA) if strong.ENABLED else None,
+            "strong": StrongAugmentation.from_config(cfg),
             "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
+            "flip_prob": node.FLIP_PROB,
+            "attempts": node.ATTEMPTS,
         }
 
     def setup(self, data: TrainingData) -> None:
@@ -234,6 +248,8 @@ class MixUpMosaic(Method):
             image_format=self.image_format,
             strong=self.strong,
             flip=self.flip,
+            flip_prob=self.flip_prob,
+            attempts=self.attempts,
             mosaic_prob=self.mosaic_prob,
             mixup_prob=self.mixup_prob,
             alpha=self.mixup_alpha,
