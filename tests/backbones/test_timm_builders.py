@@ -120,6 +120,7 @@ def test_gray_images_are_left_to_the_config() -> None:
         (("MODEL.TIMM.NAME", "resnet18.no_tag"), "did you mean resnet18[.]"),
         (("MODEL.TIMM.NAME", "test_maxvit"), "does not take images of every size"),
         (("MODEL.TIMM.OUT_INDICES", [1, 9]), r"\[1, 9\]: test_efficientnet has the levels 0 to 4"),
+        (("MODEL.FPN.IN_FEATURES", ["res1", "res2"]), "no feature 'res1'; .* has res2, res3, res4"),
         (("MODEL.TIMM.NORM", "BN"), "MODEL.TIMM.NORM is 'BN': use"),
         (("MODEL.TIMM.FREEZE_AT", 77), "MODEL.TIMM.FREEZE_AT is 77"),
         (("MODEL.TIMM.FREEZE_AT", -1), "MODEL.TIMM.FREEZE_AT is -1"),

@@ -102,7 +102,16 @@ def _pyramid(cfg: CfgNode, bottom_up: TimmBackbone, top_block: nn.Module) -> FPN
 
 
 def _in_features(cfg: CfgNode, bottom_up: TimmBackbone) -> List[str]:
-    return list(cfg.MODEL.FPN.IN_FEATURES) or list(bottom_up.output_shape())
+    """The levels that FPN is built on; `UserError` for a name that is none."""
+    levels = list(bottom_up.output_shape())
+    names = list(cfg.MODEL.FPN.IN_FEATURES) or levels
+    for name in names:
+        if name not in levels:
+            raise UserError(
+                f"MODEL.FPN.IN_FEATURES: there is no feature {name!r}; {cfg.MODEL.TIMM.NAME} has {', '.join(levels)} "
+                "(MODEL.TIMM.OUT_INDICES chooses them)."
+            )
+    return names
 
 
 def load_package(body: nn.Module, full: nn.Module, package: str) -> None:
