@@ -34,7 +34,9 @@ def load(path: str) -> CfgNode:
     return load_config(str(ROOT / path))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/acrst.md", "docs/backbones.md", "docs/own_data.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/acrst.md", "docs/backbones.md", "docs/own_data.md"]
+)
 def test_yaml_of_the_pages_loads(page: str, tmp_path: Path) -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
     assert blocks
@@ -166,6 +168,12 @@ PUBLISHED = {
     "pudet/teacher_R_50_FPN": "AP 37.4",
     "pudet/self_distillation_R_50_FPN": "AP 38.4",
     "pudet/purified_118k_R_50_FPN": "AP 39.4 / 39.3 / 39.0 at SSOD.SCORE_THRESHOLD 0.5 / 0.7 / 0.9",
+    "pudet/random_118k_R_50_FPN": "AP 37.7 / 37.9 at SSOD.SCORE_THRESHOLD 0.5 / 0.9",
+    "pudet/random_1.3M_R_50_FPN": "AP 36.6 / 37.0 at SSOD.SCORE_THRESHOLD 0.5 / 0.9",
+    "pudet/purified_236k_R_50_FPN": "AP 39.5 / 39.3 at SSOD.SCORE_THRESHOLD 0.5 / 0.9",
+    "multi_phase/co35_to_co80_dd_R_50_FPN": "AP 35.2",
+    "multi_phase/co115_to_co120_dd_R_50_FPN": "AP 40.3",
+    "multi_phase/co115_to_co120_dd_R_101_FPN": "AP 42.3",
     "pudet/random_236k_R_50_FPN": "AP 37.4 / 38.0 / 38.2 at SSOD.SCORE_THRESHOLD 0.5 / 0.7 / 0.9",
 }
 
@@ -238,6 +246,11 @@ def test_hyperparameters_of_multi_phase() -> None:
         assert (cfg.SSOD.UNSUP_LOSS_WEIGHT, cfg.SSOD.BURN_IN_STEPS) == (1.0, 0)
         assert cfg.MODEL.RESNETS.DEPTH == (101 if "R_101" in path else 50)
         assert f"R-{cfg.MODEL.RESNETS.DEPTH}.pkl" in cfg.MODEL.WEIGHTS
+        assert cfg.SSOD.MULTI_PHASE.CONCATENATE
+        assert cfg.SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION == ("_dd_" in path)
+
+
+WILD_IMAGES = {"236k": 236_000, "1.3M": 1_281_167}
 
 
 def test_hyperparameters_of_pudet() -> None:
@@ -246,11 +259,11 @@ def test_hyperparameters_of_pudet() -> None:
         wild = bool(cfg.DATASETS.UNLABELED)
         solver = (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY)
         assert solver == (32, 0.04, 1e-4)
-        epochs = [step * 32 / 117_266 / (2 if wild else 1) for step in cfg.SOLVER.STEPS]
-        assert epochs == pytest.approx([8, 11], abs=0.01)
-        assert cfg.SOLVER.MAX_ITER * 32 / 117_266 / (2 if wild else 1) == pytest.approx(
-            12, abs=0.01
-        )
+        # Epochs of the larger set; turns of labelled and wild batches alternate.
+        images = next((n for key, n in WILD_IMAGES.items() if key in path), 117_266)
+        steps = [*cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER]
+        epochs = [step * 32 / images / (2 if wild else 1) for step in steps]
+        assert epochs == pytest.approx([8, 11, 12], abs=0.01)
         assert (node.HINT_WEIGHT, node.KD_WEIGHT, node.TEMPERATURE) == (1.0, 1.0, 2.0)
         assert (node.IMITATION_RATIO, node.NUM_PROPOSALS) == (0.5, 512)
         distils = "BoundedDistillation" in cfg.SSOD.METHODS

@@ -65,7 +65,7 @@ def test_two_ranks_run_all_phases(found: Dict[str, Any]) -> None:
 
 def test_two_ranks_label_as_one(found: Dict[str, Any]) -> None:
     folder = found["output"] / "tools"
-    weights = str(folder / "phases" / "phase_0" / "teacher_best.pth")
+    weights = str(folder / "phases" / "phase_0")
     pseudo_label(two_ranks.label_arguments(folder, weights, "alone.json"))
     one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("alone", "labels"))
     assert one["images"] == two["images"] and one["annotations"] == two["annotations"] != []

@@ -112,7 +112,7 @@ def run_tools(root: Path, folder: Path) -> None:
         (folder / "config.yaml").write_text(cfg.dump())
     comm.synchronize()
     run_phases(str(folder / "config.yaml"), ["SSOD.MULTI_PHASE.PHASES", "1"])
-    weights = str(folder / "phases" / "phase_0" / "teacher_best.pth")
+    weights = str(folder / "phases" / "phase_0")
     pseudo_label(label_arguments(folder, weights, "labels.json"))
     arguments = ["--config-file", str(folder / "config.yaml"), "--wild", str(root / "unlabeled")]
     arguments += ["--keep", "5", "--output", str(folder / "purified"), "--size", "64"]

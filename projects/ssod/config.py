@@ -58,6 +58,8 @@ def add_ssod_config(cfg: CN) -> None:
     # Micro-batches are all-unlabelled or all-labelled in turn, an unlabelled one first; both batch sizes count for theirs.
     cfg.SSOD.ALTERNATE_STREAMS = False
     cfg.SSOD.UNSUP_LOSS_WEIGHT = 4.0
+    # Of the detector's losses on labelled images; `ssod.tools.run_phases` sets both where sets are concatenated.
+    cfg.SSOD.SUP_LOSS_WEIGHT = 1.0
     # Labelled images are seen in their weak view too.
     cfg.SSOD.LABELED_WEAK_VIEW = True
     # Teacher detections below this score are not even candidates.
@@ -87,6 +89,11 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.MULTI_PHASE = CN()
     # Phase i of N trains on the most certain i/N of the unlabelled images. Phase 0 is supervised.
     cfg.SSOD.MULTI_PHASE.PHASES = 2
+    # Of that share (Figure 6): phase i keeps FRACTION * i/N of the images.
+    cfg.SSOD.MULTI_PHASE.FRACTION = 1.0
+    # One loss over the labelled and the kept images as one set, as MMDetection concatenates them: both streams' weights and
+    # their shares of a batch are their sets' shares, and phase 0 scales the learning rate with its smaller batch.
+    cfg.SSOD.MULTI_PHASE.CONCATENATE = False
     # Weights or OUTPUT_DIR of a supervised run that stands for phase 0; empty: it is trained first.
     cfg.SSOD.MULTI_PHASE.PHASE_0_WEIGHTS = ""
     # Pseudo-labels of several models agree from this IoU on.

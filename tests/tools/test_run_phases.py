@@ -9,16 +9,20 @@ from typing import Any, Dict
 import pytest
 import torch
 import yaml
+from detectron2.structures import Boxes, Instances
 
+from ssod.data.catalog import register_datasets
+from ssod.data.truth import ImageTruth
 from ssod.engine.setup import load_config
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.evaluation.pseudo_label_quality import count_labels
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
 from ssod.phases.plan import plan_phases
-from ssod.phases.summary import format_markdown
+from ssod.phases.summary import format_markdown, labels_ap
 from ssod.plotting.run_data import load_runs
-from ssod.pseudo_labels import predictions
+from ssod.pseudo_labels import labelling, predictions
+from ssod.pseudo_labels.labelling import label_images
 from ssod.report.page import build_page
 from ssod.tools import run_phases
 from tiny import tiny_cfg, with_squares
@@ -38,6 +42,7 @@ def config(squares: Path, tmp_path: Path) -> Path:
     cfg.SSOD.BURN_IN_STEPS, cfg.SSOD.SCORE_THRESHOLD = 0, 0.0
     cfg.SSOD.VIS_PERIOD = 0
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0  # so that an untrained detector finds something
+    cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU = 0.0  # and two of them agree on it
     path = tmp_path / "config.yaml"
     path.write_text(cfg.dump())
     return path
@@ -64,7 +69,11 @@ def test_two_phases(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(config, "PHASES", "2")
     out = tmp_path / "out"
     labels = [json.loads((out / f"phase_{i}/pseudo_labels.json").read_text()) for i in (1, 2)]
-    assert [len(found["images"]) for found in labels] == [6, 12]
+    counts = [len(found["images"]) for found in labels]
+    assert 0 < counts[0] <= 6 and 0 < counts[1] <= 12  # the half, and all, that have a label
+    for found in labels:
+        labelled = {row["image_id"] for row in found["annotations"]}
+        assert labelled == {image["id"] for image in found["images"]}
     assert [len(found["info"]["models"]) for found in labels] == [1, 2]
     # The first phase has the most certain half of the images that its only model can rank.
     configs = [yaml.safe_load((out / f"phase_{i}/config.yaml").read_text()) for i in range(3)]
@@ -73,9 +82,10 @@ def test_two_phases(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert configs[0]["SSOD"]["PSEUDO_LABELS"] == ""
     record = json.loads((out / "phases.json").read_text())
     assert list(record["test"]["squares_test"]["rows"]) == ["0", "1", "2", "1~2", "0~2"]
-    assert [entry["images"] for entry in record["labels"]] == [6, 12]
+    assert [entry["images"] for entry in record["labels"]] == counts
     assert sum(record["labels"][0]["certainty_all"]) == 12
     assert set(record["labels"][1]["quality"]) == {"all", "easy", "difficult"}
+    assert all(0 <= entry["ap"]["AP"] <= entry["ap"]["AP50"] for entry in record["labels"])
     # One model alone is what its own run measured.
     own = json.loads((out / "phase_1/results.json").read_text())
     alone = record["test"]["squares_test"]["rows"]["1"]["all"]
@@ -199,3 +209,79 @@ def test_table_shows_what_is_missing() -> None:
     rows = {"0": {"all": {"AP": 12.34, "AP50": float("nan")}}}
     text = format_markdown({"set": {"easy_share": 0.5, "rows": rows}})
     assert "| 0 (supervised) | 12.3 | – | – | – | – | – |" in text and "50% of the images" in text
+
+
+def test_concatenated_sets(config: Path, squares: Path) -> None:
+    """8 labelled and 12 unlabelled images: MMDetection's one loss over both, phase by phase."""
+    opts = ["SSOD.MULTI_PHASE.CONCATENATE", "True", "SOLVER.IMS_PER_BATCH", "8"]
+    opts += ["SSOD.IMS_PER_BATCH_UNLABELED", "8", "SOLVER.BASE_LR", "0.01"]
+    phases = plan_phases(load_config(str(config), opts))
+    cfgs = [load_config(str(config), [*opts, *phase.overrides]) for phase in phases]
+    assert cfgs[0].SOLVER.BASE_LR == pytest.approx(0.005)  # 8 images a step instead of 16
+    assert [c.SOLVER.BASE_LR for c in cfgs[1:]] == [0.01, 0.01]
+    # Phase 1 keeps 6 images: 8 / 14 of 16 images are 9. Phase 2: 8 / 20 are 6.
+    found = [(c.SOLVER.IMS_PER_BATCH, c.SSOD.IMS_PER_BATCH_UNLABELED) for c in cfgs[1:]]
+    assert found == [(9, 7), (6, 10)]
+    weights = [(c.SSOD.SUP_LOSS_WEIGHT, c.SSOD.UNSUP_LOSS_WEIGHT) for c in cfgs[1:]]
+    assert weights == [pytest.approx((8 / 14, 6 / 14)), pytest.approx((0.4, 0.6))]
+    # On 8 GPUs of 2 images nothing can be shifted, so the weights alone do it.
+    phases = plan_phases(load_config(str(config), [*opts, "SOLVER.REFERENCE_WORLD_SIZE", "8"]))
+    cfg = load_config(str(config), [*opts, *phases[2].overrides])
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SSOD.IMS_PER_BATCH_UNLABELED) == (8, 8)
+    assert cfg.SSOD.SUP_LOSS_WEIGHT == pytest.approx(0.4)
+    # Without the key nothing is changed.
+    plain = plan_phases(load_config(str(config), opts[2:]))
+    assert not any("SSOD.SUP_LOSS_WEIGHT" in phase.overrides for phase in plain)
+
+
+def test_fraction(config: Path, capsys: pytest.CaptureFixture) -> None:
+    cfg = load_config(str(config), ["SSOD.MULTI_PHASE.FRACTION", "0.5"])
+    assert [phase.fraction for phase in plan_phases(cfg)] == [0, 0.25, 0.5]
+    for value in ("0.0", "1.5"):
+        with pytest.raises(UserError, match="SSOD.MULTI_PHASE.FRACTION is"):
+            plan_phases(load_config(str(config), ["SSOD.MULTI_PHASE.FRACTION", value]))
+    seen: Dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_phases, "launch_from", lambda work, args: seen.update(opts=args.opts))
+        run(config, "--fraction", "0.5", "PHASES", "1")
+    assert seen["opts"][-2:] == ["SSOD.MULTI_PHASE.FRACTION", "0.5"]
+
+
+def prediction(boxes: Any, classes: Any, scores: Any) -> predictions.Prediction:
+    found = Instances((40, 40))
+    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    found.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    found.scores = torch.tensor(scores, dtype=torch.float32)
+    return predictions.Prediction(found)
+
+
+def test_ap_of_the_labels() -> None:
+    box, far = [0.0, 0, 10, 10], [20.0, 20, 30, 30]
+    truth = [
+        ImageTruth(torch.tensor([box]), torch.tensor([0])),
+        ImageTruth(torch.tensor([far]), torch.tensor([1])),
+    ]
+    right = [prediction([box], [0], [0.9]), prediction([far], [1], [0.8])]
+    assert labels_ap(list(zip(right, truth)), 2) == pytest.approx({"AP": 100.0, "AP50": 100.0})
+    half = [right[0], prediction([], [], [])]
+    assert labels_ap(list(zip(half, truth)), 2) == pytest.approx({"AP": 50.0, "AP50": 50.0})
+    # Half of the width: IoU 0.5 counts at the lowest threshold alone.
+    narrow = [prediction([[0.0, 0, 5, 10]], [0], [0.9]), right[1]]
+    assert labels_ap(list(zip(narrow, truth)), 2)["AP"] == pytest.approx(55.0, abs=0.1)
+
+
+def test_images_without_an_agreed_label_are_left_out(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = load_config(str(config), [])
+    register_datasets(cfg)
+    rows = [prediction([[0, 0, 9, 9]], [0], [0.9])] * 3 + [prediction([], [], [])] * 9
+    monkeypatch.setattr(labelling, "predict", lambda *args: rows)
+    written = []
+    for keep in (True, False):
+        path = tmp_path / f"{keep}.json"
+        label_images(cfg, ["a"], str(path), "", threshold=0.5, keep_empty=keep)
+        written.append(len(json.loads(path.read_text())["images"]))
+    assert written == [12, 3]
+    with pytest.raises(UserError, match="No unlabelled image has a label"):
+        label_images(cfg, ["a"], str(tmp_path / "none.json"), "", threshold=0.95, keep_empty=False)

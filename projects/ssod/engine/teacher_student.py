@@ -67,7 +67,8 @@ class TeacherStudent(nn.Module):
     Args:
         student: a `GeneralizedRCNN`; methods attach their heads to it here.
         methods: in the order in which their phases run.
-        unsup_loss_weight: lambda_u. labeled_weak_view: labelled images are seen weak and strong.
+        unsup_loss_weight: lambda_u. sup_loss_weight: the same of labelled images.
+        labeled_weak_view: labelled images are seen weak and strong.
         pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI classifier.
     """
 
@@ -81,6 +82,7 @@ class TeacherStudent(nn.Module):
         pseudo_score_floor: float,
         cls_loss: str,
         focal_gamma: float,
+        sup_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.check_student(student)
@@ -92,6 +94,7 @@ class TeacherStudent(nn.Module):
             method.attach(student)
         self.teacher: GeneralizedRCNN = copy.deepcopy(student).requires_grad_(False)
         self.unsup_loss_weight = unsup_loss_weight
+        self.sup_loss_weight = sup_loss_weight
         self.labeled_weak_view = labeled_weak_view
         self.pseudo_score_floor = pseudo_score_floor
         self.cls_loss = cls_loss
@@ -113,6 +116,7 @@ class TeacherStudent(nn.Module):
             student=student,
             methods=methods,
             unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
+            sup_loss_weight=cfg.SSOD.SUP_LOSS_WEIGHT,
             labeled_weak_view=cfg.SSOD.LABELED_WEAK_VIEW,
             pseudo_score_floor=cfg.SSOD.PSEUDO_SCORE_FLOOR,
             cls_loss=cfg.SSOD.ROI_CLS_LOSS,
@@ -301,7 +305,8 @@ class TeacherStudent(nn.Module):
         losses: Dict[str, Tensor] = {}
         # Without images where `SSOD.ALTERNATE_STREAMS` gives this micro-batch to the other stream.
         if outputs.labeled.view.images:
-            losses.update(self._detection_losses(outputs.labeled))
+            for name, loss in self._detection_losses(outputs.labeled).items():
+                losses[name] = self.sup_loss_weight * loss
         if outputs.unlabeled is not None:
             for name, loss in self._detection_losses(outputs.unlabeled).items():
                 losses[f"{name}_unlabeled"] = self.unsup_loss_weight * loss

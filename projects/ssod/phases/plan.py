@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 from detectron2.config import CfgNode
 
+from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.sweep.plan import changed_since
@@ -46,6 +47,70 @@ class Phase:
         return weights_of(self.given or self.folder)
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """What `SSOD.MULTI_PHASE.CONCATENATE` needs to know.
+
+    Attributes:
+        labeled, unlabeled: images of the sets. batch: of one step, both streams together. labeled_batch: of the config.
+        multiple: both parts of a batch are multiples of it. lr: SOLVER.BASE_LR.
+    """
+
+    labeled: int
+    unlabeled: int
+    batch: int
+    labeled_batch: int
+    multiple: int
+    lr: float
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> "_Streams":
+        register_datasets(cfg)
+        own, other = cfg.SOLVER.IMS_PER_BATCH, cfg.SSOD.IMS_PER_BATCH_UNLABELED
+        return cls(
+            labeled=len(load_labeled(cfg)),
+            unlabeled=len(load_unlabeled(cfg)),
+            batch=own + other,
+            labeled_batch=own,
+            multiple=max(1, cfg.SOLVER.REFERENCE_WORLD_SIZE)
+            * cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS,
+            lr=cfg.SOLVER.BASE_LR,
+        )
+
+    def of_phase_0(self) -> List[str]:
+        """Overrides: fewer images a step, so a lower learning rate, in proportion."""
+        return ["SOLVER.BASE_LR", repr(self.lr * self.labeled_batch / self.batch)]
+
+    def of_phase(self, fraction: float) -> List[str]:
+        """Overrides of a phase that keeps this share of the unlabelled images."""
+        kept = max(1, round(fraction * self.unlabeled))
+        share = self.labeled / (self.labeled + kept)
+        labeled_batch, unlabeled_batch = self.labeled_batch, self.batch - self.labeled_batch
+        if self.batch >= 2 * self.multiple:
+            labeled_batch, unlabeled_batch = split_batch(self.batch, share, self.multiple)
+        return [
+            *("SOLVER.IMS_PER_BATCH", str(labeled_batch)),
+            *("SSOD.IMS_PER_BATCH_UNLABELED", str(unlabeled_batch)),
+            *("SSOD.SUP_LOSS_WEIGHT", repr(share)),
+            *("SSOD.UNSUP_LOSS_WEIGHT", repr(1 - share)),
+        ]
+
+
+def split_batch(batch: int, share: float, multiple: int) -> Tuple[int, int]:
+    """The labelled and the unlabelled images of a batch, as near to the share as whole multiples allow.
+
+    Args:
+        batch: at least two multiples, so that neither part is empty.
+
+    Example:
+        >>> split_batch(16, share=0.3, multiple=1)
+        (5, 11)
+    """
+    units = batch // multiple
+    labeled = min(max(round(units * share), 1), units - 1) * multiple
+    return labeled, batch - labeled
+
+
 def plan_phases(cfg: CfgNode) -> List[Phase]:
     """All phases of a config, in order.
 
@@ -53,6 +118,10 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
         UserError: there is nothing to do in phases.
     """
     node = cfg.SSOD.MULTI_PHASE
+    if not 0 < node.FRACTION <= 1:
+        raise UserError(
+            f"SSOD.MULTI_PHASE.FRACTION is {node.FRACTION}: use a share of the images, above 0 and at most 1."
+        )
     if node.PHASES < 1:
         raise UserError(f"SSOD.MULTI_PHASE.PHASES is {node.PHASES}: use 1 or more.")
     if not cfg.SSOD.METHODS or not cfg.DATASETS.UNLABELED:
@@ -63,6 +132,7 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
         raise UserError(
             f"SSOD.MULTI_PHASE.PHASE_0_WEIGHTS {node.PHASE_0_WEIGHTS} does not exist: train it or correct the path."
         )
+    streams = _Streams.of(cfg) if node.CONCATENATE else None
     phases = []
     for index in range(node.PHASES + 1):
         folder = os.path.join(cfg.OUTPUT_DIR, f"phase_{index}")
@@ -74,10 +144,15 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
             overrides += ["SSOD.PSEUDO_LABELS", ""]
             # The supervised phase is the same however many follow.
             overrides += ["SSOD.MULTI_PHASE.PHASES", "1"]
+            if streams is not None:
+                overrides += streams.of_phase_0()
         else:
             overrides += ["SSOD.PSEUDO_LABELS", os.path.join(folder, "pseudo_labels.json")]
+            if streams is not None:
+                overrides += streams.of_phase(node.FRACTION * index / node.PHASES)
         given = node.PHASE_0_WEIGHTS if index == 0 else ""
-        phases.append(Phase(index, folder, index / node.PHASES, overrides, given))
+        fraction = node.FRACTION * index / node.PHASES
+        phases.append(Phase(index, folder, fraction, overrides, given))
     return phases
 
 

@@ -56,6 +56,7 @@ def _train(
             cache,
             tta=cfg.SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION,
             fraction=phase.fraction,
+            keep_empty=False,
         )
     train_phase(cfg)
 

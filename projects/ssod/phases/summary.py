@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -23,18 +23,22 @@ from ssod.data.records import trained_annotations
 from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.engine.trainer import SSODTrainer
 from ssod.evaluation.build import quiet_evaluation
+from ssod.evaluation.coco import coco_eval_boxes
 from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels
+from ssod.evaluation.truth import coco_api
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
 from ssod.phases.plan import Phase
-from ssod.pseudo_labels.certainty import image_certainty, most_certain
+from ssod.pseudo_labels.certainty import most_certain
 from ssod.pseudo_labels.ensemble import fuse_predictions
-from ssod.pseudo_labels.labelling import agreed_labels, label_thresholds
+from ssod.pseudo_labels.labelling import agreed_labels, certainty_and_count, label_thresholds
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.utils.atomic import write_atomically
 
 logger = logging.getLogger(__name__)
 SUBSETS = ("all", "easy", "difficult")
 METRICS = ("AP", "AP50")
+# Of sets that declare EVALUATOR: the paper's metric.
+VOC_METRICS = ("VOC-AP50",)
 
 
 def summarise_phases(cfg: CfgNode, config_file: str, phases: Sequence[Phase], cache: str) -> None:
@@ -178,15 +182,13 @@ def _label_quality(
     easy: Optional[Tensor] = None
     for phase in phases[1:]:
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
-        rows = agreed_labels(stores[: phase.index], limits[: phase.index], iou)
-        counts: List[LabelCounts] = []
-        values: List[float] = []
-        for row, found in zip(rows, known):
-            values.append(-1.0 if row.found is None else image_certainty(row.found.scores))
-            if found is not None:
-                counts.append(_count(row, found, len(classes)))
-        certainty = torch.tensor(values)
-        kept = most_certain(certainty, phase.fraction)
+        own_stores, own_limits = stores[: phase.index], limits[: phase.index]
+        certainty, numbers = certainty_and_count(agreed_labels(own_stores, own_limits, iou))
+        # Only rows with a truth are held in memory.
+        found = zip(agreed_labels(own_stores, own_limits, iou), known)
+        pairs = [(row, own) for row, own in found if own is not None]
+        counts = [_count(row, own, len(classes)) for row, own in pairs]
+        kept = most_certain(certainty, phase.fraction) & (numbers > 0)
         entry: Dict[str, Any] = {"phase": phase.index, "images": int(kept.sum())}
         for name, mask in (("certainty_all", certainty >= 0), ("certainty_kept", kept)):
             entry[name] = torch.histc(certainty[mask], bins=20, min=0.0, max=1.0).int().tolist()
@@ -194,11 +196,42 @@ def _label_quality(
             own = easy_images(counts)
             easy = own if easy is None else easy
             entry["easy_share"] = float(own.double().mean())
+            entry["ap"] = labels_ap(pairs, len(classes))
             entry["quality"] = quality_by_difficulty(counts, easy)
             inside = torch.tensor([k for k, t in zip(kept.tolist(), known) if t is not None])
             entry["easy_share_kept"] = float(own[inside].double().mean())
         result.append(entry)
     return result
+
+
+def labels_ap(pairs: Sequence[Tuple[Prediction, ImageTruth]], num_classes: int) -> Dict[str, float]:
+    """COCO's AP and AP50 of the pseudo-labels themselves, as detections of their images (Fig. 2a).
+
+    Args:
+        pairs: each image's labels and truth.
+    """
+    images: List[Dict[str, Any]] = []
+    annotations: List[Dict[str, Any]] = []
+    found: List[Dict[str, Any]] = []
+    for index, (row, own) in enumerate(pairs):
+        images.append({"id": index, "file_name": f"{index:09d}"})
+        for box, label in zip(_xywh(own.boxes), own.classes.tolist()):
+            annotation = {"image_id": index, "category_id": label, "bbox": box, "iscrowd": 0}
+            number = len(annotations) + 1
+            annotations.append({**annotation, "id": number, "area": box[2] * box[3]})
+        labels = row.found if row.found is not None else _nothing()
+        for box, label, score in zip(
+            _xywh(labels.pred_boxes.tensor), labels.pred_classes.tolist(), labels.scores.tolist()
+        ):
+            found.append({"image_id": index, "category_id": label, "bbox": box, "score": score})
+    categories = [{"id": k, "name": str(k)} for k in range(num_classes)]
+    content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    stats = coco_eval_boxes(coco_api(content), found).stats
+    return {name: 100 * float(stats[place]) for name, place in (("AP", 0), ("AP50", 1))}
+
+
+def _xywh(boxes: Tensor) -> List[List[float]]:
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
 def _row_name(label: str) -> str:
@@ -211,12 +244,14 @@ def format_markdown(tests: Mapping[str, Mapping[str, Any]]) -> str:
     """A table a test set, as Table 5: a row a model or ensemble, AP and AP50 on all, easy and difficult images."""
     parts = []
     for name, test in tests.items():
-        headers = [f"{metric} {subset}" for subset in SUBSETS for metric in METRICS]
+        known = [subsets.get("all", {}) for subsets in test["rows"].values()]
+        metrics = [*METRICS, *(m for m in VOC_METRICS if any(m in row for row in known))]
+        headers = [f"{metric} {subset}" for subset in SUBSETS for metric in metrics]
         parts.append(f"{name}, {test['easy_share']:.0%} of the images easy\n")
         parts.append("| phase | " + " | ".join(headers) + " |")
         parts.append("|---" * (len(headers) + 1) + "|")
         for label, subsets in test["rows"].items():
-            cells = [_cell(subsets.get(s, {}).get(m)) for s in SUBSETS for m in METRICS]
+            cells = [_cell(subsets.get(s, {}).get(m)) for s in SUBSETS for m in metrics]
             parts.append(f"| {_row_name(label)} | " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)

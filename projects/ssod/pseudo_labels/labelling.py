@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from typing import IO, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -42,6 +42,7 @@ def label_images(
     tta: bool = False,
     fraction: float = 1.0,
     share: Share = Share(),
+    keep_empty: bool = True,
 ) -> None:
     """Labels `DATASETS.UNLABELED` with detectors and writes a COCO-format JSON with scores. Called on all ranks.
 
@@ -53,6 +54,11 @@ def label_images(
             class per image is the labelled set's.
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
         share: of several jobs that predict; unless it is everything, no file is written.
+        keep_empty: images without any label go into it too, as images without objects. Else they are left out: what no
+            model finds, or models disagree on, may well be there.
+
+    Raises:
+        UserError: nothing would be left.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -68,13 +74,16 @@ def label_images(
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
         limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]
         # A pass for the order of the images, a pass for the file: neither holds labels in memory.
-        certainty = torch.tensor(
-            [
-                -1.0 if row.found is None else image_certainty(row.found.scores)
-                for row in agreed_labels(stores, limits, iou)
-            ]
-        )
+        rows = agreed_labels(stores, limits, iou)
+        certainty, labels = certainty_and_count(rows)
         kept = most_certain(certainty, fraction)
+        if not keep_empty:
+            kept &= labels > 0
+            if not kept.any():
+                raise UserError(
+                    f"No unlabelled image has a label that all {len(weights)} models agree on: train them longer, or lower "
+                    "SSOD.MULTI_PHASE.INTERSECTION_IOU."
+                )
         info: Dict[str, Any] = {
             "description": "Pseudo-labels",
             "image_root": image_root(records),
@@ -106,6 +115,15 @@ def agreed_labels(
             if broken is not None
             else Prediction(intersect_pseudo_labels(found, iou_threshold))
         )
+
+
+def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
+    """(N,) certainty of the images, -1 of those that cannot be read, and (N,) number of their labels."""
+    certainty, counts = [], []
+    for row in rows:
+        certainty.append(-1.0 if row.found is None else image_certainty(row.found.scores))
+        counts.append(0 if row.found is None else len(row.found))
+    return torch.tensor(certainty), torch.tensor(counts, dtype=torch.int64)
 
 
 def label_thresholds(

@@ -49,11 +49,13 @@ def _quality(labels: Sequence[Dict[str, Any]]) -> str:
     if not measured:
         return ""
     headers = ["labels of phase", "images kept", "easy images %", "easy images % of the kept"]
+    headers += ["AP / AP50 of the labels"]
     headers += [f"precision / recall % {subset}" for subset in _SUBSETS]
     rows: List[List[str]] = []
     for entry in measured:
         row = [str(entry["phase"]), str(entry["images"])]
         row += [number(100 * entry[key]) for key in ("easy_share", "easy_share_kept")]
+        row.append(" / ".join(number(entry.get("ap", {}).get(key)) for key in ("AP", "AP50")))
         for subset in _SUBSETS:
             row.append(" / ".join(number(100 * value) for value in entry["quality"][subset]))
         rows.append(row)

@@ -1,6 +1,7 @@
 """Multi-phase learning from the supervised model to the ensemble, one training run a phase.
 
-python -m ssod.tools.run_phases --config-file configs/digit_scenes/multi_phase.yaml [--num-gpus N] [PHASES 2] [KEY VALUE ...]
+python -m ssod.tools.run_phases --config-file configs/digit_scenes/multi_phase.yaml [--num-gpus N]
+    [--fraction 0.5] [PHASES 2] [KEY VALUE ...]
 
 PHASES is short for SSOD.MULTI_PHASE.PHASES. The same command again goes on where it was stopped. OUTPUT_DIR then holds
 phase_0, phase_1, ... (ordinary training runs), summary.md and summary.csv (each model and the ensembles on all, easy and
@@ -43,8 +44,15 @@ def main(argv: Optional[List[str]] = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_launch_arguments(parser)
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        help="short for SSOD.MULTI_PHASE.FRACTION: phase i of N keeps this share times i/N of the images (Figure 6)",
+    )
     args = parser.parse_intermixed_args(argv)
     args.opts = long_names(split_opts(args.opts))
+    if args.fraction is not None:
+        args.opts += ["SSOD.MULTI_PHASE.FRACTION", str(args.fraction)]
     launch_from(work, args)
 
 
