@@ -69,7 +69,7 @@ def test_alignment_loss_by_hand() -> None:
     target = torch.tensor([[0.25, 0.75, 0.0]])
     loss = semantic_alignment_loss(features, target, PROTOTYPES, KNOWN, 0.2)
     first = 1 / (1 + math.e)
-    assert float(loss) == pytest.approx(-0.25 * math.log(first) - 0.75 * math.log(1 - first))
+    assert loss.item() == pytest.approx(-0.25 * math.log(first) - 0.75 * math.log(1 - first))
     loss.backward()
     assert features.grad is not None and features.grad.any()
     none = torch.zeros(0, 2, requires_grad=True)
@@ -95,14 +95,14 @@ def test_step_blends_counts_and_aligns(storage: Any) -> None:
     core = build()
     method = core.methods["DASO"]
     losses = core(batch())  # nothing is known yet: the teacher's own distributions
-    assert float(losses["loss_daso_alignment"]) == 0.0
+    assert losses["loss_daso_alignment"].item() == 0.0
     boxes = [make_sample(i, True).instances for i in range(2)]
     assert method.filled.sum() == sum(len(row) for row in boxes if row is not None)
     assert method.counts.sum() > 0
     for row in core.last_pseudo.instances:
         assert row.daso_target.shape == (len(row), 3) and not row.daso_target.any()
     losses = core(batch())
-    assert float(losses["loss_daso_alignment"]) > 0
+    assert losses["loss_daso_alignment"].item() > 0
     sum(losses.values()).backward()
     for row in core.last_pseudo.instances:
         assert torch.allclose(row.daso_target.sum(1), torch.ones(len(row)))
