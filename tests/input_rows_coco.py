@@ -170,6 +170,12 @@ def fewer_classes(case: Case) -> None:
         content[BOXES] = [a for a in content[BOXES] if a["category_id"] != 3]
 
 
+def outline(box: List[float]) -> List[float]:
+    """The polygon of an XYWH box."""
+    x, y, w, h = box
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
 NAN, INF = math.nan, math.inf
 IDS = [
     ("from 0", lambda n: n),
@@ -225,6 +231,7 @@ HARMLESS = [
     ("segmentation empty", every(BOXES, lambda _, a: a.update(segmentation=[]))),
     ("segmentation null", every(BOXES, lambda _, a: a.update(segmentation=None))),
     ("segmentation strange", every(BOXES, lambda _, a: a.update(segmentation={"a": [1]}))),
+    ("polygons alone", every(BOXES, lambda _, a: a.update(segmentation=[outline(a.pop("bbox"))]))),
     ("sizes left out", drop(IMAGES, "height", "width")),
     ("sizes -1", every(IMAGES, lambda _, i: i.update(height=-1, width=-1))),
     ("sizes 0", every(IMAGES, lambda _, i: i.update(height=0, width=0))),

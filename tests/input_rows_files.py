@@ -220,6 +220,7 @@ VOC_ROWS = [
         chain(voc, lambda c: os.remove(c.at("voc_val/JPEGImages/001.png"))),
         refused=("001", "does not exist"),
     ),
+    Row("voc: another root", xml_bytes(b"<x><y/></x>"), refused=("001.xml is no file of VOC",)),
     Row("voc: no name", in_xml(set_tag("name", "")), refused=("001.xml", "object 1 has no name")),
     Row(
         "voc: unknown class",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -248,7 +249,11 @@ def test_without_the_lvis_package(
 ) -> None:
     from ssod.engine.trainer import SSODTrainer
 
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "lvis" else real(name, *more),
+    )
     for start in (lambda: run(cfg, [], tmp_path), lambda: SSODTrainer(cfg)):
         cfg = declare(FORMAT="lvis")
         with pytest.raises(UserError, match="pip install --no-deps lvis") as error:

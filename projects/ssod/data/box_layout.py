@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import List, Optional, Sequence, Tuple
+from array import array
+from typing import Optional, Sequence
 
 import numpy as np
 
@@ -22,12 +23,12 @@ class BoxLayout:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._rows: List[Tuple[float, ...]] = []
+        self._rows = array("d")
 
     def add(self, box: Sequence[float], height: Optional[int], width: Optional[int]) -> None:
         """Adds a box; height and width of its image are None where unknown."""
         if len(box) == 4:
-            self._rows.append((*box, height or math.nan, width or math.nan))
+            self._rows.extend((*box, height or math.nan, width or math.nan))
 
     def check(self, corners: bool = False) -> None:
         """Judges the boxes.

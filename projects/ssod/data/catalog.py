@@ -253,6 +253,8 @@ def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) 
             _check_name(name, f"DATASETS.{key}")
             found = dataset_classes(name)
             if found is None and name in _registered:
+                if _registered[name].has_labels():
+                    raise UserError(f"{_source(name)} names no classes: write its categories.")
                 raise UserError(
                     f"DATASETS.{key} names {name}, a folder without labels: use a labelled set."
                 )
@@ -263,7 +265,7 @@ def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) 
             elif list(found) != classes:
                 raise UserError(_class_difference(first, classes, name, list(found)))
     number_key, number = class_number(cfg)
-    if not classes:  # sets that others registered need not name theirs
+    if first is None:  # sets that others registered need not name their classes
         return [str(index) for index in range(number)]
     if number != len(classes):
         raise UserError(

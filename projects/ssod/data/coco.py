@@ -52,7 +52,8 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     """A COCO file that has a list under each of `keys`, with at least one image.
 
     Every image has a "file_name", whose back-slashes are slashes, and a positive "height" and "width" or neither;
-    images differ in their ids; the names of categories are texts; "iscrowd", where it is given, is a whole number.
+    images differ in their ids; the names of categories are texts. Annotations write ids as "images" and "categories"
+    do; their "iscrowd", where it is given, is a whole number; a "bbox" that is not given is that of the polygons.
 
     Raises:
         UserError: the file is no COCO file.
@@ -65,10 +66,39 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     for category in content["categories"] if "categories" in keys else ():
         # Half of a surrogate pair is valid in JSON, but no file and no terminal takes it.
         category["name"] = str(category["name"]).encode("utf-8", "replace").decode()
-    for number, annotation in enumerate(content["annotations"] if "annotations" in keys else ()):
+    if "annotations" in keys:
+        _tidy_annotations(path, content, keys)
+    return content
+
+
+def _tidy_annotations(path: str, content: Dict[str, Any], keys: Tuple[str, ...]) -> None:
+    lists = {"image_id": "images", "category_id": "categories"}
+    known = {
+        name: {entry["id"]: entry["id"] for entry in content[key]}
+        for name, key in lists.items()
+        if key in keys
+    }
+    for number, annotation in enumerate(content["annotations"]):
+        for name, ids in known.items():
+            if annotation[name] not in ids:
+                annotation[name] = _find_id(ids, annotation[name])
+        if annotation.get("bbox") is None:
+            annotation["bbox"] = box_of_polygons(annotation.get("segmentation"))
         if type(annotation.get("iscrowd", 0)) is not int:
             annotation["iscrowd"] = _crowd_flag(path, number, annotation["iscrowd"])
-    return content
+
+
+def box_of_polygons(polygons: Any) -> List[float]:
+    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else."""
+    if not isinstance(polygons, list) or not polygons:
+        return []
+    if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
+        return []
+    if not all(type(v) in (int, float) for polygon in polygons for v in polygon):
+        return []
+    xs = [x for polygon in polygons for x in polygon[0::2]]
+    ys = [y for polygon in polygons for y in polygon[1::2]]
+    return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _tidy_images(path: str, images: List[Dict[str, Any]]) -> None:
@@ -157,13 +187,12 @@ def image_file_name(image: Mapping[str, Any]) -> str:
     return name
 
 
-def find_id(mapping: Mapping[Any, Any], key: Any) -> Any:
-    """The value under an id, be it written as a number or as a text; None where there is none."""
-    if key in mapping:
-        return mapping[key]
+def _find_id(ids: Mapping[Any, Any], key: Any) -> Any:
+    """The id that is listed as a number where `key` is a text, or the other way round; else `key` itself."""
     if not isinstance(key, str):
-        return mapping.get(str(int(key)))
-    return mapping.get(int(key)) if key.isascii() and key.isdecimal() else None
+        return ids.get(str(int(key)), key)
+    short = key.isascii() and key.isdecimal() and len(key) < 100
+    return ids.get(int(key), key) if short else key
 
 
 def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[Any, Record]:
@@ -262,11 +291,11 @@ class CocoSet:
             label = (
                 f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"
             )
-            record = find_id(records, annotation["image_id"])
-            if record is None:
+            if annotation["image_id"] not in records:
                 skipped.add(label, "of images that the file does not list")
                 continue
-            index = find_id(indices, annotation["category_id"])
+            record = records[annotation["image_id"]]
+            index = indices.get(annotation["category_id"])
             if index is None:
                 raise UserError(
                     f"{path}: {label} has category_id {annotation['category_id']!r}, which is not in "

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from detectron2.structures import BoxMode
 
-from ssod.data.coco import category_map, corners, find_id, read_coco
+from ssod.data.coco import category_map, corners, read_coco
 from ssod.data.voc import VocSet
 from ssod.errors import UserError
 
@@ -52,7 +52,7 @@ def merge_coco(
             new_ids[image["id"]] = image["id"] if len(sources) == 1 else len(images) + 1
             file_name = f"{folder}/{name}" if folder else name
             images.append({**image, "id": new_ids[image["id"]], "file_name": file_name})
-        _check_annotations(path, content["annotations"], new_ids, {c["id"]: c["id"] for c in found})
+        _check_annotations(path, content["annotations"], new_ids, {c["id"] for c in found})
         for annotation in content["annotations"]:
             number = annotation.get("id") if len(sources) == 1 else len(annotations) + 1
             annotations.append(
@@ -69,17 +69,10 @@ def merge_coco(
 
 
 def _check_annotations(
-    path: str, annotations: List[Dict[str, Any]], images: Dict[Any, Any], categories: Dict[Any, Any]
+    path: str, annotations: List[Dict[str, Any]], images: Dict[Any, Any], categories: Set[Any]
 ) -> None:
-    """Raises `UserError` for the first annotation that fits no image or category, or has no four numbers.
-
-    An id that is written as a text in one list and as a number in the other is taken as the other list has it.
-    """
-    own = {image: image for image in images}
+    """Raises `UserError` for the first annotation that fits no image or category, or has no four numbers."""
     for a in annotations:
-        for key, known in (("image_id", own), ("category_id", categories)):
-            found = find_id(known, a[key])
-            a[key] = a[key] if found is None else found
         box = a.get("bbox")
         if a.get("image_id") not in images:
             wrong = f"image_id {a.get('image_id')!r}, which is not in images"

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any, Dict, List, Optional, Sequence, Set
 
 from ssod.data.boxes import box_problem
+from ssod.data.coco import corners
 from ssod.errors import UserError
 
 Coco = Dict[str, Any]
@@ -22,9 +23,10 @@ def usable_classes(coco: Coco) -> Dict[Any, Counter]:
     """image id -> how many usable, not crowd, boxes of each category id; images without any are left out."""
     counts: Dict[Any, Counter] = {}
     for annotation in coco["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        if annotation.get("iscrowd", 0):
+        box = annotation.get("bbox")
+        if annotation.get("iscrowd", 0) or not corners(box):
             continue
+        x, y, width, height = box
         # Nearly all boxes pass this, which costs a tenth of the full check.
         plain = min(x, y) >= 0 and min(width, height) > 1e-3 and isfinite(x + y + width + height)
         if not plain and box_problem([x, y, x + width, y + height], None, None):

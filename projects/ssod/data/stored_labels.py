@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Sequence
 import numpy as np
 
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco import category_map, corners, find_id, read_coco
+from ssod.data.coco import category_map, corners, read_coco
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -118,8 +118,8 @@ def _rows(
     skipped = SkippedBoxes(path)
     for annotation in content["annotations"]:
         label = f"annotation {annotation.get('id')}"
-        own = find_id(rows, annotation["image_id"])
-        category = find_id(classes, annotation["category_id"])
+        own = rows.get(annotation["image_id"])
+        category = classes.get(annotation["category_id"])
         if own is None:
             raise UserError(f"{_KEY} {path}: {label} is of an image that is not listed: remove it.")
         if category is None:
@@ -133,7 +133,7 @@ def _rows(
                 f'{_KEY} {path}: {label} has no "score" between 0 and 1: add it (human labels belong in DATASETS.TRAIN).'
             )
         box = corners(annotation.get("bbox"))
-        problem = box_problem(box, *find_id(sizes, annotation["image_id"]))
+        problem = box_problem(box, *sizes[annotation["image_id"]])
         if problem:
             skipped.add(label, problem)
             continue

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ssod.data.boxes import box_problem
-from ssod.data.coco import category_map, corners, find_id, read_coco
+from ssod.data.coco import category_map, corners, read_coco
 from ssod.errors import UserError
 
 
@@ -42,8 +42,8 @@ def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
         )
     rows: Dict[Any, List[List[float]]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
-        label = find_id(categories, annotation["category_id"])
-        own = find_id(rows, annotation["image_id"])
+        label = categories.get(annotation["category_id"])
+        own = rows.get(annotation["image_id"])
         if label is None or own is None or annotation.get("iscrowd"):
             continue
         box = corners(annotation.get("bbox"))

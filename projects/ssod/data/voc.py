@@ -267,7 +267,12 @@ class VocSet:
             _set_size(record, xml)
             record["annotations"] = []
             size = record.get("height"), record.get("width")
-            for number, item in enumerate(xml.findall("object")):
+            objects = xml.findall("object")
+            if not objects and xml.tag.lower() != "annotation":
+                raise UserError(
+                    f"{path} is no file of VOC: it begins with <{xml.tag}> and has no <object>."
+                )
+            for number, item in enumerate(objects):
                 name = (item.findtext("name") or "").strip()
                 if not name:
                     raise UserError(f"{path}: object {number + 1} has no name: write its class.")

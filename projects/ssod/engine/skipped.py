@@ -55,5 +55,6 @@ def write_skipped(cfg: CfgNode, unread: Mapping[str, str] = {}, *, report: bool 
         text = json.dumps(content, indent=1).encode()
         write_atomically(path, lambda file: file.write(text))
         if report:
-            what = "images" if name == IMAGES else "boxes"
+            one, more = ("image", "images") if name == IMAGES else ("box", "boxes")
+            what = one if counts[name] == 1 else more
             logger.warning(f"{counts[name]} {what} could not be used; {path} lists them.")

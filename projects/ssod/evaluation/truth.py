@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from ssod.data.boxes import box_problem
 from ssod.data.catalog import dataset_records, declared_set
-from ssod.data.coco import CocoSet, corners, file_stamp, find_id, read_coco, read_json
+from ssod.data.coco import CocoSet, corners, file_stamp, read_coco, read_json
 
 # COCO counts boxes with an area above this one nowhere.
 _LARGEST_AREA = 1e10
@@ -109,18 +109,16 @@ def _read_clean(path: str) -> Dict[str, Any]:
         return content  # a test set whose labels are kept by others
     content = read_coco(path, ("images", "annotations", "categories"))
     images = {image["id"]: image for image in content["images"]}
-    categories = {category["id"]: category["id"] for category in content["categories"]}
+    categories = {category["id"] for category in content["categories"]}
     annotations = []
     for found in content["annotations"]:
-        image = find_id(images, found["image_id"])
-        category = find_id(categories, found["category_id"])
-        if image is None or category is None:
+        image = images.get(found["image_id"])
+        if image is None or found["category_id"] not in categories:
             continue
         size = image.get("height"), image.get("width")
         if box_problem(corners(found.get("bbox")), *size):
             continue
-        row = {**found, "image_id": image["id"], "category_id": category}
-        row["iscrowd"] = int(bool(found.get("iscrowd")))
+        row = {**found, "iscrowd": int(bool(found.get("iscrowd")))}
         annotations.append(_complete(row, found.get("area")))
     return {**content, "annotations": _numbered(annotations)}
 
