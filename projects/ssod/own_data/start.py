@@ -42,6 +42,10 @@ _OTHER_SUFFIXES = (
 )
 
 _FEW = 5  # boxes of a class
+_NO_TEST = (
+    "No image is kept for a test. The AP at the end is that of the validation images, and flatters the teacher that was "
+    "chosen on them."
+)
 
 
 @dataclass(frozen=True)
@@ -163,12 +167,8 @@ def _choices(
         Choice("DATASETS.VAL", [f"{name}_val"], val),
         Choice(
             "DATASETS.TEST",
-            [f"{name}_test"] if parts.test else [],
-            (
-                ""
-                if parts.test
-                else "No image is kept for a test of the chosen teacher: its AP on VAL flatters it."
-            ),
+            [f"{name}_test" if parts.test else f"{name}_val"],
+            "" if parts.test else _NO_TEST,
         ),
     ]
     sets = [declared(part) for part, _ in _named_parts(parts)]
