@@ -73,7 +73,7 @@ def add_ssod_config(cfg: CN) -> None:
     # At least workers x prefetch + 1, so that every worker layout and every resumed run sees it at the same step.
     cfg.SSOD.SNAPSHOT_DELAY = 16
     # Operations that compute the same to rounding in less time: "roi_align" (its backward on a CPU). () for none.
-    cfg.SSOD.FAST_OPS = ()
+    cfg.SSOD.FAST_OPS = ("roi_align",)
     # Pictures of pseudo-labels go to TensorBoard every so many steps; 0 turns them off.
     cfg.SSOD.VIS_PERIOD = 500
 
