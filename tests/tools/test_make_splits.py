@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from layouts import WRITERS
 from ssod.data.splits import HASH_KEY, content_hash, write_files
+from ssod.data.stored_labels import attach_stored_labels
 from ssod.errors import UserError
 from ssod.tools.make_splits import main
 
@@ -66,6 +68,24 @@ def test_percentages_and_folds(tmp_path, capsys):
         main([*arguments, "--seed", "1"])
     main([*arguments, "--seed", "1", "--force"])
     assert read(prefix.with_name("mine_5pct_fold1_labeled.json")) != labeled
+
+
+def test_true_labels_are_taken_as_stored_pseudo_labels(tmp_path):
+    source = json.loads(Path(write_coco(tmp_path / "all.json")).read_text())
+    source["annotations"][5]["iscrowd"] = source["annotations"][6]["iscrowd"] = 1
+    (tmp_path / "all.json").write_text(json.dumps(source))
+    options = ["--coco", str(tmp_path / "all.json"), "--percent", "10", "--prefix"]
+    main([*options, str(tmp_path / "mine"), "--truth", "--true-labels"])
+    path = tmp_path / "mine_10pct_fold0_unlabeled_true_labels.json"
+    truth = read(tmp_path / "mine_10pct_fold0_unlabeled_truth.json")
+    wanted = [a["image_id"] for a in truth["annotations"] if not a["iscrowd"]]
+    assert len(wanted) < len(truth["annotations"])
+    records = [{"file_name": f"/x/{image['file_name']}"} for image in truth["images"]]
+    kept = attach_stored_labels(records, str(path), ["even", "odd"])
+    assert len(kept) == len(truth["images"])  # an image of crowds alone is listed as empty
+    boxes = [record["stored"]["boxes"].tolist() for record in kept]
+    assert sum(boxes, []) == [[1, 1, 5, 5]] * len(wanted)
+    assert {score for r in kept for score in r["stored"]["scores"].tolist()} == {1.0}
 
 
 def test_result_does_not_depend_on_the_hash_seed(tmp_path):
