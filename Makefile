@@ -116,7 +116,9 @@ $(VENV)/.stamp-detectron2: $(VENV)/.stamp-packages requirements/detectron2.txt r
 	$(PIP) install --no-deps --no-build-isolation --constraint $(CONSTRAINTS) --requirement requirements/lvis.txt
 	@touch $@
 
-$(VENV)/.stamp-ssod: $(VENV)/.stamp-detectron2 setup.cfg pyproject.toml
+# Python reads the .pth file at its start, so that Detectron2 can be imported before ssod, or without it.
+$(VENV)/.stamp-ssod: $(VENV)/.stamp-detectron2 setup.cfg pyproject.toml requirements/ssod_detectron2.pth
 	$(PIP) install --no-build-isolation --no-deps --editable .
+	cp requirements/ssod_detectron2.pth "$$($(PY) -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
 	$(PY) -m ssod.tools.doctor --quiet
 	@touch $@

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -164,8 +167,6 @@ def test_detectron2_works_with_the_shims() -> None:
 
 
 def test_importing_ssod_is_light() -> None:
-    import subprocess
-
     code = "import ssod, sys; print([m for m in ('torch', 'numpy', 'PIL', 'detectron2') if m in sys.modules])"
     root = Path(compat.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
@@ -175,8 +176,6 @@ def test_importing_ssod_is_light() -> None:
 @pytest.mark.parametrize("first", ["ssod", "detectron2"])
 def test_libraries_are_shimmed_in_either_order(tmp_path: Path, first: str) -> None:
     """Before Detectron2 runs, or at once where it is loaded already."""
-    import subprocess
-
     (tmp_path / "detectron2.py").write_text(
         "import PIL.Image; READY = hasattr(PIL.Image, 'LINEAR')"
     )
@@ -196,3 +195,24 @@ def test_public_names_are_found_on_demand() -> None:
     assert {"add_ssod_config", "SSODTrainer"} <= set(dir(ssod))
     with pytest.raises(AttributeError, match="no_such_name"):
         ssod.no_such_name
+
+
+@pytest.mark.parametrize("module", ["data", "layers", "engine", "modeling", "evaluation"])
+def test_import_ssod_is_enough(module: str) -> None:
+    run_python(f"import ssod; import detectron2.{module}")
+
+
+def test_detectron2_first_in_the_environment_that_make_installs(tmp_path: Path) -> None:
+    """Python reads the .pth file there when it starts."""
+    shutil.copy(Path(__file__).parents[1] / "requirements" / "ssod_detectron2.pth", tmp_path)
+    run_python(
+        f"import site; site.addsitedir({str(tmp_path)!r}); import detectron2.data; import ssod"
+    )
+
+
+def run_python(code: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(compat.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@ ACRST's, LSM's and CI-SSOD's own keys are compared in `tests/methods/<paper>`.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ssod.data.declarations import parse_declaration
 from ssod.engine.plain_student import build_core
 from ssod.engine.setup import load_config
 from ssod.methods import build_methods, learns_from_unlabeled
@@ -32,21 +30,6 @@ _built = set()
 def load(path: str) -> CfgNode:
     """Shared by the tests: change a clone."""
     return load_config(str(ROOT / path))
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "docs/acrst.md", "docs/backbones.md", "docs/own_data.md"]
-)
-def test_yaml_of_the_pages_loads(page: str, tmp_path: Path) -> None:
-    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S)
-    assert blocks
-    for block in blocks:
-        text = block.replace('"configs/', f'"{ROOT}/configs/')
-        (tmp_path / "c.yaml").write_text(text)
-        cfg = load_config(str(tmp_path / "c.yaml"))
-        used = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.UNLABELED, *cfg.DATASETS.TEST)
-        for name in {*used, *cfg.SSOD.DATASETS}:
-            parse_declaration(name, cfg.SSOD.DATASETS[name])
 
 
 def paper(name: str) -> CfgNode:

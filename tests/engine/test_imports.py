@@ -49,7 +49,7 @@ def test_keys_of_a_file_its_base_and_the_command_line(folder: Path) -> None:
 
 def test_example_of_the_docs(folder: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
-    code, config = re.search(r"```python\n(.*?)```\s+```\n(.*?)```", page, re.S).groups()
+    code, config = re.search(r"```python\n(.*?)```\s+```yaml\n(.*?)```", page, re.S).groups()
     (folder / "package_of_mine").mkdir()
     (folder / "package_of_mine" / "my_backbone.py").write_text(code)
     (folder / "c.yaml").write_text(config.replace("my_package", "package_of_mine"))

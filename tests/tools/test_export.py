@@ -126,7 +126,7 @@ main(["--config-file", "c.yaml", "--weights", "w.pth", "--output", "out"])
     )
     shown = run([sys.executable, "-c", command]).stdout
     lines = shown[shown.index("import ") :]
-    assert lines.startswith("import my_parts\n") and "set_new_allowed" in lines
+    assert "import my_parts\nimport cv2\n" in lines and "set_new_allowed" in lines
     cv2.imwrite(str(tmp_path / "image.jpg"), make_image(np.random.default_rng(5))[0])
     lines += (
         "\nassert (cfg.MODEL.MINE.SCALE, cfg.MY.TOP) == (2.0, 3) and 'DATASETS' not in cfg.SSOD"

@@ -30,6 +30,7 @@ from detectron2.modeling.roi_heads import (
 )
 from torch import Tensor, nn
 
+from ssod import compat
 from ssod.config import add_ssod_config
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.loading import build_detector, detector_state
@@ -150,6 +151,10 @@ def _known_part(plain: CfgNode) -> CfgNode:
 def snippet(cfg: CfgNode, config_path: str, weights_path: str) -> List[str]:
     """The lines of Python that run the model."""
     imports = [f"import {module}" for module in modules_to_import(cfg)]
+    if compat.applied():  # first: it makes Detectron2 0.6 importable on today's libraries
+        imports.insert(
+            0, "import ssod  # needed in this environment, not beside a newer Detectron2"
+        )
     allow = ["cfg.set_new_allowed(True)"] if has_own_keys(plain_config(cfg)) else []
     return [
         *imports,

@@ -171,7 +171,9 @@ def test_no_unlabeled_images(storage: Any) -> None:
     assert losses == {}
 
 
-@pytest.mark.parametrize("key, value", [("TEMPERATURE", 0.0), ("LOSS_WEIGHT", -0.5), ("BOX_LOSS_WEIGHT", -1.0)])
+@pytest.mark.parametrize(
+    "key, value", [("TEMPERATURE", 0.0), ("LOSS_WEIGHT", -0.5), ("BOX_LOSS_WEIGHT", -1.0)]
+)
 def test_wrong_values_are_one_line(key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"SSOD.SOFT_DISTILLATION.{key} is {value}"):
         build(f"SSOD.SOFT_DISTILLATION.{key}", value)
