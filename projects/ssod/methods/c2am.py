@@ -116,7 +116,8 @@ class C2AM(Method):
     """
 
     config_key = "C2AM"
-    excludes = ("sigmoid classifier", "gradient matrix")
+    groups = ("own RoI heads",)
+    excludes = ("own RoI heads", "gradient matrix")
     needs_unlabeled = False
     activity_unit = "largest margin of a RoI's label, radians, mean over RoIs"
 

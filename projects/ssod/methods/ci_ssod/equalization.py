@@ -117,7 +117,8 @@ class EQLv2(Method):
     """
 
     config_key = "EQLV2"
-    groups = ("sigmoid classifier",)
+    groups = ("sigmoid classifier", "own RoI heads")
+    excludes = ("own RoI heads",)
     needs_unlabeled = False
     activity_unit = "|1 - weight of negatives|, mean over the classes"
 

@@ -36,7 +36,9 @@ class DeFRCN(Method):
     """
 
     needs_unlabeled = False
-    conflicts = ("EQLv2", "C2AM")  # they bring RoI heads of their own
+    config_key = "DEFRCN"
+    groups = ("own RoI heads",)
+    excludes = ("own RoI heads",)
     activity_unit = "part of the gradient that the backbone does not get, RPN + RoI head"
 
     def __init__(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Tuple, Union
 
 import torch
 from detectron2.config import CfgNode
@@ -28,8 +27,8 @@ class ClassThresholds(Method):
         rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
-    groups = ("class thresholds",)
-    excludes = ("fixed score threshold", "class thresholds")
+    groups: Tuple[str, ...] = ("class thresholds",)
+    excludes: Tuple[str, ...] = ("fixed score threshold", "class thresholds")
     selects_pseudo_labels = True
     activity_unit = "classes whose threshold differs from the fixed one"
 
@@ -60,9 +59,9 @@ class ClassThresholds(Method):
             "rpn_threshold": node.RPN_SCORE_THRESHOLD,
         }
 
-    @abstractmethod
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,) scores, after warm-up."""
+        raise NotImplementedError
 
     def thresholds(self, context: StepContext) -> Tensor:
         """(K,) scores."""
