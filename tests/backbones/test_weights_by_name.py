@@ -88,6 +88,16 @@ def test_every_format_into_timm(file: str, tmp_path: Path, caplog: Any) -> None:
     assert f"{file}: 100 of the backbone's 100 tensors loaded by name; 2 others" in caplog.text
 
 
+def test_detectron2s_query_and_flag(tmp_path: Path, caplog: Any) -> None:
+    """The two ways in which Detectron2 asks for its heuristics."""
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save(state, tmp_path / "raw.pth")
+    torch.save({"model": state, "matching_heuristics": True}, tmp_path / "flag.pth")
+    for path in (tmp_path / "raw.pth?matching_heuristics=True", tmp_path / "flag.pth"):
+        body = load(make_cfg("test_resnet"), path).backbone.bottom_up.body
+        assert torch.equal(body.layer4[0].conv1.weight, state["layer4.0.conv1.weight"])
+
+
 def test_names_that_features_only_changes(tmp_path: Path) -> None:
     source = timm.create_model("test_convnext")
     torch.save(source.state_dict(), tmp_path / "raw.pth")

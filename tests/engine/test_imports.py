@@ -86,6 +86,14 @@ def test_one_line_for_what_cannot_be_imported(
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_that_no_module_has_added(folder: Path) -> None:
+    (folder / "c.yaml").write_text("MODEL: {MINE: {WIDTH: 16}}\n")
+    with pytest.raises(
+        UserError, match="no key MODEL.MINE.* add_config.cfg. of a module that SSOD.IMPORTS"
+    ):
+        load_config("c.yaml")
+
+
 def test_wrong_lists_in_a_file(folder: Path) -> None:
     (folder / "c.yaml").write_text("SSOD: {IMPORTS: 3}\n")
     with pytest.raises(UserError, match="IMPORTS"):

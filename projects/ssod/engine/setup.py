@@ -158,8 +158,9 @@ def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = N
     if missing:
         wrong = missing.group(1)
         near = _nearest(cfg, wrong)
+        own = " (A part of your own adds its keys in a function add_config(cfg) of a module that SSOD.IMPORTS lists.)"
         return f"{source}: there is no key {wrong}" + (
-            f"; did you mean {near}?" if near else ": see ssod/config.py."
+            f"; did you mean {near}?" if near else f": see ssod/config.py.{own}"
         )
     return f"{source}: " + (f"{key}: " if key and key not in text else "") + text
 
@@ -183,7 +184,8 @@ def _nearest(cfg: CfgNode, wrong: str) -> Optional[str]:
     close = difflib.get_close_matches(
         wrong, same_name, n=1, cutoff=0.0
     ) or difflib.get_close_matches(wrong, keys, n=1)
-    return close[0] if close else None
+    alike = difflib.SequenceMatcher(None, last, close[0].rsplit(".", 1)[-1]) if close else None
+    return close[0] if alike is not None and alike.ratio() >= 0.5 else None
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:

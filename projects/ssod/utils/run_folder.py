@@ -13,11 +13,12 @@ def weights_of(path: str) -> str:
     """The file that a path to weights names: itself, or of a run's OUTPUT_DIR the run's result.
 
     That is the best teacher on `DATASETS.VAL`, or the last teacher of a run without one: nothing is ever chosen on
-    the test set.
+    the test set. Detectron2's "?matching_heuristics=True" is dropped: names are matched in any case.
 
     Raises:
         UserError: the folder holds no finished run.
     """
+    path = path.removesuffix("?matching_heuristics=True")
     if not os.path.isdir(path):
         return path
     for name in (BEST, LAST):
