@@ -401,6 +401,11 @@ ROWS: List[Row] = [
         refused=("val.json", 'list "categories"'),
     ),
     Row(
+        "nothing in the test set",
+        lambda c: c.val.update(categories=[], annotations=[]),
+        refused=("val.json", "names no classes"),
+    ),
+    Row(
         "no categories",
         lambda c: c.train.update(categories=[]),
         refused=("train.json", '"categories"'),

@@ -262,6 +262,35 @@ def test_without_the_lvis_package(
     run(declare(FORMAT="coco"), detections(ALL), tmp_path)
 
 
+def test_lvis_metrics_depend_on_no_annotation_id(declare: Any, truth: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lvis")
+    outputs = detections([[0, 1], [0], [1, 2], [2], [0], [1]], [[0], [], [1], [], [2], []])
+    expected = run(declare(FORMAT="lvis"), outputs, tmp_path)
+    content = json.loads(truth.read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        annotation["id"] = number // 3
+    content["annotations"].append({**content["annotations"][0], "bbox": [1, 1, 0, 5]})
+    truth.write_text(json.dumps(content))
+    found = run(declare(FORMAT="lvis"), outputs, tmp_path)
+    assert 0 < expected["AP"] < 100 and found == pytest.approx(expected, nan_ok=True)
+
+
+def test_lvis_leaves_out_images_that_cannot_be_read(declare: Any, tmp_path: Path) -> None:
+    pytest.importorskip("lvis")
+    cfg = declare(FORMAT="lvis")
+    name = cfg.DATASETS.TEST[0]
+    # Nothing is detected in the sixth image: where it counts, its boxes are missed.
+    outputs = detections([[0], [0], [1], [1], [2], []])[:5]
+    results = []
+    for unreadable in ({}, {6: ("5.png", "broken")}):
+        evaluator = build_evaluator(cfg, name, str(tmp_path))
+        evaluator.reset()
+        evaluator.process([o["input"] for o in outputs], [o["output"] for o in outputs])
+        evaluator.unreadable = unreadable
+        results.append(evaluator.evaluate()["bbox"]["AP"])
+    assert results[1] > results[0]
+
+
 def test_files_that_are_not_lvis(declare: Any, truth: Path, tmp_path: Path) -> None:
     pytest.importorskip("lvis")
     content = json.loads(truth.read_text())

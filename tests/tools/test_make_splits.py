@@ -88,6 +88,16 @@ def test_true_labels_are_taken_as_stored_pseudo_labels(tmp_path):
     assert {score for r in kept for score in r["stored"]["scores"].tolist()} == {1.0}
 
 
+def test_all_images_stay_labelled_at_100_percent(tmp_path, capsys):
+    source, prefix = write_coco(tmp_path / "all.json"), tmp_path / "out" / "mine"
+    main(["--coco", source, "--percent", "100", "--truth", "--prefix", str(prefix)])
+    (path,) = prefix.parent.iterdir()
+    assert path.name == "mine_100pct_fold0_labeled.json" and len(read(path)["images"]) == 40
+    assert "mine_100pct_fold0_unlabeled.json: no image is left for it" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--coco", source, "--percent", "101", "--prefix", str(prefix)])
+
+
 def test_result_does_not_depend_on_the_hash_seed(tmp_path):
     options = ["--coco", write_coco(tmp_path / "all.json"), "--percent", "20"]
     options += ["--min-boxes-per-class", "3", "--prefix"]

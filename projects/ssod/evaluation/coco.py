@@ -13,7 +13,7 @@ import itertools
 import json
 import logging
 import os
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import torch
@@ -57,8 +57,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._coco_api = coco_api(evaluation_truth(dataset_name))
         self._do_evaluation = "annotations" in self._coco_api.dataset
-        # Filled by the loader: see `ReadableImages`.
+        # Filled by this rank's loader: see `ReadableImages`. `left_out` has the ids of all ranks.
         self.unreadable: Unreadable = {}
+        self.left_out: Set[Any] = set()
 
     def evaluate(self, img_ids: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
         """Detectron2's; images that no rank could read are left out together with their boxes.
@@ -66,12 +67,12 @@ class FastCOCOEvaluator(COCOEvaluator):
         Args:
             img_ids: of the images to evaluate on; None for all.
         """
-        unreadable = set(self.unreadable)
+        self.left_out = set(self.unreadable)
         if self._distributed:
-            unreadable = unreadable.union(*comm.all_gather(list(unreadable)))
-        if unreadable:
+            self.left_out.update(*comm.all_gather(list(self.unreadable)))
+        if self.left_out:
             known = self._coco_api.imgs if img_ids is None else img_ids
-            img_ids = [image_id for image_id in known if image_id not in unreadable]
+            img_ids = [image_id for image_id in known if image_id not in self.left_out]
         return super().evaluate(img_ids)
 
     def _eval_predictions(

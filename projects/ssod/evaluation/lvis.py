@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import os
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Set
 
 import numpy as np
 import torch
@@ -64,13 +64,15 @@ class FederatedEvaluator(LVISEvaluator):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._lvis_api = _lvis_api(lvis_truth(dataset_name))
         self._do_evaluation = bool(self._lvis_api.anns)
-        # Filled by the loader: see `ReadableImages`.
+        # Filled by this rank's loader: see `ReadableImages`. `left_out` has the ids of all ranks.
         self.unreadable: Unreadable = {}
+        self.left_out: Set[Any] = set()
 
     def evaluate(self) -> Dict[str, Any]:
         """Detectron2's; images that no rank could read are left out together with their boxes."""
-        ranks = comm.all_gather(list(self.unreadable)) if self._distributed else [self.unreadable]
-        self._unreadable_anywhere = [image_id for found in ranks for image_id in found]
+        self.left_out = set(self.unreadable)
+        if self._distributed:
+            self.left_out.update(*comm.all_gather(list(self.unreadable)))
         return super().evaluate()
 
     def _eval_predictions(self, predictions: List[Dict[str, Any]]) -> None:
@@ -105,8 +107,8 @@ class FederatedEvaluator(LVISEvaluator):
         evaluation = LVISEval(
             self._lvis_api, LVISResults(self._lvis_api, found, MAX_DETECTIONS), "bbox"
         )
-        unreadable = set(self._unreadable_anywhere)
-        evaluation.params.img_ids = [i for i in evaluation.params.img_ids if i not in unreadable]
+        kept = [i for i in evaluation.params.img_ids if i not in self.left_out]
+        evaluation.params.img_ids = kept
         evaluation.run()
         values = evaluation.get_results()
         results = {name: _percent(values[name]) for name in names}

@@ -45,7 +45,7 @@ class VOCEvaluator(FastCOCOEvaluator):
     def evaluate(self, img_ids: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
         """COCO's and VOC's numbers; images that no rank could read are left out of both."""
         results = super().evaluate(img_ids)
-        self._voc.left_out = set(self.unreadable)
+        self._voc.left_out = self.left_out
         self._voc.wanted = None if img_ids is None else set(img_ids)
         found = self._voc.evaluate()
         if results and found is not None:
