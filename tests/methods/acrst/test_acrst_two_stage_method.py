@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Dict, List
 
 import pytest
@@ -18,6 +20,7 @@ from ssod.detectors.rcnn.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext, TrainingData, build_methods
+from ssod.methods.acrst.two_stage.head_quality import HeadQuality
 from ssod.methods.acrst.two_stage.report import two_stage_section
 from ssod.plotting.run_data import RunData
 from ssod.structures import PseudoLabels, SSODBatch, View, Views
@@ -280,3 +283,38 @@ def test_run_measures_the_head_and_the_first_stage(squares: Path, tmp_path: Path
     }
     assert counts["candidates"] >= counts["first_stage"] >= counts["selected"]
     assert latest["pseudo_quality/first_stage_recall"][0] == record["first_stage"]["recall"]
+
+
+def test_a_class_that_is_removed_as_a_whole_is_reported_once(storage: Any, caplog: Any) -> None:
+    core = build()
+    method: Any = core.methods["TwoStageFilter"]
+    method.counts.copy_(torch.tensor([[9.0, 9, 0], [5, 5, 5], [5, 4, 0.01]]))
+    method.images.fill_(50.0)
+    assert method.removed_classes() == ["blue"]
+    hook = HeadQuality(method)
+    for step in (3, 7):
+        cfg = SimpleNamespace(TEST=SimpleNamespace(EVAL_PERIOD=4))
+        hook.trainer = SimpleNamespace(iter=step, max_iter=100, cfg=cfg)
+        with caplog.at_level(logging.WARNING):
+            hook.after_step()
+    (record,) = caplog.records
+    assert "removes all labels of 1 of 3 classes (blue)" in record.message
+    assert "AUC" not in record.message and "\n" not in record.message
+    method.mode = "mine"
+    assert method.removed_classes() == []
+    assert build().methods["TwoStageFilter"].removed_classes() == []  # type: ignore[operator]
+
+
+@pytest.mark.trains
+def test_head_comes_along_with_a_shared_burn_in(squares: Path, tmp_path: Path) -> None:
+    burn_in = method_cfg(squares, tmp_path / "burn_in", ("TwoStageFilter",), 2)
+    burn_in.SSOD.BURN_IN_STEPS = 2
+    train(burn_in)
+    cfg = method_cfg(squares, tmp_path / "row", ("TwoStageFilter",), 3)
+    cfg.SSOD.BURN_IN_STEPS = 2
+    cfg.SSOD.BURN_IN_CHECKPOINT = str(tmp_path / "burn_in" / "model_final.pth")
+    trainer = train(cfg)
+    assert trainer.start_iter == 2
+    head = trainer.core.student.ssod_heads["TwoStageFilter"]
+    assert int(head.labeled_steps) == 3  # two of the burn-in's
+    assert trainer.storage.history("loss_multi_label_unlabeled").latest() > 0  # warm at once

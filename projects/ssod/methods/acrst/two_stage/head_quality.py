@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from ssod.structures import SampleRef
 if TYPE_CHECKING:
     from ssod.methods.acrst.two_stage.method import TwoStageFilter
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "two_stage_filter/head"
 _SAMPLE = 500
 _CHUNK = 8  # images the teacher sees at once
@@ -36,7 +39,9 @@ class HeadQuality(HookBase):
 
     Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the activation stands for, `active`
     (share of the images in which the filter would let the class pass) and `present` (share that contain it).
-    Without DATASETS.VAL nothing is measured. Runs on rank 0, and changes nothing that training reads.
+    Without DATASETS.VAL nothing is measured. A warning comes, once, where the filter removes every label of a class: a head
+    that does not tell images apart removes classes instead of labels. Runs on rank 0, and changes nothing that training
+    reads.
     """
 
     trainer: Any
@@ -44,6 +49,8 @@ class HeadQuality(HookBase):
     def __init__(self, method: "TwoStageFilter") -> None:
         self.method = method
         self._images: List[Tuple[Dict[str, Any], List[int]]] = []
+        self._auc = float("nan")  # mean over the classes, at the last measurement
+        self._warned = False
 
     def before_train(self) -> None:
         cfg = self.trainer.cfg
@@ -64,6 +71,21 @@ class HeadQuality(HookBase):
         due = done == self.trainer.max_iter or (period > 0 and done % period == 0)
         if due and self._images:
             self._put(*self._activations())
+        if due and not self._warned:
+            self._warn_of_classes(done)
+
+    def _warn_of_classes(self, done: int) -> None:
+        names = self.method.removed_classes()
+        if not names:
+            return
+        self._warned = True
+        known = f" Its mean AUC on validation images is {self._auc:.2f} (0.5: it knows nothing)."
+        logger.warning(
+            f"step {done}: TwoStageFilter removes all labels of {len(names)} of {self.method.num_classes} classes "
+            f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): its image-level head calls them absent from every "
+            f"image.{known if self._auc == self._auc else ''} Train it longer (SSOD.BURN_IN_STEPS), lower "
+            "SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD, or list ScoreThreshold in its place."
+        )
 
     @torch.no_grad()
     def _activations(self) -> Tuple[Tensor, Tensor]:
@@ -101,6 +123,7 @@ class HeadQuality(HookBase):
             known = values[values.isfinite()]
             if len(known):
                 mean = float(known.mean())
+                self._auc = mean if what == "auc" else self._auc
                 storage.put_scalar(f"{PREFIX}_{what}", mean, smoothing_hint=False)
             for name, value in zip(method.class_names, values.tolist()):
                 if np.isfinite(value):

@@ -265,6 +265,15 @@ class TwoStageFilter(Method):
             "label's class is among them; raise SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD or train its head longer"
         )
 
+    def removed_classes(self) -> List[str]:
+        """Classes of which the second stage has let no label pass lately, though the first one did."""
+        if self.mode != "filter":
+            return []
+        first, kept = self.counts[1], self.counts[2]
+        # The sums fade, so one label of some time ago is a small number; a class with a label in 50 images is no accident.
+        whole = (first > 0.02 * self.images) & (kept < 0.01 * first)
+        return [self.class_names[index] for index in whole.nonzero().flatten().tolist()]
+
     def _publish(self) -> None:
         storage = get_event_storage()
         active, first, kept = (self.counts / self.images).tolist()
