@@ -56,12 +56,15 @@ def test_odd_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_declared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sets = {"mine": ultralytics(tmp_path / "a", TRUTH), "other": coco(tmp_path / "b", TRUTH)}
+    sets["extra"] = {"FORMAT": "folder", "IMAGES": str(tmp_path / "b" / "images")}
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({"SSOD": {"DATASETS": sets}, "VERSION": 2}))
     arguments = ["--config-file", str(config), "--sheet", str(tmp_path / "s.jpg")]
     for name, kind in (("mine", "yolo"), ("other", "coco")):
         assert doctor.main([*arguments, name]) == 0
         assert f"format      {kind}" in capsys.readouterr().out
+    assert doctor.main([*arguments, "extra"]) == 0
+    assert "4: 0 with boxes, 0 labelled as empty, 4 without labels" in capsys.readouterr().out
     assert doctor.main([*arguments, "mime"]) == 1
     assert "declares no 'mime': did you mean 'mine'?" in capsys.readouterr().err
 

@@ -34,7 +34,9 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
     except UserError as error:
         # The files are looked at only now, so that a message can name the right FORMAT.
         paths = [resolve_path(v) for k, v in node.items() if k != "FORMAT" and isinstance(v, str)]
-        raise UserError(f"{key}{error}{right_format(str(kind), paths) or ''}") from None
+        images = node.get("IMAGES") if len(paths) > 1 else None
+        hint = right_format(str(kind), paths, images if isinstance(images, str) else "")
+        raise UserError(f"{key}{error}{hint or ''}") from None
 
 
 def _parse(name: str, node: Mapping[str, Any], kind: Any) -> DeclaredSet:

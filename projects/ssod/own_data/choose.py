@@ -94,7 +94,7 @@ def _with_options(found: Sequence[FoundSet], args: argparse.Namespace) -> List[F
 def read_chosen(path: str, args: argparse.Namespace) -> Collection:
     """All images of the sets that `find_chosen` gives, and no others."""
     found = find_chosen(path, args)
-    sets = [(parse_declaration(f"{path} {i}", one.node), one.split) for i, one in enumerate(found)]
+    sets = [(parse_declaration(path, one.node), one.split) for one in found]
     roots = {str(dataset.metadata()["image_root"]) for dataset, _ in sets}
     root = roots.pop() if len(roots) == 1 else common_folder(roots)
     return collect(sets, root, [one.format for one in found])

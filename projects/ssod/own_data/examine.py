@@ -160,7 +160,8 @@ def describe(collection: Collection, seen: Examination) -> str:
         percent = _percentiles(100 * seen.relative_sizes, "{:.0f}")
         lines.append(f"            {percent} % of the image's shorter side")
     rows = [[n, seen.boxes[n], seen.images_of.get(n, 0)] for n in collection.classes]
-    lines += ["", tabulate(rows, headers=["class", "boxes", "images"]), ""]
+    if rows:
+        lines += ["", tabulate(rows, headers=["class", "boxes", "images"]), ""]
     for message in collection.messages:
         lines.append(f"note        {message}")
     few = [f"{name} ({count})" for name, count in seen.boxes.items() if count < _FEW]

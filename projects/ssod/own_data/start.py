@@ -88,7 +88,7 @@ def best_format(folder: str, found: Sequence[FoundSet]) -> Tuple[Collection, Lis
     notes, errors = [], []
     for kind in formats:
         sets = [one for one in found if one.format == kind]
-        pairs = [(parse_declaration(f"{kind}{i}", s.node), s.split) for i, s in enumerate(sets)]
+        pairs = [(parse_declaration(folder, one.node), one.split) for one in sets]
         try:
             read.append(collect(pairs, folder, [kind] * len(pairs), whole_folder=True))
         except UserError as error:

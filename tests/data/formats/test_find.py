@@ -107,6 +107,14 @@ def test_other_formats_given_as_yolo_or_csv(writer: Writer, tmp_path: Path) -> N
     assert f"This looks like FORMAT {node['FORMAT']}: {{FORMAT: {node['FORMAT']}," in text
 
 
+def test_declared_images_are_not_doubted(tmp_path: Path) -> None:
+    node = cvat(tmp_path / "set", TRUTH)
+    (tmp_path / "set" / "images").rename(tmp_path / "photos")
+    images = str(tmp_path / "photos")
+    text = message({"FORMAT": "coco", "ANNOTATIONS": node["ANNOTATIONS"], "IMAGES": images})
+    assert text.endswith(f"ANNOTATIONS: {node['ANNOTATIONS']}, IMAGES: {images}}}.")
+
+
 def test_no_hint_where_the_format_is_right(tmp_path: Path) -> None:
     node = ultralytics(tmp_path, TRUTH)
     assert "looks like" not in message({**node, "SPLIT": "nope"})

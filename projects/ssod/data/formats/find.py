@@ -44,9 +44,6 @@ class FoundSet:
     def format(self) -> str:
         return str(self.node["FORMAT"])
 
-    def __str__(self) -> str:
-        return "{" + ", ".join(f"{key}: {value}" for key, value in self.node.items()) + "}"
-
 
 def find_datasets(path: str) -> List[FoundSet]:
     """All that can be read at a path, each once; nothing where it has no labels that a FORMAT knows."""

@@ -16,8 +16,12 @@ class _HintedError(UserError):
     """A message to which nothing is to be added."""
 
 
-def right_format(declared: str, paths: Iterable[str]) -> Optional[str]:
-    """ " This looks like ...", where none of the formats that read the paths is the declared one."""
+def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optional[str]:
+    """The sentence "This looks like ...", where none of the formats that read the paths is the declared one.
+
+    Args:
+        images: the declared folder of images, which is not doubted.
+    """
     from ssod.data.formats.find import find_datasets  # which knows all formats
 
     for path in paths:
@@ -28,7 +32,11 @@ def right_format(declared: str, paths: Iterable[str]) -> Optional[str]:
         ):  # a guess must not hide the message about a file that is broken in any way
             continue
         if found and all(one.format != declared for one in found):
-            return f" This looks like FORMAT {found[0].format}: {found[0]}."
+            node = dict(found[0].node)
+            if images and "IMAGES" in node:
+                node["IMAGES"] = images
+            entry = ", ".join(f"{key}: {value}" for key, value in node.items())
+            return f" This looks like FORMAT {node['FORMAT']}: {{{entry}}}."
     return None
 
 
@@ -53,7 +61,8 @@ def _hinted(declared: str, method: Callable[..., Any]) -> Callable[..., Any]:
             raise
         except UserError as error:
             paths = [getattr(self, key, "") for key in ("annotations", "root", "images")]
-            hint = right_format(declared, filter(None, paths))
+            images = getattr(self, "images", "") if len(list(filter(None, paths))) > 1 else ""
+            hint = right_format(declared, filter(None, paths), images)
             if hint is None:
                 raise
             raise _HintedError(f"{error}{hint}") from None
