@@ -185,7 +185,7 @@ def _nearest(cfg: CfgNode, wrong: str) -> Optional[str]:
         wrong, same_name, n=1, cutoff=0.0
     ) or difflib.get_close_matches(wrong, keys, n=1)
     alike = difflib.SequenceMatcher(None, last, close[0].rsplit(".", 1)[-1]) if close else None
-    return close[0] if alike is not None and alike.ratio() >= 0.5 else None
+    return close[0] if alike is not None and alike.ratio() >= 0.4 else None
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
