@@ -100,7 +100,7 @@ def test_mistakes_are_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -
         (["nameless"], "add classes.txt with one name a line"),
         (["a", "--val-percent", "100"], "--val-percent 100"),
         (["a", "--weights", "x.pkl"], "x.pkl does not exist"),
-        (["a", "--format", "yolo"], "yolo"),
+        (["a", "--format", "yolo"], "This looks like FORMAT voc"),
         (["."], "the working directory is inside of ."),
         (["a", "--output", "a/out"], "--output a/out is inside of a"),
         (["a", "--classes", "cat"], "'dog', which is not in CLASSES"),
