@@ -102,6 +102,13 @@ ROWS: List[Row] = [
     number("SSOD.UNSUP_LOSS_WEIGHT", "-1.0", "0 or more"),
     number("SSOD.PSEUDO_SCORE_FLOOR", "1.0", "below 1"),
     number("SSOD.STRONG_AUGMENTATION.NOISE_SIGMA", "-1.0", "0 or more"),
+    number("SEED", "99999999999", "up to"),
+    number("SSOD.SOFT_TEACHER.JITTER", "-1.0", "0 or more"),
+    Row(
+        "panoptic online",
+        semi("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2']"),
+        refused=("MODEL.META_ARCHITECTURE PanopticFPN", "not supported for online"),
+    ),
     Row("steps down", opts("SOLVER.STEPS", "(3, 2)"), refused=("SOLVER.STEPS", "larger")),
     Row("sizes ()", opts("INPUT.MIN_SIZE_TRAIN", "()"), refused=("MIN_SIZE_TRAIN is empty",)),
     Row("size 0", opts("INPUT.MIN_SIZE_TRAIN", "(0,)"), refused=("INPUT.MIN_SIZE_TRAIN is 0",)),

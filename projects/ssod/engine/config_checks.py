@@ -45,7 +45,9 @@ class Range:
         return over and under
 
     def __str__(self) -> str:
-        if math.isinf(self.high):
+        if math.isinf(self.low):
+            bounds = f"a number up to {self.high}"
+        elif math.isinf(self.high):
             bounds = f"a number above {self.low:g}" if self.above else f"{self.low:g} or more"
         else:
             start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
@@ -89,6 +91,7 @@ RANGES: Dict[str, Range] = {
     "INPUT.MIN_SIZE_TEST": Range(0, whole=True, hint=" (0: images keep their size)"),
     "INPUT.MAX_SIZE_TEST": COUNT,
     "INPUT.CROP.SIZE": POSITIVE,
+    "SEED": Range(-math.inf, 2**31 - 1, whole=True, hint=" (below 0: another seed each time)"),
     "MODEL.PIXEL_STD": POSITIVE,
     "MODEL.BACKBONE.FREEZE_AT": COUNT_OR_NONE,
     "MODEL.FPN.OUT_CHANNELS": COUNT,
@@ -122,6 +125,8 @@ RANGES: Dict[str, Range] = {
     "SSOD.*_WEIGHT": NOT_NEGATIVE,
     "SSOD.*WARMUP_STEPS": COUNT_OR_NONE,
     "SSOD.TWO_STAGE_FILTER.WARMUP_STEPS": Range(-1, whole=True, hint=" (-1: the burn-in)"),
+    "SSOD.SOFT_TEACHER.JITTER": NOT_NEGATIVE,
+    "SSOD.SOFT_TEACHER.MAX_DEVIATION": NOT_NEGATIVE,
     "SSOD.MULTI_PHASE.PHASES": COUNT,
     "SSOD.MULTI_PHASE.*_IOU": SHARE,
     "SSOD.STRONG_AUGMENTATION.NOISE_SIGMA": NOT_NEGATIVE,

@@ -34,7 +34,11 @@ def unsupported_part(model: Any) -> Optional[str]:
     heads = getattr(model, "roi_heads", None)
     rpn: Any = getattr(model, "proposal_generator", None)
     problem = None
-    if not isinstance(model, GeneralizedRCNN):
+    own_forward = any(
+        getattr(type(model), name, None) is not getattr(GeneralizedRCNN, name)
+        for name in ("forward", "inference")
+    )
+    if own_forward or not isinstance(model, GeneralizedRCNN):
         problem = f"MODEL.META_ARCHITECTURE {type(model).__name__}"
     elif not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
         problem = f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
