@@ -261,6 +261,25 @@ HARMLESS = [
     ("UTF-16", encoded("utf-16")),
     ("UTF-32", encoded("utf-32")),
 ]
+
+
+def hash_in_a_list(case: Case) -> None:
+    """The key of split files, in a place that is no object."""
+    case.val["info"] = ["ssod_sha256"]
+
+
+def groups_of(edit: Callable[[Dict[str, Any]], Any]) -> Change:
+    """GROUPS of the test set: a changed copy of the training file."""
+
+    def run(case: Case) -> None:
+        content = copy.deepcopy(case.train)
+        edit(content)
+        case.raw["groups.json"] = json.dumps(content).encode()
+        case.declare("val", GROUPS=case.at("groups.json"))
+
+    return run
+
+
 # Text that is no COCO file, as the test set and as the training set.
 BROKEN = [
     ("nothing", b"", ("is empty",)),
@@ -364,6 +383,16 @@ ROWS: List[Row] = [
     Row("crowd as a text", put("val", BOXES, 1, iscrowd="1"), like=crowd_in_val),
     Row("crowd as true", put("val", BOXES, 1, iscrowd=True), like=crowd_in_val),
     Row("an image without boxes", extra_image),
+    Row("hash in a list", hash_in_a_list, like=unchanged),
+    Row("groups", groups_of(lambda c: None), like=unchanged),
+    Row("groups: info a list", groups_of(lambda c: c.update(info=[1])), like=unchanged),
+    Row(
+        "groups: no object as split",
+        groups_of(lambda c: c.update(info={"ssod_split": [1]})),
+        like=unchanged,
+    ),
+    Row("groups: no box", groups_of(lambda c: c[BOXES][0].pop("bbox")), like=unchanged),
+    Row("groups: null", groups_of(lambda c: c.update(images=None)), refused=("groups.json",)),
     Row("class without boxes", fewer_classes, says=("no box of blue",)),
     Row("corners", XYXY, refused=("val.json", "XYXY", "XYWH")),
     Row("normalised", NORMALISED, refused=("val.json", "normalised", "pixels")),

@@ -48,6 +48,12 @@ def read_json(path: str) -> Any:
         raise UserError(f"{path} is nested too deeply for a COCO file: write it again.") from None
 
 
+def object_under(content: Any, key: str) -> Dict[str, Any]:
+    """The JSON object under a key; {} where there is none, or something else."""
+    value = content.get(key) if isinstance(content, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
 def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     """A COCO file that has a list under each of `keys`, with at least one image.
 

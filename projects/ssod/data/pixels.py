@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 
 def read_pixels(file_name: str, image_format: str) -> np.ndarray:
@@ -23,7 +23,10 @@ def read_pixels(file_name: str, image_format: str) -> np.ndarray:
         OSError, ValueError, SyntaxError and others: the file is missing or damaged, or its pixels have no known range.
     """
     with PathManager.open(file_name, "rb") as file:
-        image = Image.open(file)
+        try:
+            image = Image.open(file)
+        except UnidentifiedImageError:
+            raise ValueError("it is no image, or of a kind that Pillow does not read") from None
         image = detection_utils._apply_exif_orientation(image)
         return detection_utils.convert_PIL_to_numpy(_eight_bits(image), image_format)
 

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ssod.data.coco import read_json
+from ssod.data.coco import object_under, read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
@@ -24,14 +24,14 @@ _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 
 def content_hash(coco: Dict[str, Any]) -> str:
     """sha256 of the content in canonical form, without the hash itself: formatting and key order do not matter."""
-    info = {key: value for key, value in (coco.get("info") or {}).items() if key != HASH_KEY}
+    info = {key: value for key, value in object_under(coco, "info").items() if key != HASH_KEY}
     canonical = json.dumps({**coco, "info": info}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
     """The content with its hash under "info", so that a change by hand is noticed."""
-    info = {**(coco.get("info") or {}), HASH_KEY: content_hash(coco)}
+    info = {**object_under(coco, "info"), HASH_KEY: content_hash(coco)}
     return {**coco, "info": info}
 
 
@@ -119,7 +119,7 @@ def verified_hash(path: str) -> str:
     if not _mentions(path, HASH_KEY.encode()):
         return _raw_hash(path)
     content = read_json(path)
-    stored = (content.get("info") or {}).get(HASH_KEY) if isinstance(content, dict) else None
+    stored = object_under(content, "info").get(HASH_KEY)
     if stored is None:
         return _raw_hash(path)
     found = content_hash(content)

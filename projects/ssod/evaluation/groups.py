@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import lru_cache
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssod.data.coco import read_coco
+from ssod.data.coco import object_under, read_coco
 from ssod.data.split_rules import usable_classes
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator, per_class_ap
@@ -74,9 +74,8 @@ def _read_groups(path: str, modified: float, classes: Tuple[str, ...]) -> Groups
     for found in usable_classes(content).values():
         images.update(found.keys())
     groups = frequency_groups([images[ids[name]] for name in classes])
-    split: Dict[str, Any] = (content.get("info") or {}).get("ssod_split") or {}
-    minority: Optional[List[str]] = split.get("minority")
-    if minority is not None:
+    minority = object_under(object_under(content, "info"), "ssod_split").get("minority")
+    if isinstance(minority, list):
         names = ["AP-minority" if name in minority else "AP-majority" for name in classes]
         groups = {**_by_name(names, ("AP-majority", "AP-minority")), **groups}
     return groups
