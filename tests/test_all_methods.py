@@ -17,8 +17,6 @@ from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
 from ssod.methods import METHOD_REGISTRY, build_methods
 
-pytestmark = pytest.mark.trains
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -37,12 +35,11 @@ def assert_sane(trainer: SSODTrainer) -> None:
         assert highest(trainer, "pseudo/boxes_per_image") > 0
 
 
-@pytest.mark.parametrize(
-    "names",
-    itertools.chain(
-        itertools.combinations(METHOD_NAMES, 1), itertools.combinations(METHOD_NAMES, 2)
-    ),
-)
+# Pairs are many, and what a processor's kernels change shows in single methods and in stacks.
+ALONE = [pytest.param((name,), marks=pytest.mark.trains) for name in METHOD_NAMES]
+
+
+@pytest.mark.parametrize("names", [*ALONE, *itertools.combinations(METHOD_NAMES, 2)])
 def test_methods_train(squares: Path, tmp_path: Path, names: Tuple[str, ...]) -> None:
     cfg = method_cfg(squares, tmp_path / "run", names, 3)
     try:
@@ -54,6 +51,7 @@ def test_methods_train(squares: Path, tmp_path: Path, names: Tuple[str, ...]) ->
     assert_sane(trainer)
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("names", [*((name,) for name in METHOD_NAMES), FULL_STACK])
 def test_method_resumes_to_the_bit(squares: Path, tmp_path: Path, names: Tuple[str, ...]) -> None:
     whole = train(method_cfg(squares, tmp_path / "whole", names, 5))
@@ -73,6 +71,7 @@ def inert(trainer: SSODTrainer) -> List[str]:
     return [name for name in trainer.core.methods if not highest(trainer, f"activity/{name}") > 0]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_every_method_acts(squares: Path, tmp_path: Path, name: str) -> None:
     trainer = train(method_cfg(squares, tmp_path, (name,), 6))
@@ -98,6 +97,7 @@ def some_but_not_all_selected(trainer: SSODTrainer) -> bool:
     return bool(chosen.any() and not chosen.all())
 
 
+@pytest.mark.trains
 def test_full_stack(squares: Path, tmp_path: Path) -> None:
     cfg = method_cfg(squares, tmp_path, FULL_STACK, 6)
     # What the filter rejects is not mined: first there is something to distil, then to reject.
@@ -137,6 +137,7 @@ PAPERS: Dict[str, Tuple[str, ...]] = {
 }
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_each_paper_on_each_host(squares: Path, tmp_path: Path, host: str, paper: str) -> None:
