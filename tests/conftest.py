@@ -36,6 +36,7 @@ def fresh_loggers() -> Iterator[None]:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -113,7 +113,6 @@ def test_torchvision_into_detectron2_and_back(tmp_path: Path, caplog: Any) -> No
     resnet = load(resnet_cfg(), tmp_path / "torchvision.pth").backbone.bottom_up
     assert torch.equal(resnet.res4[0].shortcut.weight, source.layer3[0].downsample[0].weight)
     assert torch.equal(resnet.res2[1].conv2.norm.weight, source.layer1[1].bn2.weight)
-    assert "100 tensors loaded by name" not in caplog.text  # only warnings are caught here
     assert "torchvision's ResNets expect INPUT.FORMAT RGB" in caplog.text
     published = {
         "model": arrays(resnet.state_dict()),
