@@ -138,6 +138,20 @@ def test_lambda_scales_the_unlabelled_losses(storage) -> None:
         assert results[1][name].item() == pytest.approx(factor * value.item(), rel=1e-5)
 
 
+def test_labelled_losses_have_a_weight_of_their_own(storage) -> None:
+    found = []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(0)
+        core = build(SUP_LOSS_WEIGHT=weight)
+        fake_labels(core, [0.9])
+        torch.manual_seed(1)
+        found.append({name: loss.item() for name, loss in core(batch()).items()})
+    assert set(found[0]) >= DETECTION_LOSSES
+    for name, loss in found[0].items():
+        factor = 0.25 if name in DETECTION_LOSSES else 1.0
+        assert found[1][name] == pytest.approx(factor * loss), name
+
+
 def test_weak_view_of_labelled_images_can_be_left_out(storage) -> None:
     core = build(LABELED_WEAK_VIEW=False)
     views = core.student_views(batch(), None, None)  # type: ignore[arg-type]

@@ -302,7 +302,7 @@ class TeacherStudent(nn.Module):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """Phase 6: L = L_sup + lambda_u * L_unsup + each method's losses.
+        """Phase 6: L = w_s * L_sup + lambda_u * L_unsup + each method's losses; w_s is 1 unless SSOD.SUP_LOSS_WEIGHT is set.
 
         Heads and methods that idle in this step still get a zero gradient, which DDP insists on.
         """
