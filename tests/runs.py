@@ -118,9 +118,10 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
         cfg.MODEL.RPN.HEAD_NAME, cfg.SSOD.DEFRCN.PHASE = "DecoupledRPNHead", "tuning"
     cfg.merge_from_list(["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1])
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
+    for _, kind in METHOD_REGISTRY:
+        if kind.selects_pseudo_labels:
+            cfg.merge_from_list([kind.selection_key, high])
     cfg.SSOD.PSEUDO_SCORE_FLOOR = low / 4
-    for node in ("", "TWO_STAGE_FILTER.", "SOFT_TEACHER.", "PSECO."):
-        cfg.merge_from_list([f"SSOD.{node}SCORE_THRESHOLD", high])
     # Those that must lie below the main branch's.
     cfg.merge_from_list(["SSOD.PIM.SCORE_THRESHOLD", low, "SSOD.AREA_MINING.LOW_THRESHOLD", low])
     cfg.merge_from_list(
