@@ -76,7 +76,7 @@ def test_config_loads(machine: Machine, unlabelled: int, tmp_path: Path) -> None
     )
     assert cfg.SSOD.BURN_IN_STEPS < cfg.SOLVER.MAX_ITER
     assert tuple(cfg.SSOD.METHODS) == (
-        ("TwoStageFilter", "CropBank") if unlabelled else ("CropBank",)
+        ("ScoreThreshold", "CropBank", "SoftDistillation") if unlabelled else ("CropBank",)
     )
     assert all(len(line) <= 100 for line in text.splitlines() if line.lstrip().startswith("#"))
 

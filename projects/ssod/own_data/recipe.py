@@ -215,7 +215,11 @@ def _solver(data: Data, machine: Machine) -> List[Choice]:
         Choice("SOLVER.CHECKPOINT_PERIOD", total // 4),
         Choice("SOLVER.CLIP_GRADIENTS.ENABLED", True),
         Choice("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"),
-        Choice("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 5.0),
+        Choice(
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+            20.0,
+            "At 5 the losses of unlabelled images would slow those of the labelled ones down.",
+        ),
         Choice("TEST.EVAL_PERIOD", total // 5, "Each time the best teacher so far is kept."),
         Choice(
             "DATALOADER.NUM_WORKERS",
@@ -266,17 +270,27 @@ def _method(data: Data, machine: Machine) -> List[Choice]:
     return [
         Choice(
             "SSOD.METHODS",
-            ["TwoStageFilter", "CropBank"],
-            f"A teacher labels the {data.unlabelled} images that you did not (ACRST, docs/acrst.md): two filters keep its "
-            "good labels, and crops of rare classes are pasted into labelled and unlabelled images.",
+            ["ScoreThreshold", "CropBank", "SoftDistillation"],
+            f"A teacher judges the {data.unlabelled} images that you did not label. What it is unsure of is learnt as unsure "
+            "(docs/ingredients.md), and crops of labelled objects are pasted into labelled and unlabelled images.",
         ),
-        Choice("SSOD.SCORE_THRESHOLD", 0.7),
+        Choice("SSOD.SCORE_THRESHOLD", 0.1, "Says only which regions are learnt."),
         Choice("SSOD.ROI_CLS_LOSS", "cross_entropy"),
-        Choice("SSOD.UNSUP_LOSS_WEIGHT", 2.0),
+        Choice("SSOD.UNSUP_LOSS_WEIGHT", 1.0),
+        Choice("SSOD.SOFT_DISTILLATION.TEMPERATURE", 0.5, "Sharpens what the teacher says."),
+        Choice("SSOD.SOFT_DISTILLATION.LOSS_WEIGHT", 2.0),
+        Choice("SSOD.CROP_BANK.BANKS", ["labeled"]),
+        Choice(
+            "SSOD.CROP_BANK.CLASS_SAMPLING",
+            "uniform",
+            "Rare classes are pasted as often as others.",
+        ),
         Choice("SSOD.CROP_BANK.PASTE_ON", ["labeled", "unlabeled"]),
         paste,
         Choice("SSOD.BURN_IN_STEPS", 3 * total // 10, "Steps before the teacher starts to label."),
         Choice("SSOD.IMS_PER_BATCH_UNLABELED", batch, "Unlabelled images a step."),
         noise,
         decay,
+        Choice("SSOD.EMA.WARMUP", True),
+        Choice("SSOD.SELECT_FROM", ["teacher", "student"], "In a short run either may be ahead."),
     ]
