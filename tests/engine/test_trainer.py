@@ -316,3 +316,16 @@ def test_better_of_student_and_teacher_is_kept(squares: Path, tmp_path: Path) ->
 def test_unknown_selection_is_refused(value: tuple) -> None:
     with pytest.raises(UserError, match=r"SSOD.SELECT_FROM is .*: use \('teacher',\)"):
         load_config("", ["SSOD.SELECT_FROM", str(value)])
+
+
+def test_validation_set_without_boxes_still_gives_a_best_teacher(
+    squares: Path, tmp_path: Path
+) -> None:
+    cfg = config(squares, tmp_path / "run", (), SOLVER__MAX_ITER=1)
+    cfg.DATASETS.VAL = ("squares_unlabeled",)
+    train(cfg)
+    best, last = (
+        torch.load(tmp_path / "run" / f"teacher_{name}.pth", weights_only=True)["model"]
+        for name in ("best", "final")
+    )
+    assert best.keys() == last.keys() and all(torch.equal(best[k], last[k]) for k in best)

@@ -437,10 +437,11 @@ class SSODTrainer(DefaultTrainer):
                 path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
                 teacher.load_state_dict(self.checkpointer.load_file(path)["model"], strict=False)
             broadcast_from_main(list(teacher.state_dict().values()))
-        else:
-            # What a user is told to deploy exists in any case.
-            self._save_weights("teacher_best")
-            logger.info("No evaluation chose a best teacher: teacher_best.pth is the last one.")
+        elif self.cfg.DATASETS.VAL:
+            self._save_weights("teacher_best")  # who asks for it finds it
+            logger.warning(
+                "No evaluation on DATASETS.VAL gave an AP: teacher_best.pth is the last teacher."
+            )
         if self.cfg.DATASETS.TEST:
             results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
         write_skipped(self.cfg, self._trainer.skipped, report=True)
