@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
@@ -19,7 +21,8 @@ from ssod.methods.crest import (
     most_confident,
     target_distribution,
 )
-from ssod.structures import SSODBatch
+from ssod.methods.shared.relabelling import Labelled
+from ssod.structures import PseudoLabels, SSODBatch
 from tiny import make_sample, tiny_cfg
 
 
@@ -89,6 +92,31 @@ def test_alignment_in_the_step(storage: Any) -> None:
     # The labelled set has no object of class 2: none is left among the labels.
     assert not any((row.gt_classes == 2).any() for row in core.last_pseudo.instances)
     assert any((row.gt_classes == 0).any() for row in core.last_pseudo.instances)
+
+
+def test_activity_counts_what_alignment_changes() -> None:
+    cfg = tiny_cfg()
+    cfg.SSOD.METHODS = ("DistributionAlignment",)
+    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.5])
+    method: Any = build_methods(cfg)["DistributionAlignment"]
+    # The last two labels are of the same box: the second one is never learnt, whatever alignment does.
+    found = Instances((100, 100))
+    found.pred_boxes = Boxes(torch.tensor([[10.0 * i, 0, 10.0 * i + 8, 8] for i in (0, 1, 2, 2)]))
+    found.scores = torch.tensor([0.6, 0.4, 0.9, 0.1])
+    found.pred_classes = torch.tensor([0, 1, 0, 1])
+    probabilities = torch.tensor([[0.6, 0.2], [0.3, 0.4], [0.9, 0.1], [0.9, 0.1]])
+    aligned = torch.tensor([[0.2, 0.6], [0.1, 0.6], [0.9, 0.1], [0.9, 0.1]])
+    predictor = SimpleNamespace(test_nms_thresh=0.5)
+    for distribution, changed in ((probabilities, 0), (aligned, 2)):
+        teacher = SimpleNamespace(roi_heads=SimpleNamespace(box_predictor=predictor))
+        context: Any = SimpleNamespace(step=100, teacher=teacher, shared={})
+        method.judge = lambda *_: Labelled(probabilities, torch.zeros(4, 1), torch.zeros(()))
+        method.redistribute = lambda *_, value=distribution: value
+        refined = method.refine(PseudoLabels.from_detections([found]), context)
+        assert float(method.activity(None, refined, context)) == changed
+    # Another class; selected only now; as before; the same box as before.
+    assert refined.instances[0].gt_classes.tolist() == [1, 1, 0, 0]
+    assert refined.instances[0].selected.tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize(

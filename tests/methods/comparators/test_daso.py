@@ -99,10 +99,12 @@ def test_step_blends_counts_and_aligns(storage: Any) -> None:
     boxes = [make_sample(i, True).instances for i in range(2)]
     assert method.filled.sum() == sum(len(row) for row in boxes if row is not None)
     assert method.counts.sum() > 0
+    assert core.last_numbers["activity/DASO"] == 0  # there were no prototypes to blend with
     for row in core.last_pseudo.instances:
         assert row.daso_target.shape == (len(row), 3) and not row.daso_target.any()
     losses = core(batch())
     assert losses["loss_daso_alignment"].item() > 0
+    assert core.last_numbers["activity/DASO"] > 0
     sum(losses.values()).backward()
     for row in core.last_pseudo.instances:
         assert torch.allclose(row.daso_target.sum(1), torch.ones(len(row)))

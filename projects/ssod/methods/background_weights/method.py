@@ -89,7 +89,10 @@ class BackgroundWeights(Method):
             mean = scores.sum() / max(len(rows), 1)
             get_event_storage().put_scalar("background_weights/background_score", float(mean))
         weights = self._weights(scores, view.image_index[rows], len(view.rois))
-        self._changed = (1 - weights).abs().sum() / max(len(rows), 1)
+        changed = (1 - weights).abs().sum() / max(len(rows), 1)
+        self._changed = torch.where(
+            changed > 1e-6, changed, 0.0
+        )  # weights of 1 carry rounding errors
         factor = torch.ones_like(view.cls_weights).index_copy(0, rows, weights)
         return replace(view, cls_weights=view.cls_weights * factor)
 

@@ -57,7 +57,7 @@ class DistributionAlignment(Relabelling):
     config_key = "DISTRIBUTION_ALIGNMENT"
     selection_key = "SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD"
     model: Tensor
-    activity_unit = "labels of another class"
+    activity_unit = "labels selected otherwise, or with another class, in a step"
 
     def __init__(
         self, *, num_classes: int, temperature: float, decay: float, **selection: Any

@@ -29,6 +29,8 @@ from ssod.utils.comm import all_reduce_sum
 
 # The weak view's semantic distribution follows each label into the strong view.
 _TARGET = "daso_target"
+# What `activity` reports: the shares of prototypes in the labels of this step.
+_BLENDED = "daso_blended"
 
 
 @METHOD_REGISTRY.register()
@@ -130,9 +132,11 @@ class DASO(Relabelling):
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
         prototypes, known = self.prototypes()
         semantic = semantic_distribution(found.features, prototypes, known, self.temperature)
-        shares = blending_shares(self.counts, self.distribution_temperature)
         # Without any prototype there is nothing to blend with.
-        return blend_distributions(found.probabilities, semantic, shares * known.any())
+        shares = blending_shares(self.counts, self.distribution_temperature) * known.any()
+        if len(found.probabilities):
+            context.shared[_BLENDED] = shares[found.probabilities.argmax(dim=1)].sum()
+        return blend_distributions(found.probabilities, semantic, shares)
 
     def columns(self, found: Labelled, context: StepContext) -> Dict[str, Tensor]:
         prototypes, known = self.prototypes()
@@ -200,8 +204,4 @@ class DASO(Relabelling):
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        found: Optional[Labelled] = context.shared.get(self.name)
-        if found is None or context.step < self.first_step or not len(found.probabilities):
-            return 0.0
-        shares = blending_shares(self.counts, self.distribution_temperature)
-        return shares[found.probabilities.argmax(dim=1)].sum()
+        return context.shared.get(_BLENDED, 0.0)

@@ -29,7 +29,7 @@ class Labelled:
 
     Attributes:
         probabilities: (M, K) of the foreground classes; background has the rest. features: (M, D).
-        changed: how many labels got another class.
+        changed: how many labels are learnt that would not be, or the reverse, or with another class, by `probabilities` as they are.
     """
 
     probabilities: Tensor
@@ -130,6 +130,7 @@ class Relabelling(Method):
         if context.step < self.first_step:
             return pseudo.select([row.scores >= self.threshold for row in pseudo.instances], rpn)
         sizes = [len(row) for row in pseudo.instances]
+        unchanged = found.probabilities.split(sizes)
         distributions = self.redistribute(found, context).split(sizes)
         more = {name: value.split(sizes) for name, value in self.columns(found, context).items()}
         nms = context.teacher.roi_heads.box_predictor.test_nms_thresh
@@ -137,10 +138,13 @@ class Relabelling(Method):
         masks: List[Tensor] = []
         for index, (row, distribution) in enumerate(zip(pseudo.instances, distributions)):
             classes, scores, kept = relabelled(row, distribution, nms)
-            found.changed = found.changed + (classes != row.gt_classes).sum()
             own = {name: parts[index] for name, parts in more.items()}
             columns.append({"gt_classes": classes, "scores": scores.to(row.scores), **own})
             masks.append(kept & (scores >= self.threshold))
+            # A second label of the same box gets the first one's class whatever the method does.
+            before, scores, kept = relabelled(row, unchanged[index], nms)
+            otherwise = masks[-1] != (kept & (scores >= self.threshold))
+            found.changed = found.changed + (otherwise | (masks[-1] & (classes != before))).sum()
         return pseudo.with_columns(columns).select(masks, rpn)
 
     def inert_reason(self, period: InertPeriod) -> str:
