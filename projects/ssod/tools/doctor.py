@@ -32,6 +32,7 @@ PACKAGES = (
     ("iopath", "iopath"),
     ("pycocotools.mask", "pycocotools"),
     ("faster_coco_eval", "faster-coco-eval"),
+    ("fastjsonschema", "fastjsonschema"),
     ("matplotlib", "matplotlib"),
     ("sklearn", "scikit-learn"),
     ("tensorboard", "tensorboard"),
