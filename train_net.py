@@ -1,10 +1,12 @@
 #!/usr/bin/env python
 """Trains or evaluates a semi-supervised detector.
 
-python train_net.py --config-file configs/digit_scenes/unbiased_teacher.yaml [--num-gpus N] [--resume] [KEY VALUE ...]
+python train_net.py --config-file configs/digit_scenes/unbiased_teacher.yaml [--num-gpus N]
+    [--resume] [KEY VALUE ...]
 python train_net.py --config-file ... --eval-only [--model teacher|student] MODEL.WEIGHTS OUTPUT_DIR
 
-With MODEL.DEVICE cpu, --num-gpus N starts N processes. `torchrun --nproc-per-node N train_net.py ...` works as well.
+With MODEL.DEVICE cpu, --num-gpus N starts N processes. `torchrun --nproc-per-node N train_net.py
+...` works as well.
 """
 
 import argparse

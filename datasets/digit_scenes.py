@@ -1,20 +1,23 @@
 #!/usr/bin/env python3
 """Draws the digit-scenes dataset: python datasets/digit_scenes.py OUTPUT_DIR [options]
 
-Handwritten digits (scikit-learn's 1,797 of 8x8) in random colours on textured, cluttered 128x128 scenes: COCO JSON files
-beside folders of PNGs. The class frequencies of the training scenes fall as IMBALANCE^k; validation and test scenes are
-class-balanced and use other writers' digits. With the default options the boxes are equal on every machine, and the
-pixels under the versions in `digit_scenes.sha256`, so that results compare.
+Handwritten digits (scikit-learn's 1,797 of 8x8) in random colours on textured, cluttered 128x128
+scenes: COCO JSON files beside folders of PNGs. The class frequencies of the training scenes fall as
+IMBALANCE^k; validation and test scenes are class-balanced and use other writers' digits. With the
+default options the boxes are equal on every machine, and the pixels under the versions in
+`digit_scenes.sha256`, so that results compare.
 
     labeled.json      labeled/      100 images with boxes
-    unlabeled.json    unlabeled/    1,900 images without; `unlabeled_truth.json` holds their boxes, for analysis only
+    unlabeled.json    unlabeled/    1,900 images without; their boxes, for analysis only, are in
+                                    `unlabeled_truth.json`
     all.json          (the folder above)  both with all boxes, for the fully supervised end
     val.json, test.json             200 images each
 
-`--wild N` adds wild/, a pool that nobody has sorted: half scenes as above, half distractors (letter-like strokes, shapes,
-empty clutter). `wild_truth.json` says which is which.
+`--wild N` adds wild/, a pool that nobody has sorted: half scenes as above, half distractors
+(letter-like strokes, shapes, empty clutter). `wild_truth.json` says which is which.
 
-Shapes: image (H, W, 3) uint8 BGR, or float64 in [0, 1] while it is being drawn; box [x0, y0, x1, y1], integers.
+Shapes: image (H, W, 3) uint8 BGR, or float64 in [0, 1] while it is being drawn; box [x0, y0, x1,
+y1], integers.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ DISTRACTORS = ("letters", "shapes", "clutter")
 
 @dataclass(frozen=True)
 class Split:
-    """One set of scenes: how many, from which seed, by which writers, and whether all digits are equally frequent."""
+    """One set of scenes: how many, from which seed, by which writers, and whether all digits are
+    equally frequent.
+    """
 
     images: int
     seed: int
@@ -85,7 +90,9 @@ class Scene:
 
 @functools.lru_cache(maxsize=None)
 def handwriting() -> Dict[str, List[np.ndarray]]:
-    """For "train" and "test" writers: ten arrays (n, 8, 8) in [0, 1], the samples of each digit in a fixed order."""
+    """For "train" and "test" writers: ten arrays (n, 8, 8) in [0, 1], the samples of each digit in
+    a fixed order.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -196,7 +203,9 @@ def draw_scene(
 
 
 def draw_split(split: Split, options: Options) -> Iterator[Scene]:
-    """The scenes of a split, in order; one generator runs through all, so scene n needs those before it."""
+    """The scenes of a split, in order; one generator runs through all, so scene n needs those
+    before it.
+    """
     rng = RandomState(split.seed)
     frequencies = None if split.balanced else options.class_frequencies()
     for _ in range(split.images):
@@ -225,7 +234,9 @@ def draw_distractor(rng: RandomState, kind: str, sizes: Sequence[int]) -> Scene:
 
 
 def draw_wild(count: int, options: Options) -> Iterator[Tuple[str, Scene]]:
-    """(kind, scene) pairs in random order: `count // 2` of kind "scene", the others distractors of equal shares."""
+    """(kind, scene) pairs in random order: `count // 2` of kind "scene", the others distractors of
+    equal shares.
+    """
     rng = RandomState(options.seed + WILD_SEED)
     others = count - count // 2
     kinds = ["scene"] * (count // 2) + [DISTRACTORS[i % len(DISTRACTORS)] for i in range(others)]
@@ -272,7 +283,9 @@ class CocoWriter:
 
 
 class SceneHash:
-    """sha256 of the pixels and of the boxes, over a run of scenes and over its first HASH_PREFIX."""
+    """sha256 of the pixels and of the boxes, over a run of scenes and over its first
+    HASH_PREFIX.
+    """
 
     def __init__(self) -> None:
         self.count = 0
@@ -291,7 +304,9 @@ class SceneHash:
 
 
 def committed_hashes() -> Dict[str, str]:
-    """ "split.pixels", "split.boxes" and the same of the first scenes ("...[:8]"), each with its sha256."""
+    """ "split.pixels", "split.boxes" and the same of the first scenes ("...[:8]"), each with its
+    sha256.
+    """
     rows = (line.split() for line in HASH_FILE.read_text().splitlines() if not line.startswith("#"))
     return {name: digest for digest, name in rows}
 
@@ -303,7 +318,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def is_complete(marker: Path, wanted: Dict[str, Any]) -> bool:
-    """Whether `marker`, which is written last, is there with the same options; other options end the program."""
+    """Whether `marker`, which is written last, is there with the same options; other options end
+    the program.
+    """
     if not marker.exists():
         return False
     found = json.loads(marker.read_text())
@@ -371,7 +388,9 @@ def versions() -> str:
 
 
 def report_hashes(root: Path, hashes: Dict[str, str]) -> None:
-    """Writes the hashes beside the data (the file to commit when pinned versions change) and compares them."""
+    """Writes the hashes beside the data (the file to commit when pinned versions change) and
+    compares them.
+    """
     lines = [f"# sha256 of the default scenes with {versions()} on {platform.machine()}"]
     lines += [f"{digest}  {name}" for name, digest in hashes.items()]
     write_atomically(root / HASH_FILE.name, "\n".join(lines) + "\n")

@@ -43,7 +43,9 @@ def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
 
 
 def labels_of(rows: List[List[tuple[int, float]]], selected: float = 0.0) -> PseudoLabels:
-    """(class, score) pairs of each image; those with a score of at least `selected` are selected."""
+    """(class, score) pairs of each image; those with a score of at least `selected` are
+    selected.
+    """
     found = []
     for row in rows:
         instances = Instances((64, 64))

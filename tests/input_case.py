@@ -1,7 +1,7 @@
 """Small valid datasets with a config, which a test changes and then runs as `train_net.py` would.
 
-A run sets up the config, evaluates, trains for one step, and evaluates again. Both evaluations use an
-oracle: it returns fixed detections for each file name, so that its AP depends on the data alone.
+A run sets up the config, evaluates, trains for one step, and evaluates again. Both evaluations use
+an oracle: it returns fixed detections for each file name, so that its AP depends on the data alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ NAMES = {"train": 4, "val": 5, "extra": 3}
 
 
 def make_valid_data(root: Path) -> None:
-    """Writes train, val and extra in COCO format, train and val in VOC's layout, and the tiny config."""
+    """Writes train, val and extra in COCO format, train and val in VOC's layout, and the tiny
+    config.
+    """
     for seed, (name, count) in enumerate(NAMES.items()):
         write_coco(root, name, count, seed + 20)
     for name in ("train", "val"):
@@ -138,7 +140,9 @@ class Case:
             del node[key]
 
     def use(self, kind: str) -> None:
-        """Declares training and test sets in VOC's layout ("voc") or the extra set as a folder ("folder")."""
+        """Declares training and test sets in VOC's layout ("voc") or the extra set as a folder
+        ("folder").
+        """
         if kind == "folder":
             self.config["SSOD"]["DATASETS"]["extra"] = {
                 "FORMAT": "folder",
@@ -173,8 +177,10 @@ class Outcome:
 
     Attributes:
         error: the one line of a refusal; "" where the run ended well.
-        log: everything that was logged. skipped_boxes, skipped_images: what the files in OUTPUT_DIR list.
-        ap: the oracle's AP before training; equal to the one after it. weights: the student's digest.
+        log: everything that was logged. skipped_boxes, skipped_images: what the files in OUTPUT_DIR
+            list.
+        ap: the oracle's AP before training; equal to the one after it. weights: the student's
+            digest.
     """
 
     error: str
@@ -208,7 +214,10 @@ def new_case(valid: Path, folder: Path) -> Case:
 
 
 def run_case(case: Case, valid: Path) -> Outcome:
-    """Writes the files of a case and runs it. Anything but success and `UserError` is an exception."""
+    """Writes the files of a case and runs it.
+
+    Anything but success and `UserError` is an exception.
+    """
     for name in NAMES:
         if f"{name}.json" not in case.raw:
             (case.root / f"{name}.json").write_text(json.dumps(getattr(case, name)))
@@ -276,11 +285,13 @@ class Row:
 
     Attributes:
         name: of the row. change: what it does to the valid case.
-        refused: words that the one line of a refusal must hold; the run must end well if there are none.
+        refused: words that the one line of a refusal must hold; the run must end well if there are
+            none.
         says: words that the log must hold. silent: words that it must not hold.
-        like: another change, after which the run must give the same AP and the same weights; `unchanged` for the
-            valid data, None for no comparison.
-        boxes, images: how many are skipped, as the files in OUTPUT_DIR list them; boxes -1: any number.
+        like: another change, after which the run must give the same AP and the same weights;
+            `unchanged` for the valid data, None for no comparison.
+        boxes, images: how many are skipped, as the files in OUTPUT_DIR list them; boxes -1: any
+            number.
         weights: False compares the AP alone.
     """
 

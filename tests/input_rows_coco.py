@@ -190,7 +190,8 @@ IDS = [
     ("huge", lambda n: 2**70 + n),
     ("of images", lambda n: n // 2),
 ]
-# Boxes that cannot be used, each in place of the second one of the test set and of the training set.
+# Boxes that cannot be used, each in place of the second one of the test set and of the training
+# set.
 UNUSABLE = [
     ("NaN", {"bbox": [NAN, 5, 10, 10]}),
     ("infinite", {"bbox": [5, 5, INF, 10]}),

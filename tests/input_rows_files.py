@@ -1,4 +1,7 @@
-"""VOC layouts, folders, images, paths and sets that others registered, as users have them. See `input_case.Row`."""
+"""VOC layouts, folders, images, paths and sets that others registered, as users have them.
+
+See `input_case.Row`.
+"""
 
 from __future__ import annotations
 

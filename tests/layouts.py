@@ -1,7 +1,8 @@
 """Writes one small truth as each annotation tool lays it out.
 
-A truth maps image paths below the data set to their boxes (class, x0, y0, x1, y1 in pixels), or to None for an image that
-nobody has labelled. Every writer puts images and labels below `root` and returns the entry of SSOD.DATASETS that reads it.
+A truth maps image paths below the data set to their boxes (class, x0, y0, x1, y1 in pixels), or to
+None for an image that nobody has labelled. Every writer puts images and labels below `root` and
+returns the entry of SSOD.DATASETS that reads it.
 """
 
 from __future__ import annotations

@@ -52,7 +52,9 @@ def digest(state: Dict[str, torch.Tensor]) -> str:
 
 
 def quota_free(cfg: CfgNode) -> CfgNode:
-    """Every anchor and RoI takes part, equally many in each image, so that ranks or micro-batches add up exactly."""
+    """Every anchor and RoI takes part, equally many in each image, so that ranks or micro-batches
+    add up exactly.
+    """
     cfg.merge_from_list(
         [
             *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100_000, "MODEL.RPN.POSITIVE_FRACTION", 1.0),
@@ -70,7 +72,10 @@ def quota_free(cfg: CfgNode) -> CfgNode:
 
 
 def with_stored_labels(cfg: CfgNode, squares: Path, output: Path) -> CfgNode:
-    """Trains on the true boxes of the unlabelled squares, stored with scores. On several ranks rank 0 writes them."""
+    """Trains on the true boxes of the unlabelled squares, stored with scores.
+
+    On several ranks rank 0 writes them.
+    """
     path = output / "stored.json"
     if comm.is_main_process():
         value = json.loads((squares / "unlabeled.json").read_text())
@@ -104,10 +109,11 @@ def with_selector(names: Tuple[str, ...]) -> Tuple[str, ...]:
 
 
 def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) -> CfgNode:
-    """A run of `names` and what they need, in which thresholds divide the scores of an untrained detector.
+    """A run of `names` and what they need, in which thresholds divide the scores of an untrained
+    detector.
 
-    These are 0.1 to 0.25 in the first steps, and with EQL v2's sigmoids some 500 times lower. So each method has something
-    to do: see `test_all_methods.py`.
+    These are 0.1 to 0.25 in the first steps, and with EQL v2's sigmoids some 500 times lower. So
+    each method has something to do: see `test_all_methods.py`.
     """
     high, low = (0.0004, 0.0002) if "EQLv2" in names else (0.2, 0.1)
     cfg = with_squares(tiny_cfg(), squares, output, with_selector(names))
@@ -147,9 +153,11 @@ def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) 
                 "SSOD.CROP_BANK.SNAPSHOT_PERIOD",
                 1,
             ),
-            # Rare is what is not in every labelled image; scores barely above a threshold ask for repeats.
+            # Rare is what is not in every labelled image; scores barely above a threshold ask for
+            # repeats.
             *("SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", 1.0),
-            # Divides the classes, whose image-level activations begin at their priors, 0.375 to 0.5.
+            # Divides the classes, whose image-level activations begin at their priors, 0.375 to
+            # 0.5.
             *("SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD", 0.44),
             *("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", 1e6),
         ]

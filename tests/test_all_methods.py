@@ -1,4 +1,7 @@
-"""Every method alone, in pairs, all papers at once, and each paper's methods on each host. New methods join by being registered."""
+"""Every method alone, in pairs, all papers at once, and each paper's methods on each host.
+
+New methods join by being registered.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,14 @@ def highest(trainer: SSODTrainer, name: str) -> float:
 
 
 def assert_sane(trainer: SSODTrainer) -> None:
-    """Finite losses and state, pseudo-labels in the last step, and in some step some that the main branch learns."""
+    """Finite losses and state, pseudo-labels in the last step, and in some step some that the main
+    branch learns.
+    """
     assert math.isfinite(trainer.storage.latest()["total_loss"][0])
     assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
     assert trainer.core.last_pseudo is not None
-    # Toy's threshold is out of an untrained detector's reach, and LabelMatch waits for the few highest of falling scores.
+    # Toy's threshold is out of an untrained detector's reach, and LabelMatch waits for the few
+    # highest of falling scores.
     if not {"Toy", "LabelMatchThresholds"} & set(trainer.core.methods):
         assert highest(trainer, "pseudo/boxes_per_image") > 0
 
@@ -115,7 +121,8 @@ def test_full_stack_config_is_this_one() -> None:
     cfg = load_config(str(ROOT / "configs/digit_scenes/full_stack.yaml"))
     assert cfg.SSOD.METHODS == FULL_STACK
     build_methods(cfg)
-    # What stands before GbT's thresholds must leave it something to choose, and PIM something to mine.
+    # What stands before GbT's thresholds must leave it something to choose, and PIM something to
+    # mine.
     lowest = cfg.SSOD.GRADIENT_THRESHOLDING.LOW
     assert cfg.SSOD.PIM.SCORE_THRESHOLD < cfg.SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD <= lowest
     assert cfg.INPUT.RANDOM_FLIP == "none" and cfg.SSOD.CROP_BANK.FLIP_PROB == 0.0

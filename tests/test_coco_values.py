@@ -1,4 +1,6 @@
-"""Any JSON in place of any value of a COCO file: the run ends well, or in one line that names the file."""
+"""Any JSON in place of any value of a COCO file: the run ends well, or in one line that names the
+file.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,9 @@ def test_compiled_part_is_used_when_there_is_one(fake_detectron2: Path) -> None:
 
 
 def test_main_branch_falls_back_by_itself(fake_detectron2: Path) -> None:
-    """It catches the ImportError and takes the Python COCO evaluation; a stand-in would hide that."""
+    """It catches the ImportError and takes the Python COCO evaluation; a stand-in would hide
+    that.
+    """
     (fake_detectron2 / "layers" / "rotated_boxes.py").write_text("import torch\n")
     with pytest.raises(ImportError):
         importlib.import_module("detectron2._C")

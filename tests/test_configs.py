@@ -1,4 +1,5 @@
-"""Every YAML loads, its launch line names it, the model it describes builds, and its numbers are the papers'.
+"""Every YAML loads, its launch line names it, the model it describes builds, and its numbers are
+the papers'.
 
 ACRST's, LSM's and CI-SSOD's own keys are compared in `tests/methods/<paper>`.
 """
@@ -44,7 +45,8 @@ def test_config_builds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cfg.SSOD.BURN_IN_STEPS < cfg.SOLVER.MAX_ITER
     methods = build_methods(cfg)
     assert bool(cfg.SSOD.METHODS) == bool(len(methods))
-    # Rows that differ in their data or schedule alone have the same model; no memory is needed to see that it builds.
+    # Rows that differ in their data or schedule alone have the same model; no memory is needed to
+    # see that it builds.
     key = cfg.clone()
     key.SSOD.DATASETS, key.DATASETS, key.SOLVER, key.OUTPUT_DIR = (CfgNode(),) * 3 + ("",)
     key.SSOD.BURN_IN_STEPS, key.SSOD.PSEUDO_LABELS = 0, str(bool(cfg.SSOD.PSEUDO_LABELS))

@@ -27,7 +27,9 @@ def losses_of(cfg: Any) -> List[Dict[str, float]]:
 
 @pytest.fixture
 def same_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random numbers for the GPU are drawn on the CPU, so that a run there samples what a run here does."""
+    """Random numbers for the GPU are drawn on the CPU, so that a run there samples what a run here
+    does.
+    """
 
     def on_cpu(draw: Callable[..., Any]) -> Callable[..., Any]:
         def drawn(*args: Any, device: Any = None, generator: Any = None, **kwargs: Any) -> Any:
@@ -53,8 +55,8 @@ def test_method_on_the_gpu_equals_the_cpu(
         found[device] = losses_of(cfg)
     assert len(found["cpu"]) == 3
     assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-3, abs=1e-4)
-    # Mutual learning follows. Sums in another order change the last digits, and these may change which boxes pass a
-    # threshold, so single losses may differ; what they add up to must not.
+    # Mutual learning follows. Sums in another order change the last digits, and these may change
+    # which boxes pass a threshold, so single losses may differ; what they add up to must not.
     for here, there in zip(found["cpu"], found["cuda"]):
         assert set(here) == set(there)
         assert sum(there.values()) == pytest.approx(sum(here.values()), rel=0.1)

@@ -46,7 +46,8 @@ def imports(source: str, known: Set[str]) -> Set[str]:
     for node in loaded_statements(ast.parse(source).body):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
-                # `from ssod.engine import loop` names a module, `from ssod.engine.loop import X` a name in one.
+                # `from ssod.engine import loop` names a module, `from ssod.engine.loop import X` a
+                # name in one.
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole.removeprefix("ssod.") in known else node.module)
         elif isinstance(node, ast.Import):

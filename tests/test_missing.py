@@ -1,4 +1,6 @@
-"""Packages that are missing and memory that is exhausted are one line; so are a config without ssod's keys and Ctrl-C."""
+"""Packages that are missing and memory that is exhausted are one line; so are a config without
+ssod's keys and Ctrl-C.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Every code block of the README and of the docs is executed: Python and YAML as they are; of commands the arguments
-are parsed by the command itself, and the configs that they name are loaded with the keys that they give.
+"""Every code block of the README and of the docs is executed: Python and YAML as they are; of
+commands the arguments are parsed by the command itself, and the configs that they name are loaded
+with the keys that they give.
 """
 
 from __future__ import annotations
@@ -178,7 +179,9 @@ def key_of_the_config(pair: Tuple[str, str]) -> Tuple[str, ...]:
 
 @pytest.mark.trains
 def test_readme_from_python_in_a_fresh_folder(squares: Path, tmp_path: Path) -> None:
-    """A program of its own, which imports Detectron2 before ssod; nothing is there but the config."""
+    """A program of its own, which imports Detectron2 before ssod; nothing is there but the
+    config.
+    """
     (code,) = [block for block in blocks("README.md", "python") if "SSODTrainer(cfg)" in block]
     cfg = with_squares(tiny_cfg(), squares, Path("output/mine"))
     cfg.SSOD.IMPORTS = ("tiny",)

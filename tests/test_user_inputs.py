@@ -1,4 +1,6 @@
-"""Inputs as users have them: each is used with equal numbers, skipped and counted, or refused in one line."""
+"""Inputs as users have them: each is used with equal numbers, skipped and counted, or refused in
+one line.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,9 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, List[Dict[str, Any
 
 
 def write_coco(root: Path, name: str, count: int, seed: int) -> None:
-    """Writes root/name/*.png, root/name.json and root/name_empty.json (the same without annotations)."""
+    """Writes root/name/*.png, root/name.json and root/name_empty.json (the same without
+    annotations).
+    """
     rng = np.random.default_rng(seed)
     (root / name).mkdir(parents=True)
     images: List[Dict[str, Any]] = []
@@ -96,7 +98,9 @@ def write_coco(root: Path, name: str, count: int, seed: int) -> None:
 
 
 def tiny_cfg(norm: str = "GN") -> CfgNode:
-    """A Faster R-CNN of 32 channels with a four-convolution backbone for 64 x 64 images and three classes, without data."""
+    """A Faster R-CNN of 32 channels with a four-convolution backbone for 64 x 64 images and three
+    classes, without data.
+    """
     cfg = get_cfg()
     add_ssod_config(cfg)
     cfg.merge_from_list(

@@ -39,7 +39,9 @@ class CountSteps(HookBase):
 
 @METHOD_REGISTRY.register()
 class Toy(Method):
-    """Selects by score, halves the weight of background RoIs, and predicts the number of boxes from res5."""
+    """Selects by score, halves the weight of background RoIs, and predicts the number of boxes from
+    res5.
+    """
 
     config_key = "TOY"
     selects_pseudo_labels = True

@@ -1,4 +1,6 @@
-"""What the two-rank tests run in each process; one group serves all cases, since importing Detectron2 takes seconds."""
+"""What the two-rank tests run in each process; one group serves all cases, since importing
+Detectron2 takes seconds.
+"""
 
 import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 

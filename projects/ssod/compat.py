@@ -1,7 +1,9 @@
-"""Lets Detectron2 0.6 import on today's NumPy, Pillow and setuptools, and without its compiled operators.
+"""Lets Detectron2 0.6 import on today's NumPy, Pillow and setuptools, and without its compiled
+operators.
 
-Every shim is behind a feature test, so that an environment that needs none (Detectron2's main branch, a compiled 0.6 on older
-libraries) is left exactly as it was. Nothing here imports Detectron2 or torch.
+Every shim is behind a feature test, so that an environment that needs none (Detectron2's main
+branch, a compiled 0.6 on older libraries) is left exactly as it was. Nothing here imports
+Detectron2 or torch.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any, Callable, List, Optional, Sequence
 _COMPILED = "detectron2._C"
 _RESOURCES = "pkg_resources"
 
-# Names that Detectron2 0.6 uses and NumPy 1.24 removed; each was an alias of the builtin. (`np.bool` came back in NumPy 2.)
+# Names that Detectron2 0.6 uses and NumPy 1.24 removed; each was an alias of the builtin.
+# (`np.bool` came back in NumPy 2.)
 _NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "str": str}
 
 _applied: List[str] = []
@@ -46,7 +49,10 @@ def apply() -> None:
 
 
 def applied() -> List[str]:
-    """One line for each shim in use. The stand-in modules count from the moment something imports them."""
+    """One line for each shim in use.
+
+    The stand-in modules count from the moment something imports them.
+    """
     lines = list(_applied)
     for name in (_COMPILED, _RESOURCES):
         if is_stand_in(sys.modules.get(name)):
@@ -90,7 +96,9 @@ def _shim_numpy() -> None:
 
 
 def _quieten() -> None:
-    """Warnings about Detectron2 0.6's own code that a user can do nothing about and that come with every step or start."""
+    """Warnings about Detectron2 0.6's own code that a user can do nothing about and that come with
+    every step or start.
+    """
     for category, message in (
         (UserWarning, r"torch\.meshgrid: in an upcoming release"),
         (UserWarning, r"pkg_resources is deprecated"),
@@ -115,7 +123,9 @@ class _Watcher(MetaPathFinder):
 
 
 class _StandInFinder(MetaPathFinder):
-    """Answers for `detectron2._C` and `pkg_resources` when they are not installed and Detectron2 cannot do without."""
+    """Answers for `detectron2._C` and `pkg_resources` when they are not installed and Detectron2
+    cannot do without.
+    """
 
     def find_spec(
         self,
@@ -125,7 +135,8 @@ class _StandInFinder(MetaPathFinder):
     ) -> Optional[ModuleSpec]:
         if fullname == _COMPILED and _insists_on_compiled(path or ()):
             return ModuleSpec(fullname, _StandInLoader(_fill_compiled), origin="ssod.compat")
-        # Only for the model zoo: other packages have their own way to do without, and should find nothing.
+        # Only for the model zoo: other packages have their own way to do without, and should find
+        # nothing.
         if fullname == _RESOURCES and "detectron2.model_zoo" in sys.modules:
             return ModuleSpec(fullname, _StandInLoader(_fill_resources), origin="ssod.compat")
         return None
@@ -148,8 +159,11 @@ _finder = _StandInFinder()
 
 
 def _insists_on_compiled(detectron2_path: Sequence[str]) -> bool:
-    """0.6 imports `_C` unconditionally. Later versions call `torch.ops` and fall back by themselves when `_C` is missing,
-    to the Python COCO evaluation for one: a stand-in would take that from them."""
+    """0.6 imports `_C` unconditionally.
+
+    Later versions call `torch.ops` and fall back by themselves when `_C` is missing,
+    to the Python COCO evaluation for one: a stand-in would take that from them.
+    """
     for folder in detectron2_path:
         source = Path(folder) / "layers" / "rotated_boxes.py"
         if source.is_file():
@@ -188,5 +202,6 @@ def _fill_resources(module: ModuleType) -> None:
         return str(Path(spec.submodule_search_locations[0]) / name)
 
     setattr(module, "resource_filename", resource_filename)
-    # pytest calls it whenever a module of this name is loaded; there are no namespace packages to mend.
+    # pytest calls it whenever a module of this name is loaded; there are no namespace packages to
+    # mend.
     setattr(module, "fixup_namespace_packages", lambda path, parent=None: None)

@@ -18,7 +18,9 @@ class TrainingDiverged(UserError, FloatingPointError):
 
 
 def relative_to(path: str) -> str:
-    """For messages about a relative path: which folder it is relative to; nothing for an absolute one."""
+    """For messages about a relative path: which folder it is relative to; nothing for an absolute
+    one.
+    """
     return "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
 
 

@@ -1,4 +1,7 @@
-"""Packages that are missing or broken, in one line instead of a trace. Imports nothing but the standard library."""
+"""Packages that are missing or broken, in one line instead of a trace.
+
+Imports nothing but the standard library.
+"""
 
 from __future__ import annotations
 

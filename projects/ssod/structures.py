@@ -1,7 +1,8 @@
 """Values that flow through one training step.
 
-Shapes: N images, M boxes of one image, R sampled RoIs, K foreground classes (class K is background), A anchors.
-Boxes are XYXY in absolute pixels of the image tensor they belong to; images are uint8 BGR tensors (3, H, W).
+Shapes: N images, M boxes of one image, R sampled RoIs, K foreground classes (class K is
+background), A anchors. Boxes are XYXY in absolute pixels of the image tensor they belong to; images
+are uint8 BGR tensors (3, H, W).
 """
 
 from __future__ import annotations
@@ -14,19 +15,22 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-# Loss weights a pseudo-label row carries, one column each. They follow a row through matching as `gt_<name>`.
+# Loss weights a pseudo-label row carries, one column each. They follow a row through matching as
+# `gt_<name>`.
 WEIGHT_COLUMNS = ("rpn_cls_weight", "rpn_reg_weight", "roi_cls_weight", "roi_reg_weight")
 
 
 @dataclass(frozen=True)
 class SampleRef:
-    """What the batch sampler asks the loader for; everything random about the sample follows from it.
+    """What the batch sampler asks the loader for; everything random about the sample follows from
+    it.
 
     Attributes:
         stream: "labeled" or "unlabeled".
         position: how many samples of this stream were drawn before it, over all ranks.
         index: which image of the stream's dataset.
-        snapshots: the snapshot in effect for each publishing method, as (method name, snapshot id) pairs.
+        snapshots: the snapshot in effect for each publishing method, as (method name, snapshot id)
+            pairs.
     """
 
     stream: str
@@ -37,7 +41,8 @@ class SampleRef:
 
 @dataclass
 class Geometry:
-    """The affine map from the original image to a view: `p_view = matrix[:, :2] @ p + matrix[:, 2]`.
+    """The affine map from the original image to a view: `p_view = matrix[:, :2] @ p + matrix[:,
+    2]`.
 
     Attributes:
         matrix: float64 (2, 3).
@@ -87,8 +92,8 @@ class Sample:
         geometry: from the image file to both views.
         instances: `gt_boxes` and `gt_classes` in view coordinates; None for unlabelled images.
         strong_instances: those of the strong view, where a method changed it; None: the same.
-        stored: of unlabelled images with stored labels (`SSOD.PSEUDO_LABELS`): `pred_boxes`, `scores` and `pred_classes`
-            in view coordinates; None where the teacher labels online.
+        stored: of unlabelled images with stored labels (`SSOD.PSEUDO_LABELS`): `pred_boxes`,
+            `scores` and `pred_classes` in view coordinates; None where the teacher labels online.
         extras: what methods' view transforms add, one entry a method.
         skipped: files that could not be read and were replaced by this image, with the reason.
     """
@@ -112,7 +117,8 @@ class SSODBatch:
 
     Attributes:
         labeled, unlabeled: samples; `unlabeled` is empty during burn-in and in supervised runs.
-        sampler_state: the batch sampler's state after this batch (plain Python), for the checkpoint.
+        sampler_state: the batch sampler's state after this batch (plain Python), for the
+            checkpoint.
     """
 
     labeled: List[Sample]
@@ -136,7 +142,8 @@ def make_targets(
         weights: (M,) float for any of `WEIGHT_COLUMNS`; 1 where not given.
 
     Returns:
-        `Instances` with gt_boxes, gt_classes, gt_scores and `gt_<column>` for each of `WEIGHT_COLUMNS`.
+        `Instances` with gt_boxes, gt_classes, gt_scores and `gt_<column>` for each of
+        `WEIGHT_COLUMNS`.
     """
     targets = Instances(image_size)
     targets.gt_boxes = Boxes(boxes)
@@ -154,8 +161,8 @@ class PseudoLabels:
 
     Columns of each `Instances`: `gt_boxes` (Boxes), `gt_classes` (M,) int64, `scores` (M,) float,
     `selected` (M,) bool, the rows the main branch trains on, and the float `WEIGHT_COLUMNS`.
-    `rpn_selected` (M,) bool is there if a method chose other rows for the RPN than for the RoI head.
-    The defaults are Unbiased Teacher's: classification weighs 1, box regression 0.
+    `rpn_selected` (M,) bool is there if a method chose other rows for the RPN than for the RoI
+    head. The defaults are Unbiased Teacher's: classification weighs 1, box regression 0.
     """
 
     instances: List[Instances]
@@ -177,7 +184,9 @@ class PseudoLabels:
         return cls(rows)
 
     def with_columns(self, columns: List[Dict[str, Tensor]]) -> "PseudoLabels":
-        """A copy in which each image's columns are replaced or added; nothing is changed in place."""
+        """A copy in which each image's columns are replaced or added; nothing is changed in
+        place.
+        """
         rows = []
         for old, new in zip(self.instances, columns):
             row = Instances(old.image_size, **old.get_fields())
@@ -203,7 +212,9 @@ class PseudoLabels:
         return self.with_columns(columns)
 
     def to_targets(self, rpn: bool = False) -> List[Instances]:
-        """Training targets of the rows selected for the RoI head, or for the RPN (see `make_targets`)."""
+        """Training targets of the rows selected for the RoI head, or for the RPN (see
+        `make_targets`).
+        """
         targets = []
         for row in self.instances:
             kept = row[row.rpn_selected if rpn and row.has("rpn_selected") else row.selected]
@@ -222,12 +233,15 @@ class View:
 
     Attributes:
         images: uint8 tensors (3, H, W) in the model's channel order, on its device.
-        targets: from `make_targets`, one an image. Of unlabelled images they follow from `pseudo` after the `views` phase.
+        targets: from `make_targets`, one an image. Of unlabelled images they follow from `pseudo`
+            after the `views` phase.
         rpn_targets: the same for the RPN; None: `targets` (see `PseudoLabels`).
-        pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects replaces it by one with
-            more (and fewer) rows; the teacher's own labels are what the phases get as `pseudo`.
-        sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as `ssod.detectors.rcnn.roi_heads.sample_rois` gives
-            them, of a method that assigns RoIs in its own way; None: that function.
+        pseudo: all labels of the unlabelled images, selected or not. A method that pastes objects
+            replaces it by one with more (and fewer) rows; the teacher's own labels are what the
+            phases get as `pseudo`.
+        sample_rois: (proposals, targets), N `Instances` each -> N `Instances` as
+            `ssod.detectors.rcnn.roi_heads.sample_rois` gives them, of a method that assigns RoIs in
+            its own way; None: that function.
     """
 
     images: List[Tensor]

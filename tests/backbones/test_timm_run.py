@@ -1,4 +1,6 @@
-"""A run with a timm backbone: it resumes to the bit, frozen stages stay, and the export runs in a process of its own."""
+"""A run with a timm backbone: it resumes to the bit, frozen stages stay, and the export runs in a
+process of its own.
+"""
 
 from __future__ import annotations
 

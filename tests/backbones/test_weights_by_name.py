@@ -1,4 +1,6 @@
-"""Files of timm, torchvision and Detectron2, in the formats people keep them in, loaded through MODEL.WEIGHTS."""
+"""Files of timm, torchvision and Detectron2, in the formats people keep them in, loaded through
+MODEL.WEIGHTS.
+"""
 
 from __future__ import annotations
 

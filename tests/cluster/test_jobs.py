@@ -1,4 +1,6 @@
-"""Jobs of a cluster, as processes of this machine: retries, giving up, the first one alone, one line for what is wrong."""
+"""Jobs of a cluster, as processes of this machine: retries, giving up, the first one alone, one
+line for what is wrong.
+"""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ def test_tiny_image() -> None:
 
 
 class Counting:
-    """A generator that counts the random numbers that are drawn one by one, in Python or as floats."""
+    """A generator that counts the random numbers that are drawn one by one, in Python or as
+    floats.
+    """
 
     def __init__(self, seed: int) -> None:
         self.rng, self.drawn = np.random.default_rng(seed), 0
@@ -112,7 +114,9 @@ class Counting:
 
 
 def test_draws_no_number_for_every_pixel() -> None:
-    """Floating-point noise would take longer than everything else: pixels are drawn as bytes, in one go."""
+    """Floating-point noise would take longer than everything else: pixels are drawn as bytes, in
+    one go.
+    """
     image, strong = _image(200, 300), StrongAugmentation()
     for seed in range(12):
         rng = Counting(seed)

@@ -1,4 +1,6 @@
-"""Datasets declared in the config: what is loaded, and what a user reads when something is wrong."""
+"""Datasets declared in the config: what is loaded, and what a user reads when something is
+wrong.
+"""
 
 import json
 import logging
@@ -81,7 +83,9 @@ def write_voc(folder, items):
 
 
 def make_cfg(train=None, unlabeled=None, classes=2, **more):
-    """Each argument is a declaration; it is entered as `t_train`, `t_unlabeled` or under its own name."""
+    """Each argument is a declaration; it is entered as `t_train`, `t_unlabeled` or under its own
+    name.
+    """
     cfg = get_cfg()
     add_ssod_config(cfg)
     declared = {"t_train": train, "t_unlabeled": unlabeled, **more}

@@ -83,7 +83,9 @@ def _content(batch: SSODBatch) -> Any:
 
 
 def _run(tmp_path: Path, workers: int, steps: int, state: Any = None) -> List[Any]:
-    """A training loop that publishes a snapshot after every third step, resumed from `state` if given."""
+    """A training loop that publishes a snapshot after every third step, resumed from `state` if
+    given.
+    """
     board = SnapshotBoard(str(tmp_path / f"board{workers}{state is None}"), DELAY)
     start = 0
     if state is not None:

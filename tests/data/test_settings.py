@@ -1,4 +1,6 @@
-"""The class-imbalanced settings by the paper's rules: what stays labelled, with which boxes, and that nothing leaks."""
+"""The class-imbalanced settings by the paper's rules: what stays labelled, with which boxes, and
+that nothing leaks.
+"""
 
 import random
 
@@ -89,7 +91,8 @@ def test_too_few_boxes_name_the_class():
 
 
 def test_scarce_classes_are_filled_before_the_majority_takes_their_images():
-    # Every image with class 3 shows the majority too; all ten are needed, whatever the 90 percent would take.
+    # Every image with class 3 shows the majority too; all ten are needed, whatever the 90 percent
+    # would take.
     coco = make_coco([[0]] * 20 + [[0, 3]] * 10)
     many, few = choose_sub_task(coco, {3}, percent=90, min_boxes=10)
     assert few == set(range(21, 31)) and len(many) == 20

@@ -104,7 +104,9 @@ def test_missing_file_and_ambiguous_names(tmp_path: Path) -> None:
 
 
 def test_geometry_by_hand() -> None:
-    """An image of 100 x 50 (width x height) is doubled, mirrored, and cropped to its left 120 pixels."""
+    """An image of 100 x 50 (width x height) is doubled, mirrored, and cropped to its left 120
+    pixels.
+    """
     transforms = T.TransformList(
         [
             T.ResizeTransform(50, 100, 100, 200),
@@ -118,7 +120,8 @@ def test_geometry_by_hand() -> None:
         "classes": np.array([2, 1, 0]),
     }
     found = stored_instances(stored, transforms, (100, 120))
-    # x: 60..90 -> 120..180 -> mirrored 20..80; 30..60 -> 80..140, cut at 120; 0..10 -> 180..200, gone.
+    # x: 60..90 -> 120..180 -> mirrored 20..80; 30..60 -> 80..140, cut at 120;
+    # 0..10 -> 180..200, gone.
     assert found.pred_boxes.tensor.tolist() == [[20, 20, 80, 40], [80, 0, 120, 50]]
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
     assert found.pred_classes.tolist() == [2, 1]

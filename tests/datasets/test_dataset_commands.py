@@ -1,4 +1,6 @@
-"""The README's commands on miniature trees of the papers' datasets, and every config that uses the results."""
+"""The README's commands on miniature trees of the papers' datasets, and every config that uses the
+results.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def write(
     categories: Sequence[Tuple[int, str]],
     lvis: bool = False,
 ) -> None:
-    """A COCO file with one box for each index of `rows`, and empty files for its images in `folder`."""
+    """A COCO file with one box for each index of `rows`, and empty files for its images in
+    `folder`.
+    """
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
     for i, (name, classes) in enumerate(zip(names, rows)):

@@ -1,4 +1,6 @@
-"""The digit scenes are the published ones: annotations everywhere, pixels under the versions of the hash file."""
+"""The digit scenes are the published ones: annotations everywhere, pixels under the versions of the
+hash file.
+"""
 
 import dataclasses
 import importlib.util

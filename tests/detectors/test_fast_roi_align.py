@@ -1,4 +1,6 @@
-"""RoIAlign by matrix products: the gradient of torchvision's, for every box a detector can propose."""
+"""RoIAlign by matrix products: the gradient of torchvision's, for every box a detector can
+propose.
+"""
 
 from __future__ import annotations
 

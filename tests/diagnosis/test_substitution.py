@@ -13,14 +13,17 @@ from ssod.data.truth import ImageTruth
 from ssod.diagnosis.substitution import SUBSTITUTIONS, substitute
 from ssod.structures import Geometry, PseudoLabels
 
-# Objects: class 0 at the left, class 1 in the middle, class 2 at the right, which the teacher does not see.
+# Objects: class 0 at the left, class 1 in the middle, class 2 at the right, which the teacher does
+# not see.
 TRUTH = ImageTruth(
     torch.tensor([[0.0, 0, 10, 10], [20.0, 0, 30, 10], [40.0, 0, 50, 10]]), torch.tensor([0, 1, 2])
 )
 
 
 def labels() -> Instances:
-    """Right with IoU 0.9; the second object as class 2; on nothing; a right one that is not selected."""
+    """Right with IoU 0.9; the second object as class 2; on nothing; a right one that is not
+    selected.
+    """
     row = Instances((20, 60))
     row.pred_boxes = Boxes(
         torch.tensor([[0.0, 0, 10, 9], [20.0, 0, 30, 10], [0.0, 12, 8, 20], [40.0, 0, 50, 10]])

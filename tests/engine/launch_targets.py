@@ -22,7 +22,9 @@ from ssod.evaluation import evaluate
 
 
 def train_and_fail(folder: str) -> None:
-    """Two ranks take a step together and write what they see; then rank 1 makes the user's mistake."""
+    """Two ranks take a step together and write what they see; then rank 1 makes the user's
+    mistake.
+    """
     rank = comm.get_rank()
     torch.manual_seed(rank)
     model = wrap_ddp(nn.Linear(1, 1))

@@ -1,4 +1,6 @@
-"""Signals, a second run in the same OUTPUT_DIR, and a checkpoint with more steps than are asked for."""
+"""Signals, a second run in the same OUTPUT_DIR, and a checkpoint with more steps than are asked
+for.
+"""
 
 from __future__ import annotations
 

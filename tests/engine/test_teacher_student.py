@@ -98,7 +98,9 @@ def test_pseudo_box_regression_switches_both_on(storage) -> None:
 
 
 def test_labels_without_area_do_not_reach_training(storage) -> None:
-    """Clipped to nothing by the border, such a box would match every anchor and divide by its width."""
+    """Clipped to nothing by the border, such a box would match every anchor and divide by its
+    width.
+    """
     core = build(("ScoreThreshold", "PseudoBoxRegression"))
     proposals = [Instances((64, 64))]
     proposals[0].proposal_boxes = Boxes(

@@ -26,7 +26,10 @@ IMAGES, CLASSES = 12, ("a", "b", "c", "none")
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[str]:
-    """Random boxes of three sizes and of three classes; the fourth has none. Category ids are 10, 20, ..."""
+    """Random boxes of three sizes and of three classes; the fourth has none.
+
+    Category ids are 10, 20, ...
+    """
     rng = np.random.default_rng(0)
     images = [
         {"id": i + 1, "file_name": f"{i}.png", "height": 300, "width": 300} for i in range(IMAGES)

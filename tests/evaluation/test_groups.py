@@ -27,7 +27,9 @@ NAMES = ("cup", "dog", "fork", "owl")
 
 
 def write_labeled(path: Path, images_with: Sequence[int], minority: Sequence[str] = ()) -> str:
-    """A labelled set in which `images_with[k]` images show class k, each twice; category ids differ from the test set's."""
+    """A labelled set in which `images_with[k]` images show class k, each twice; category ids differ
+    from the test set's.
+    """
     content: Dict[str, Any] = {"images": [], "annotations": []}
     for k, number in enumerate(images_with):
         for _ in range(number):
@@ -75,7 +77,10 @@ def test_groups_of_a_labelled_set(tmp_path: Path) -> None:
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
-    """Six images with a box of each of three classes; "owl" has none. `fork` is not judged in the images 1 to 3."""
+    """Six images with a box of each of three classes; "owl" has none.
+
+    `fork` is not judged in the images 1 to 3.
+    """
     images = [
         {
             **{"id": i + 1, "coco_url": f"http://x/val/{i}.png", "height": 60, "width": 60},
@@ -124,7 +129,9 @@ def declare(truth: Path) -> Iterator[Any]:
 def detections(
     finds: Sequence[Sequence[int]], false: Sequence[Sequence[int]] = ()
 ) -> List[Dict[str, Any]]:
-    """For each image the classes found exactly, and those of false alarms, which are more confident."""
+    """For each image the classes found exactly, and those of false alarms, which are more
+    confident.
+    """
     outputs = []
     for i in range(6):
         rows = [([2.0 + 12 * k, 5.0, 12.0 + 12 * k, 15.0], k, 0.5) for k in finds[i]]
@@ -201,8 +208,9 @@ def test_lvis_style_is_detectron2s_and_federated(declare: Any, tmp_path: Path) -
     official = run(cfg, detections(ALL, false), tmp_path, lambda name: LVISEvaluator(name))
     assert math.isnan(results.pop("APl")) and math.isnan(results.pop("APm"))  # -100 there
     assert results == pytest.approx({name: official[name] for name in results})
-    # Alarms where a class is not judged (fork in images 1 to 3) or not labelled exhaustively (dog in image 2) cost nothing;
-    # that of a cup in image 6 does: precision 1/2 at first, 6/7 in the end.
+    # Alarms where a class is not judged (fork in images 1 to 3) or not labelled exhaustively (dog
+    # in image 2) cost nothing; that of a cup in image 6 does: precision 1/2 at first, 6/7 in the
+    # end.
     assert results["APr"] == pytest.approx(100) and results["APc"] == pytest.approx(100)
     assert results["APf"] == pytest.approx(100 * 6 / 7)
     assert results["AP"] == pytest.approx((100 + 100 + 600 / 7) / 3)

@@ -46,7 +46,8 @@ def test_classes_do_not_mix() -> None:
 
 
 def test_counts_precision_recall_iou() -> None:
-    # Class 0: 2 labels, 1 right with IoU 0.8, of 2 true boxes. Class 1: 1 true box without label. Class 2: 1 wrong label.
+    # Class 0: 2 labels, 1 right with IoU 0.8, of 2 true boxes. Class 1: 1 true box without label.
+    # Class 2: 1 wrong label.
     first = count_labels(
         boxes([0, 0, 10, 8], [50, 50, 60, 60]),
         torch.tensor([0, 0]),

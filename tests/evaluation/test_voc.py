@@ -114,7 +114,9 @@ def test_equals_detectron2s_evaluator(tmp_path: Path, names: List[str], year: in
 
 
 def test_by_hand(tmp_path: Path, names: List[str]) -> None:
-    """cat: hit, miss, hit in order of score, of two; a/b: the difficult one counts as nothing, then a hit."""
+    """cat: hit, miss, hit in order of score, of two; a/b: the difficult one counts as nothing, then
+    a hit.
+    """
     write(tmp_path)
     cfg = declare(names, tmp_path, EVALUATOR="voc2007")
     own = metrics(cfg, names[0], OUTPUTS, tmp_path)

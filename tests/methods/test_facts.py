@@ -148,7 +148,8 @@ def test_upper_end_of_pim_is_the_hosts(method: str, per_class: bool) -> None:
         return
     lowest = main_threshold(config(method))[1]
     assert found[:3].tolist() == pytest.approx([0.6, 0.9, lowest])
-    # `update` sees the thresholds that this step has trained with, whatever the host has learnt since.
+    # `update` sees the thresholds that this step has trained with, whatever the host has learnt
+    # since.
     methods[method].thresholds = lambda context: torch.ones(3)
     assert methods["PIM"].upper_scores(torch.tensor([0]), context).tolist() == pytest.approx([0.6])
 

@@ -32,7 +32,8 @@ def test_fusion_by_hand() -> None:
     first = found([[10, 10, 30, 30, 0.9, 0], [60, 10, 80, 30, 0.6, 1]])
     second = found([[12, 10, 32, 30, 0.3, 0], [60, 10, 80, 30, 0.5, 2]])
     fused = fuse_predictions([first, second], 0.55)
-    # Class 0: found by both, box weighted 3 : 1, score (0.9 + 0.3) / 2. The others by one of two: half their score.
+    # Class 0: found by both, box weighted 3 : 1, score (0.9 + 0.3) / 2. The others by one of two:
+    # half their score.
     assert fused.pred_classes.tolist() == [0, 1, 2]
     assert fused.scores.tolist() == pytest.approx([0.6, 0.3, 0.25])
     assert fused.pred_boxes.tensor[0].tolist() == pytest.approx([10.5, 10, 30.5, 30], abs=1e-4)

@@ -202,7 +202,9 @@ def test_methods_add_sections(
 
 
 def test_detections_are_compared_on_the_same_images(squares: Path, tmp_path: Path) -> None:
-    """A finished run has detections on its test set, one that goes on only on the validation set."""
+    """A finished run has detections on its test set, one that goes on only on the validation
+    set.
+    """
     folders = [Path(write_run(tmp_path, squares, name, [])) for name in "ab"]
     for folder in folders:
         text = (folder / "config.yaml").read_text()

@@ -43,7 +43,8 @@ def test_mean_and_deviation() -> None:
 
 
 def test_paired_difference_uses_shared_seeds_only() -> None:
-    # Seeds 1, 2, 3: differences 1, 2, 3; deviation 1, standard error 1 / sqrt(3). Seeds 4 and 5 have no partner.
+    # Seeds 1, 2, 3: differences 1, 2, 3; deviation 1, standard error 1 / sqrt(3). Seeds 4 and 5
+    # have no partner.
     found = paired_difference({1: 11, 2: 22, 3: 33, 4: 99}, {1: 10, 2: 20, 3: 30, 5: 0})
     assert (found.mean, found.count) == (2.0, 3)
     assert found.spread == pytest.approx(1 / math.sqrt(3))

@@ -1,4 +1,6 @@
-"""The page of configs: what is read from headers and results, and that the committed page is up to date."""
+"""The page of configs: what is read from headers and results, and that the committed page is up to
+date.
+"""
 
 from __future__ import annotations
 

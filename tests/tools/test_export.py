@@ -26,7 +26,9 @@ from tiny import make_image, tiny_cfg, with_squares
 
 @pytest.fixture
 def trained(tmp_path: Path, squares: Path) -> Tuple[CfgNode, torch.nn.Module, torch.nn.Module]:
-    """A config, a student and a teacher with heads of ours; model_1.pth and teacher_best.pth are in the folder."""
+    """A config, a student and a teacher with heads of ours; model_1.pth and teacher_best.pth are in
+    the folder.
+    """
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run")
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     student, teacher = build_model(cfg), build_model(cfg)
@@ -102,7 +104,9 @@ def test_command(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture) ->
 
 
 def test_own_parts_and_their_keys_survive(squares: Path, tmp_path: Path) -> None:
-    """A module that SSOD.IMPORTS lists registers a backbone and adds keys, and the printed lines load the model."""
+    """A module that SSOD.IMPORTS lists registers a backbone and adds keys, and the printed lines
+    load the model.
+    """
     (tmp_path / "my_parts.py").write_text(MY_PARTS)
     cfg = with_squares(tiny_cfg(), squares, tmp_path / "run")
     cfg.MODEL.BACKBONE.NAME, cfg.SSOD.IMPORTS = "build_my_backbone", ("my_parts",)

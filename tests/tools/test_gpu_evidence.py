@@ -1,4 +1,6 @@
-"""The GPU evidence command, on the CPU: parts that fail or take too long, the page, and the pieces that are measured."""
+"""The GPU evidence command, on the CPU: parts that fail or take too long, the page, and the pieces
+that are measured.
+"""
 
 from __future__ import annotations
 

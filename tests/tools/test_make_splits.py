@@ -316,7 +316,9 @@ def test_minority_that_is_rare_everywhere(tmp_path):
 
 
 def test_lvis_layout(tmp_path):
-    """LVIS names its images by coco_url alone; every class, however rare, has a box among the 10 percent."""
+    """LVIS names its images by coco_url alone; every class, however rare, has a box among the 10
+    percent.
+    """
     rows = [["cup"]] * 90 + [["cup", "rare"]] * 3 + [["rarer"]] * 1
     path = tmp_path / "lvis_v1_train.json"
     write_classes(path, rows, ["cup", "rare", "rarer"])

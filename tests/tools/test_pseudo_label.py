@@ -26,7 +26,9 @@ from tiny import CLASSES, tiny_cfg, with_squares
 
 
 class Fake(nn.Module):
-    """Finds in every image a red box whose score is the image's brightness, and a faint green one."""
+    """Finds in every image a red box whose score is the image's brightness, and a faint green
+    one.
+    """
 
     def __init__(self, shift: float = 0.0, classes: tuple[int, ...] = (0, 1)) -> None:
         super().__init__()
@@ -194,7 +196,9 @@ def test_ranks_share_the_shards(
 def test_memory_does_not_grow_with_the_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 200 to 1,000 images it grows by the order of the images and their ids, not by 20 labels each."""
+    """From 200 to 1,000 images it grows by the order of the images and their ids, not by 20 labels
+    each.
+    """
     monkeypatch.setattr(predictions, "SHARD_SIZE", 50)
 
     def peak(count: int) -> int:

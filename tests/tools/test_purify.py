@@ -231,7 +231,9 @@ def pixels_classifier() -> PUClassifier:
 @pytest.mark.trains
 @pytest.mark.parametrize("prior", [0.1, 0.5])
 def test_risk_does_not_push_everything_down(prior: float) -> None:
-    """Maps with a large common mean and a prior below 1/2: the logits of all images sink together at first."""
+    """Maps with a large common mean and a prior below 1/2: the logits of all images sink together
+    at first.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def images(positive: Tensor) -> Tensor:
@@ -260,7 +262,9 @@ def as_rank(patch: pytest.MonkeyPatch, rank: int) -> None:
 
 
 def test_ranks_share_the_work(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks' parts of an epoch make up one rank's, and each writes the shards that the other does not."""
+    """Two ranks' parts of an epoch make up one rank's, and each writes the shards that the other
+    does not.
+    """
     options = TrainingOptions(prior=0.5, batch_size=8, seed=3)
     whole = list(EpochPlan(3, 10, options, epoch=0))
     plans = []

@@ -1,4 +1,6 @@
-"""CReST with the tiny detector: what joins the labelled set, and that it goes on where it stopped."""
+"""CReST with the tiny detector: what joins the labelled set, and that it goes on where it
+stopped.
+"""
 
 from __future__ import annotations
 

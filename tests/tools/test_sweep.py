@@ -1,4 +1,6 @@
-"""The sweep: what it runs, what it keeps after a kill, and what it makes of failures and changed configs."""
+"""The sweep: what it runs, what it keeps after a kill, and what it makes of failures and changed
+configs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from ssod.sweep.records import failure_reason, last_log_line, read_run
 from ssod.sweep.runner import Job, environment, locked, run_jobs
 from ssod.tools import sweep
 
-# Stands for training: says that it started, then does what the behaviour asks for. The AP is the seed plus that of the row.
+# Stands for training: says that it started, then does what the behaviour asks for. The AP is the
+# seed plus that of the row.
 FAKE = """
 import json, os, sys, time
 folder, ap, behaviour = sys.argv[1], float(sys.argv[2]), sys.argv[3]
@@ -53,7 +56,9 @@ SOLVER: {MAX_ITER: 5}
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dict[str, str]:
-    """Configs sup.yaml and all.yaml in the current folder; a dict of row name to behaviour of its runs."""
+    """Configs sup.yaml and all.yaml in the current folder; a dict of row name to behaviour of its
+    runs.
+    """
     behaviour: Dict[str, str] = {}
     (tmp_path / "fake.py").write_text(FAKE)
     for name in ("sup", "all"):
@@ -127,7 +132,9 @@ def test_failures_are_listed_and_tried_again(fake: Dict[str, str], capsys: Any) 
 
 
 def test_interrupted(fake: Dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM in the middle: the process in progress is ended, the table says so, and the same command continues."""
+    """SIGTERM in the middle: the process in progress is ended, the table says so, and the same
+    command continues.
+    """
     fake["ours"] = "hang"
     pids: List[int] = []
     real = runner._start
@@ -337,7 +344,9 @@ def test_records(tmp_path: Path) -> None:
 def test_real_run_survives_a_kill(
     tmp_path: Path, squares: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command itself, killed outright in training: its run dies with it, and the next sweep finishes it."""
+    """The command itself, killed outright in training: its run dies with it, and the next sweep
+    finishes it.
+    """
     coco = "{{FORMAT: coco, ANNOTATIONS: {root}/{name}.json, IMAGES: {root}/{name}}}"
     base = Path(__file__).parents[2] / "configs/digit_scenes/base.yaml"
     declared = (f"squares_{n}: " + coco.format(root=squares, name=n) for n in ("labeled", "test"))

@@ -12,12 +12,15 @@ from ssod.errors import UserError
 
 
 def freeze_stages(body: nn.Module, full: nn.Module, freeze_at: int) -> None:
-    """Freezes the first groups of parameters of `body`, in place, as Detectron2's FREEZE_AT counts them.
+    """Freezes the first groups of parameters of `body`, in place, as Detectron2's FREEZE_AT counts
+    them.
 
     Args:
-        body: the features of a timm model. full: the whole model (meta tensors suffice), which knows its groups.
-        freeze_at: 0 nothing; 1 the stem; 2 the stem and the first stage of blocks, and so on. BatchNorm in there keeps
-            its statistics too: it is replaced, since `train()` would undo eval mode.
+        body: the features of a timm model. full: the whole model (meta tensors suffice), which
+            knows its groups.
+        freeze_at: 0 nothing; 1 the stem; 2 the stem and the first stage of blocks, and so on.
+            BatchNorm in there keeps its statistics too: it is replaced, since `train()` would undo
+            eval mode.
 
     Raises:
         UserError: the model has fewer groups, or does not tell them.

@@ -13,13 +13,15 @@ logger = logging.getLogger(__name__)
 
 
 class InputConversion(nn.Module):
-    """Undoes the config's normalisation and applies the model's own; channels are swapped where their orders differ.
+    """Undoes the config's normalisation and applies the model's own; channels are swapped where
+    their orders differ.
 
-    The detector has already computed (x - PIXEL_MEAN) / PIXEL_STD, in the order of INPUT.FORMAT. Each channel of the
-    result is an affine function of one of these channels.
+    The detector has already computed (x - PIXEL_MEAN) / PIXEL_STD, in the order of INPUT.FORMAT.
+    Each channel of the result is an affine function of one of these channels.
 
     Args:
-        given_mean, given_std: of the config, for 0..255, in its channel order. mean, std: of the model, for 0..255, RGB.
+        given_mean, given_std: of the config, for 0..255, in its channel order. mean, std: of the
+            model, for 0..255, RGB.
         bgr: whether the config's images are BGR.
     """
 
@@ -52,7 +54,9 @@ class InputConversion(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) as the detector normalised them -> the same, RGB, with the model's statistics."""
+        """(N, 3, H, W) as the detector normalised them -> the same, RGB, with the model's
+        statistics.
+        """
         if self.identity:
             return images
         if self.swap:
@@ -63,7 +67,8 @@ class InputConversion(nn.Module):
 def build_input_conversion(
     cfg: CfgNode, *, name: str, mean: Sequence[float], std: Sequence[float]
 ) -> InputConversion:
-    """The conversion from `cfg` to a model's own statistics, which win; a warning where the config sets others.
+    """The conversion from `cfg` to a model's own statistics, which win; a warning where the config
+    sets others.
 
     Args:
         name: the model's, for messages. mean, std: for images in 0..1, RGB, as timm gives them.

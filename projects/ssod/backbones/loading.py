@@ -1,4 +1,6 @@
-"""Weights of a file for a whole detector: names of timm, torchvision and Detectron2, and what the weights expect."""
+"""Weights of a file for a whole detector: names of timm, torchvision and Detectron2, and what the
+weights expect.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,9 @@ def weights_by_name(
     """The weights of a file under the model's names, and what matched.
 
     Args:
-        checkpoint: {"model": name -> tensor or array}; of Detectron2's model zoo also "__author__" and
-            "matching_heuristics", whose names Detectron2 itself matches unless the backbone is timm's.
+        checkpoint: {"model": name -> tensor or array}; of Detectron2's model zoo also "__author__"
+            and "matching_heuristics", whose names Detectron2 itself matches unless the backbone is
+            timm's.
     """
     weights = {
         name: torch.as_tensor(value)
@@ -53,7 +56,9 @@ def weights_by_name(
 
 
 def backbone_prefixes(model: nn.Module) -> List[str]:
-    """What stands before the names of the model's backbones: "backbone.", "backbone.bottom_up.", ..."""
+    """What stands before the names of the model's backbones: "backbone.", "backbone.bottom_up.",
+    ...
+    """
     found = []
     for name, module in model.named_modules():
         if isinstance(module, Backbone) and name:
@@ -75,7 +80,9 @@ def _as_match(
 
 
 def _warn_of_torchvision(model: nn.Module, match: NameMatch) -> None:
-    """Detectron2's ResNet is set up for Caffe2's weights by default, which torchvision's do not go with."""
+    """Detectron2's ResNet is set up for Caffe2's weights by default, which torchvision's do not go
+    with.
+    """
     from_torchvision = any(
         ".stem.conv1." in f".{ours}" and ".stem." not in f".{theirs}"
         for ours, theirs in match.pairs.items()

@@ -1,7 +1,8 @@
 """Weights by name: which tensor of a file belongs to which tensor of a model.
 
-Files of timm, torchvision and Detectron2 name the same backbone differently, and training programs put prefixes before its
-names ("module.", "backbone.", ...). Names are compared in one spelling, below the two prefixes that match the most tensors.
+Files of timm, torchvision and Detectron2 name the same backbone differently, and training programs
+put prefixes before its names ("module.", "backbone.", ...). Names are compared in one spelling,
+below the two prefixes that match the most tensors.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ class NameMatch:
     """What of a file has a place in a model.
 
     Attributes:
-        pairs: the model's name -> the file's. prefix: what the model has before these names ("" for a whole detector).
-        total: tensors of the model below `prefix`. wrong_shape: the model's names whose tensor has another shape in the file.
+        pairs: the model's name -> the file's. prefix: what the model has before these names ("" for
+            a whole detector).
+        total: tensors of the model below `prefix`. wrong_shape: the model's names whose tensor has
+            another shape in the file.
         left: names of the file without a place.
     """
 
@@ -69,7 +72,8 @@ class NameMatch:
 def canonical(name: str) -> str:
     """A tensor's name in the spelling that is compared.
 
-    timm's `features_only` turns "stages.0.blocks" into "stages_0.blocks" and may put "model." before it.
+    timm's `features_only` turns "stages.0.blocks" into "stages_0.blocks" and may put "model."
+    before it.
     """
     for pattern, replacement in _RESNET:
         name, count = pattern.subn(replacement, name)
@@ -91,8 +95,9 @@ def match_model(
     """The match of a file with a whole model or with its backbone, whichever gives more tensors.
 
     Args:
-        source: name -> tensor or array of the file. target: the model's state dict. prefixes: of the model's backbones, such
-            as "backbone.bottom_up.". What the model itself calls its tensors wins on a tie.
+        source: name -> tensor or array of the file. target: the model's state dict. prefixes: of
+            the model's backbones, such as "backbone.bottom_up.". What the model itself calls its
+            tensors wins on a tie.
     """
     tried = [
         _match(source, target, ours, theirs)
@@ -103,7 +108,9 @@ def match_model(
 
 
 def frequent_prefixes(names: Sequence[str]) -> List[str]:
-    """What may stand before a backbone's names: "module.", "module.backbone.", ...; averaged weights come first."""
+    """What may stand before a backbone's names: "module.", "module.backbone.", ...; averaged
+    weights come first.
+    """
     counts: Counter = Counter()
     for name in names:
         parts = name.split(".")
@@ -135,7 +142,8 @@ def _match(
 def match_in_order(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Dict[str, str]:
     """Target name -> source name, one to one in order; empty unless each pair has the same shape.
 
-    For the same architecture written by someone else: its tensors come in the same order under other names.
+    For the same architecture written by someone else: its tensors come in the same order under
+    other names.
     """
     ours, theirs = _without_counters(target), _without_counters(source)
     same = len(ours) == len(theirs) and all(

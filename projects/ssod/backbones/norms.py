@@ -18,8 +18,9 @@ def set_norm(module: nn.Module, norm: str) -> nn.Module:
 
     Args:
         module: a timm model, or a part of one; changed in place.
-        norm: "frozen": statistics and affine parameters are constants, as in Detectron2's FrozenBatchNorm2d.
-            "live": nothing changes. "GN": GroupNorm of at most 32 groups with the same affine parameters.
+        norm: "frozen": statistics and affine parameters are constants, as in Detectron2's
+            FrozenBatchNorm2d. "live": nothing changes. "GN": GroupNorm of at most 32 groups with
+            the same affine parameters.
 
     Returns:
         The module, or its replacement where it is a BatchNorm itself.

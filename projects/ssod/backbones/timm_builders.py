@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 def brings_weights(cfg: CfgNode) -> bool:
-    """Whether the config's backbone is timm's and has weights of its own before MODEL.WEIGHTS is loaded."""
+    """Whether the config's backbone is timm's and has weights of its own before MODEL.WEIGHTS is
+    loaded.
+    """
     named = "_timm_" in cfg.MODEL.BACKBONE.NAME
     return named and bool(cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.TIMM.WEIGHTS_PACKAGE)
 
@@ -34,10 +36,12 @@ def brings_weights(cfg: CfgNode) -> bool:
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The feature levels of `MODEL.TIMM.NAME`.
 
-    `MODEL.WEIGHTS` is loaded later, over everything: where it is set, neither PRETRAINED nor WEIGHTS_PACKAGE is read.
+    `MODEL.WEIGHTS` is loaded later, over everything: where it is set, neither PRETRAINED nor
+    WEIGHTS_PACKAGE is read.
 
     Raises:
-        UserError: timm is not installed or has no such model, level, stage or norm; or weights cannot be had.
+        UserError: timm is not installed or has no such model, level, stage or norm; or weights
+            cannot be had.
     """
     node = cfg.MODEL.TIMM
     full = create_full(node.NAME)
@@ -65,7 +69,9 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """FPN on the levels that `MODEL.FPN.IN_FEATURES` names, all of `MODEL.TIMM` where it is empty; max pooling gives p6."""
+    """FPN on the levels that `MODEL.FPN.IN_FEATURES` names, all of `MODEL.TIMM` where it is empty;
+    max pooling gives p6.
+    """
     bottom_up = build_timm_backbone(cfg, input_shape)
     pool = LastLevelMaxPool()
     last = bottom_up.output_shape()[_in_features(cfg, bottom_up)[-1]].stride

@@ -33,7 +33,8 @@ def import_timm() -> Any:
 
 
 def create_full(name: str) -> nn.Module:
-    """The whole classifier on the meta device, for what it knows: tensor names, groups, levels and input statistics.
+    """The whole classifier on the meta device, for what it knows: tensor names, groups, levels and
+    input statistics.
 
     Raises:
         UserError: timm has no such model; the message names similar ones.
@@ -68,7 +69,8 @@ def create_features(
     """The model's feature levels, for images of any size.
 
     Args:
-        full: what `create_full` gave for `name`. indices: into its levels. pretrained: timm fetches its weights.
+        full: what `create_full` gave for `name`. indices: into its levels. pretrained: timm fetches
+            its weights.
         channels: of the images.
 
     Raises:
@@ -116,7 +118,9 @@ def create_features(
 
 @torch.no_grad()
 def _try(body: nn.Module, name: str, channels: int) -> None:
-    """Raises `UserError` unless images of another size than the model was made for give levels of their strides' sizes."""
+    """Raises `UserError` unless images of another size than the model was made for give levels of
+    their strides' sizes.
+    """
     info: Any = body.feature_info
     strides = info.reduction()
     last = "NHWC" in str(getattr(body, "output_fmt", ""))

@@ -1,4 +1,6 @@
-"""One config's trainer driven step by step, with a clock on its parts, and plain Detectron2 on the same images."""
+"""One config's trainer driven step by step, with a clock on its parts, and plain Detectron2 on the
+same images.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ class Stopwatch:
     """Adds up the seconds that wrapped functions take, by section.
 
     Args:
-        synchronize: called before every reading of the clock, so that it shows what the device has done.
+        synchronize: called before every reading of the clock, so that it shows what the device has
+            done.
     """
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
@@ -62,7 +65,8 @@ class PlainInputs:
     """What Detectron2's own model gets to see of one of our steps.
 
     Attributes:
-        student: its inputs, images on the CPU as a loader yields them, with gt_boxes and gt_classes. teacher: weak views.
+        student: its inputs, images on the CPU as a loader yields them, with gt_boxes and
+            gt_classes. teacher: weak views.
     """
 
     student: List[Dict[str, Any]]
@@ -70,7 +74,9 @@ class PlainInputs:
 
 
 def plain_inputs(views: Views, unlabeled: List[Sample]) -> PlainInputs:
-    """The images and targets of `views` as dataset dicts; images that methods add (`views.extra`) are left out."""
+    """The images and targets of `views` as dataset dicts; images that methods add (`views.extra`)
+    are left out.
+    """
     student = []
     for view in (views.labeled, views.unlabeled):
         for image, target in zip(view.images, view.targets) if view else ():
@@ -84,7 +90,8 @@ class Bench:
     """One config's trainer, driven step by step outside its own loop.
 
     Args:
-        cfg: not frozen; changed so that the first step already is mutual learning and nothing but steps happens.
+        cfg: not frozen; changed so that the first step already is mutual learning and nothing but
+            steps happens.
         folder: for what the trainer writes.
     """
 
@@ -145,7 +152,8 @@ class Bench:
         """Runs one step of the trainer with all its hooks.
 
         Args:
-            split: wait for the device at the borders between sections; the total then is no honest one on a GPU.
+            split: wait for the device at the borders between sections; the total then is no honest
+                one on a GPU.
 
         Returns:
             Seconds by section; "total" and "rest" (total minus sections).
@@ -171,9 +179,9 @@ class Bench:
     def lower_bound(self) -> Dict[str, float]:
         """Seconds, by section, of plain Detectron2 on the last step's images with the same weights.
 
-        One training forward and backward of all of the student's images in one batch, and one inference of the weak
-        unlabelled views; synchronised inside as the last step was. Preprocessing is included; loading, loss weights,
-        methods, optimiser and average are not.
+        One training forward and backward of all of the student's images in one batch, and one
+        inference of the weak unlabelled views; synchronised inside as the last step was.
+        Preprocessing is included; loading, loss weights, methods, optimiser and average are not.
         """
         assert self.views is not None
         inputs = plain_inputs(self.views, self.core.last_batch.unlabeled)

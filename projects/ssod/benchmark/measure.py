@@ -23,7 +23,8 @@ def measure(bench: Bench, steps: int, lower_bound: bool) -> Dict[str, Any]:
     for index in range(WARM_UP + steps):
         if bench.cuda:
             torch.cuda.reset_peak_memory_stats()
-        # Waiting at every border is free on a CPU; on a GPU the split takes a step (and a bound) of its own.
+        # Waiting at every border is free on a CPU; on a GPU the split takes a step (and a bound) of
+        # its own.
         seconds = bench.step(split=not bench.cuda)
         if bench.cuda:
             peak = max(peak, torch.cuda.max_memory_allocated())
@@ -47,7 +48,8 @@ def summary(
     """Medians over steps, and their ratio.
 
     Args:
-        totals: seconds of each step. splits: seconds by section. bounds: of the lower bound, with "total"; may be empty.
+        totals: seconds of each step. splits: seconds by section. bounds: of the lower bound, with
+            "total"; may be empty.
     """
     step = statistics.median(totals)
     bound = _medians(bounds)
@@ -70,7 +72,8 @@ def compare(first: Bench, second: Bench, steps: int) -> Dict[str, Any]:
     totals: List[List[float]] = [[], []]
     splits: List[List[Dict[str, float]]] = [[], []]
     for index in range(WARM_UP + steps):
-        # Who goes first changes, so that neither always finds the caches as the other has left them.
+        # Who goes first changes, so that neither always finds the caches as the other has left
+        # them.
         order = (0, 1) if index % 2 else (1, 0)
         for which in order:
             seconds = (first, second)[which].step(split=not first.cuda)

@@ -1,7 +1,8 @@
-"""Runs one command as several jobs, each with its `--share`, on Slurm or as processes of this machine.
+"""Runs one command as several jobs, each with its `--share`, on Slurm or as processes of this
+machine.
 
-Jobs do not talk to each other: each writes shard files, which are complete or not there. So a job that fails, runs out
-of time or loses its machine is started again and does only what is missing.
+Jobs do not talk to each other: each writes shard files, which are complete or not there. So a job
+that fails, runs out of time or loses its machine is started again and does only what is missing.
 """
 
 from __future__ import annotations
@@ -114,7 +115,8 @@ def run_jobs(
     """Starts all jobs and waits for them; a failed one is started again.
 
     Args:
-        module: of the command, such as "ssod.tools.pseudo_label". argv: its arguments, without those of the cluster.
+        module: of the command, such as "ssod.tools.pseudo_label". argv: its arguments, without
+            those of the cluster.
         first_alone: the first job is done before the others start, because they need what it makes.
 
     Raises:
@@ -159,7 +161,8 @@ def _outcome(running: Any) -> str:
     try:
         running.result()
     except Exception as error:  # submitit's own kinds, and whatever Slurm says
-        # The message holds the job's whole trace; the last line that names an error says what it was.
+        # The message holds the job's whole trace; the last line that names an error says what it
+        # was.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
         return (named or lines or [type(error).__name__])[-1 if named else 0]

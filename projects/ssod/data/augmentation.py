@@ -1,4 +1,5 @@
-"""Appearance changes of the strong view; geometry is left alone, so boxes of the weak view stay valid.
+"""Appearance changes of the strong view; geometry is left alone, so boxes of the weak view stay
+valid.
 
 Shapes: images are uint8 BGR (H, W, 3), not empty, and are never changed in place.
 Everything is a pure function of the image and a NumPy generator.
@@ -16,7 +17,8 @@ from detectron2.config import CfgNode
 
 # OpenCV's grey: 0.114 B + 0.587 G + 0.299 R.
 _GREY = np.array([0.114, 0.587, 0.299], dtype=np.float32)
-# Probability, range of the area (share of the image) and of the aspect ratio, of each erased rectangle.
+# Probability, range of the area (share of the image) and of the aspect ratio, of each erased
+# rectangle.
 _ERASINGS = (
     (0.7, (0.05, 0.2), (0.3, 3.3)),
     (0.5, (0.02, 0.2), (0.1, 6.0)),
@@ -38,7 +40,8 @@ def color_jitter(
 
     Args:
         image: uint8 BGR (H, W, 3).
-        brightness, contrast, saturation: each factor is drawn from U(1 - value, 1 + value), not below 0.
+        brightness, contrast, saturation: each factor is drawn from U(1 - value, 1 + value), not
+            below 0.
         hue: the shift is drawn from U(-value, value) of the colour circle.
     """
     factors = [rng.uniform(max(0.0, 1.0 - v), 1.0 + v) for v in (brightness, contrast, saturation)]
@@ -65,7 +68,9 @@ def _scale_around(image: np.ndarray, factor: float, pivot: float) -> np.ndarray:
 
 
 def _shift_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """`shift` is a share of the colour circle, which `HSV_FULL` maps to 256 values: uint8 wraps as hue does."""
+    """`shift` is a share of the colour circle, which `HSV_FULL` maps to 256 values: uint8 wraps as
+    hue does.
+    """
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
@@ -82,7 +87,8 @@ def _noise_table(sigma: float) -> np.ndarray:
 def add_noise(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
     """Adds independent Gaussian noise of standard deviation `sigma` (of 255) to every value.
 
-    Drawing floats would take longer than everything else together; random bytes index a table of quantiles.
+    Drawing floats would take longer than everything else together; random bytes index a table of
+    quantiles.
     """
     index = np.frombuffer(rng.bytes(2 * image.size), dtype="<u2")
     noise = _noise_table(sigma).take(index).reshape(image.shape)
@@ -99,7 +105,8 @@ def erase(
 
     Args:
         area: range of the rectangle's share of the image, uniform.
-        aspect: range of its height / width, log-uniform. A rectangle that does not fit is drawn again, ten times at most.
+        aspect: range of its height / width, log-uniform. A rectangle that does not fit is drawn
+            again, ten times at most.
     """
     height, width = image.shape[:2]
     for _ in range(_ERASING_ATTEMPTS):
@@ -117,7 +124,8 @@ def erase(
 
 
 class StrongAugmentation:
-    """Colour jitter p 0.8, grey p 0.2, Gaussian blur p 0.5, Gaussian noise, three erasings p 0.7/0.5/0.3.
+    """Colour jitter p 0.8, grey p 0.2, Gaussian blur p 0.5, Gaussian noise, three erasings p
+    0.7/0.5/0.3.
 
     Args:
         noise_sigma: of 255; 0 turns the noise off. color_only: jitter and grey alone.

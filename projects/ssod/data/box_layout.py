@@ -1,4 +1,6 @@
-"""Tells boxes that are written in another layout than the format's: as corners, or divided by the image's size."""
+"""Tells boxes that are written in another layout than the format's: as corners, or divided by the
+image's size.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ _SOME, _MOST, _NEARLY_ALL = 0.2, 0.5, 0.95
 
 
 class BoxLayout:
-    """Looks at all boxes of a file together. Boxes are given as the XYXY that the format's layout makes of them."""
+    """Looks at all boxes of a file together.
+
+    Boxes are given as the XYXY that the format's layout makes of them.
+    """
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -34,7 +39,8 @@ class BoxLayout:
         """Judges the boxes.
 
         Args:
-            corners: whether the format itself writes corners (VOC), so that they cannot be mistaken.
+            corners: whether the format itself writes corners (VOC), so that they cannot be
+                mistaken.
 
         Raises:
             UserError: the boxes are certainly in another layout.

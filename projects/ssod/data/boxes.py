@@ -16,10 +16,13 @@ _LISTED = 5
 
 
 def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int]) -> Optional[str]:
-    """What is wrong with an XYXY box, or None. Boxes that are partly outside of the image are fine: mappers clip them.
+    """What is wrong with an XYXY box, or None.
+
+    Boxes that are partly outside of the image are fine: mappers clip them.
 
     Args:
-        height, width: of the image; None where unknown (then "outside" is not checked on that side).
+        height, width: of the image; None where unknown (then "outside" is not checked on that
+            side).
     """
     if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
         return "not four finite numbers"
@@ -38,7 +41,9 @@ def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int
 
 @dataclass(frozen=True)
 class SkippedBox:
-    """An annotation that cannot be used: what messages call it, why, and its image file where one is known."""
+    """An annotation that cannot be used: what messages call it, why, and its image file where one
+    is known.
+    """
 
     label: str
     reason: str
@@ -71,7 +76,10 @@ class SkippedBoxes:
         self.found.append(SkippedBox(label, reason, image))
 
     def report(self) -> None:
-        """One warning, where anything was skipped. `skipped_boxes` gives the list until the source is read again."""
+        """One warning, where anything was skipped.
+
+        `skipped_boxes` gives the list until the source is read again.
+        """
         _reported[self.source, self.what] = self.found
         total = len(self.found)
         if total:

@@ -1,7 +1,9 @@
-"""Datasets by name: declared in `SSOD.DATASETS` or built into Detectron2; loaded and checked as a whole.
+"""Datasets by name: declared in `SSOD.DATASETS` or built into Detectron2; loaded and checked as a
+whole.
 
-A record is a dataset dict in Detectron2's format; (dataset_name, image_id) identifies it. Class indices are contiguous
-from 0. The labels of unlabelled sets never leave this module: they are not even read where the format allows it.
+A record is a dataset dict in Detectron2's format; (dataset_name, image_id) identifies it. Class
+indices are contiguous from 0. The labels of unlabelled sets never leave this module: they are not
+even read where the format allows it.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ _loaded: Dict[Tuple[str, bool], _Loaded] = {}
 
 
 def forget_readings() -> None:
-    """Lets every set be read anew: its files may have changed since the last run of this process."""
+    """Lets every set be read anew: its files may have changed since the last run of this
+    process.
+    """
     _loaded.clear()
     voc.classes_of_folder.cache_clear()
     folder.forget_listings()
@@ -96,7 +100,8 @@ def _load_registered(dataset: DeclaredSet) -> List[Record]:
     metadata = MetadataCatalog.get(dataset.name)
     if isinstance(dataset, CocoSet) and hasattr(metadata, "json_file"):
         if not dataset.is_ready_for_coco_eval():
-            # Without "json_file" Detectron2's own evaluators make a file from the records, which are clean.
+            # Without "json_file" Detectron2's own evaluators make a file from the records, which
+            # are clean.
             del metadata.json_file
     return records
 
@@ -107,7 +112,8 @@ def declared_set(name: str) -> Optional[DeclaredSet]:
 
 
 def dataset_records(name: str) -> List[Dict[str, Any]]:
-    """The clean records of a set that evaluation runs on, declared or registered by others; read once.
+    """The clean records of a set that evaluation runs on, declared or registered by others; read
+    once.
 
     Raises:
         UserError: it cannot be loaded, or has boxes of no known form.
@@ -162,7 +168,9 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
 
 
 def _drop_unusable(name: str, records: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """For datasets that others registered: copies of the records without the boxes that `box_problem` names."""
+    """For datasets that others registered: copies of the records without the boxes that
+    `box_problem` names.
+    """
     skipped = SkippedBoxes(name)
     kept: List[Dict[str, Any]] = []
     for record in records:
@@ -203,7 +211,8 @@ def _foreign_box(name: str, record: Dict[str, Any], annotation: Any) -> List[flo
 
 
 def _check_foreign(cfg: CfgNode, name: str) -> None:
-    """What reading has checked of a declared set is checked of one that others registered: its images and classes.
+    """What reading has checked of a declared set is checked of one that others registered: its
+    images and classes.
 
     Raises:
         UserError: images are missing, or the model has not all of its class indices.
@@ -224,7 +233,9 @@ def _check_foreign(cfg: CfgNode, name: str) -> None:
 
 
 def dataset_classes(name: str) -> Optional[List[str]]:
-    """The class names of a registered dataset, read from its files if need be; None where it has none."""
+    """The class names of a registered dataset, read from its files if need be; None where it has
+    none.
+    """
     if name in _registered:
         return _registered[name].classes() or None
     return MetadataCatalog.get(name).get("thing_classes")
@@ -238,9 +249,11 @@ def class_number(cfg: CfgNode) -> Tuple[str, int]:
 
 
 def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) -> List[str]:
-    """Checks that all labelled sets have the same classes and that the model has as many; returns them.
+    """Checks that all labelled sets have the same classes and that the model has as many; returns
+    them.
 
-    Unlabelled sets may have any classes. Where no set names its classes, their names are "0", "1", ...
+    Unlabelled sets may have any classes. Where no set names its classes, their names are "0", "1",
+    ...
 
     Args:
         keys: the lists of `DATASETS` to look at.
@@ -296,8 +309,8 @@ def _folded(name: str) -> str:
 def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
     """Reads the sets that a run evaluates on, anew and once, before its first step.
 
-    What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that do not exist are
-    left out or refused: see `drop_missing`.
+    What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that
+    do not exist are left out or refused: see `drop_missing`.
 
     Args:
         keys: the lists of `DATASETS`.
@@ -384,7 +397,8 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
 
 
 def _image_alone(record: Dict[str, Any]) -> Record:
-    # A list of what may pass, not of what may not: a dataset of others can carry its truth under any key.
+    # A list of what may pass, not of what may not: a dataset of others can carry its truth under
+    # any key.
     return Record(
         {k: record[k] for k in ("file_name", "image_id", "height", "width") if k in record}
     )
@@ -400,7 +414,9 @@ def _skip_source(name: str) -> str:
 
 
 def skipped_of(name: str) -> Tuple[str, List[SkippedBox], List[str]]:
-    """The source of a set, and what its reading has skipped: boxes, and images that do not exist."""
+    """The source of a set, and what its reading has skipped: boxes, and images that do not
+    exist.
+    """
     source = _skip_source(name)
     return source, skipped_boxes(source), missing_images(source)
 

@@ -57,9 +57,10 @@ def object_under(content: Any, key: str) -> Dict[str, Any]:
 def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     """A COCO file that has a list under each of `keys`, with at least one image.
 
-    Every image has a "file_name", whose back-slashes are slashes, and a positive "height" and "width" or neither;
-    images differ in their ids; the names of categories are texts. Annotations write ids as "images" and "categories"
-    do; their "iscrowd", where it is given, is a whole number; a "bbox" that is not given is that of the polygons.
+    Every image has a "file_name", whose back-slashes are slashes, and a positive "height" and
+    "width" or neither; images differ in their ids; the names of categories are texts. Annotations
+    write ids as "images" and "categories" do; their "iscrowd", where it is given, is a whole
+    number; a "bbox" that is not given is that of the polygons.
 
     Raises:
         UserError: the file is no COCO file.
@@ -147,7 +148,9 @@ def _crowd_flag(path: str, number: int, value: Any) -> int:
 
 
 def category_map(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, Tuple[int, str]]:
-    """category id -> (contiguous class index, name), in the order of the ids, as Detectron2 has it."""
+    """category id -> (contiguous class index, name), in the order of the ids, as Detectron2 has
+    it.
+    """
     if len({isinstance(c["id"], str) for c in categories}) > 1:
         raise UserError(f"{path} has categories with numbers and with texts as id: use numbers.")
     ordered = sorted(categories, key=lambda c: c["id"])
@@ -172,7 +175,9 @@ _known_categories: Dict[Tuple[str, Tuple[int, int]], List[Dict[str, Any]]] = {}
 
 
 def categories_of_json(path: str) -> List[Dict[str, Any]]:
-    """The categories of a file by class index, as it has them; read once for each state of the file."""
+    """The categories of a file by class index, as it has them; read once for each state of the
+    file.
+    """
     key = path, file_stamp(path)
     if key not in _known_categories:
         content = read_coco(path, ("images", "categories"))
@@ -188,13 +193,17 @@ def _note_categories(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, i
 
 
 def image_file_name(image: Mapping[str, Any]) -> str:
-    """ "file_name", or the last two parts of "coco_url" (LVIS: "train2017/000000000009.jpg"); "" where both are missing."""
+    """ "file_name", or the last two parts of "coco_url" (LVIS: "train2017/000000000009.jpg"); ""
+    where both are missing.
+    """
     name = image.get("file_name") or "/".join((image.get("coco_url") or "").split("/")[-2:])
     return name
 
 
 def _find_id(ids: Mapping[Any, Any], key: Any) -> Any:
-    """The id that is listed as a number where `key` is a text, or the other way round; else `key` itself."""
+    """The id that is listed as a number where `key` is a text, or the other way round; else `key`
+    itself.
+    """
     if not isinstance(key, str):
         return ids.get(str(int(key)), key)
     short = key.isascii() and key.isdecimal() and len(key) < 100
@@ -218,7 +227,9 @@ def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[A
 
 
 def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
-    """Whether the back-slashes of file names part folders: here a back-slash may also be part of a name."""
+    """Whether the back-slashes of file names part folders: here a back-slash may also be part of a
+    name.
+    """
     names = (image["file_name"] for image in images)
     first = next((name for name in names if "\\" in name), None)
     return first is not None and not os.path.exists(os.path.join(root, first))
@@ -229,7 +240,8 @@ def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
 class CocoSet:
     """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`.
 
-    TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups the classes by.
+    TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups
+    the classes by.
     """
 
     # What records take from images besides their file and size.
@@ -280,9 +292,11 @@ class CocoSet:
         return list(_image_records(self.annotations, self.images, content["images"]).values())
 
     def labeled_records(self) -> List[Record]:
-        """Images with "annotations" (class indices; XYWH boxes), unusable boxes skipped and reported.
+        """Images with "annotations" (class indices; XYWH boxes), unusable boxes skipped and
+        reported.
 
-        An annotation has an "area" of its own where the file gives another one than the box's, which is a mask's.
+        An annotation has an "area" of its own where the file gives another one than the box's,
+        which is a mask's.
         """
         path = self.annotations
         content = read_coco(path, ("images", "annotations", "categories"))
@@ -332,8 +346,9 @@ class CocoSet:
         return list(records.values())
 
     def is_ready_for_coco_eval(self) -> bool:
-        """Whether Detectron2's and COCO's own evaluation may read the file: all ids are different positive numbers, and
-        every annotation has an area, a crowd flag and a box. `labeled_records` finds out.
+        """Whether Detectron2's and COCO's own evaluation may read the file: all ids are different
+        positive numbers, and every annotation has an area, a crowd flag and a box.
+        `labeled_records` finds out.
         """
         key = self.annotations, file_stamp(self.annotations)
         if key not in _conforming:

@@ -1,7 +1,7 @@
 """What a COCO file must look like, as a JSON Schema, and one line for a file that does not.
 
-The schema says what no reader can do without. Everything else is read leniently: boxes that cannot be used are skipped
-and counted, and ids of annotations, areas and crowd flags may be missing.
+The schema says what no reader can do without. Everything else is read leniently: boxes that cannot
+be used are skipped and counted, and ids of annotations, areas and crowd flags may be missing.
 """
 
 from __future__ import annotations

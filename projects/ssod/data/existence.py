@@ -1,4 +1,6 @@
-"""Which image files exist, asked by listing their folders: one request for thousands of files on a network drive."""
+"""Which image files exist, asked by listing their folders: one request for thousands of files on a
+network drive.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from ssod.errors import UserError, relative_to
 
 # Of an unlabelled set only so many images are looked for, spread over the set.
 _SAMPLE = 16
-# A set may lack this share of its images: they are left out and listed. Where more are missing, the path is wrong.
+# A set may lack this share of its images: they are left out and listed. Where more are missing, the
+# path is wrong.
 _TOLERATED = 0.01
-# A listing may spell a name differently than the file system accepts it; so many names are asked for one by one.
+# A listing may spell a name differently than the file system accepts it; so many names are asked
+# for one by one.
 _ASKED = 100
 
 _Row = TypeVar("_Row", bound=Mapping)
@@ -21,7 +25,10 @@ _missing: Dict[str, List[str]] = {}
 
 
 def missing_files(paths: Iterable[str]) -> List[str]:
-    """Those of the paths that lead to no file, in their order. Addresses of other kinds (s3://) count as existing."""
+    """Those of the paths that lead to no file, in their order.
+
+    Addresses of other kinds (s3://) count as existing.
+    """
     listed: Dict[str, Set[str]] = {}
     missing: List[str] = []
     for path in paths:

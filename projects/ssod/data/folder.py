@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 
 
 def _is_new(folder: str, visited: Set[str]) -> bool:
-    """Whether a folder has not been visited under another name; it counts as visited from now on."""
+    """Whether a folder has not been visited under another name; it counts as visited from now
+    on.
+    """
     real = os.path.realpath(folder)
     if real in visited:
         return False
@@ -66,10 +68,11 @@ class FolderSet:
         return False
 
     def relative_paths(self) -> List[str]:
-        """Image files below the folder, sorted, with "/" on every platform; hidden files and folders are left out.
+        """Image files below the folder, sorted, with "/" on every platform; hidden files and
+        folders are left out.
 
-        Links to folders are followed, but no folder is visited twice. Files with other suffixes are counted in a
-        warning.
+        Links to folders are followed, but no folder is visited twice. Files with other suffixes are
+        counted in a warning.
         """
         if not os.path.isdir(self.images):
             raise UserError(
@@ -110,7 +113,9 @@ class FolderSet:
         return sorted(found)
 
     def unlabeled_records(self) -> List[Record]:
-        """Image ids count from 1 in the order of the sorted paths; sizes are read when first needed."""
+        """Image ids count from 1 in the order of the sorted paths; sizes are read when first
+        needed.
+        """
         return [
             Record(file_name=os.path.join(self.images, path), image_id=i + 1)
             for i, path in enumerate(self.relative_paths())

@@ -1,7 +1,8 @@
-"""The training loader: one torch DataLoader for both streams, deterministic for any number of workers.
+"""The training loader: one torch DataLoader for both streams, deterministic for any number of
+workers.
 
-The sampler runs in the main process and says what to load; workers only follow. A damaged image is replaced by one that
-depends on nothing but its (seed, stream, position).
+The sampler runs in the main process and says what to load; workers only follow. A damaged image is
+replaced by one that depends on nothing but its (seed, stream, position).
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ Packed = Tuple[bytes, Tensor]
 class AspectGroups:
     """Aspect group of each image: 0 landscape, 1 portrait or square.
 
-    Sizes come from the records. Where a record has none (a plain folder), the file's header is read when the image is
-    first drawn: reading 100,000 headers before the first step would take minutes on a network drive.
+    Sizes come from the records. Where a record has none (a plain folder), the file's header is read
+    when the image is first drawn: reading 100,000 headers before the first step would take minutes
+    on a network drive.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]], dataset: Sequence[Any]) -> None:
@@ -87,7 +89,8 @@ class TwoStreamDataset(Dataset):
         )
 
     def sample(self, ref: SampleRef) -> Sample:
-        """The sample asked for, or the first readable one of its substitutes, with the unreadable ones in `skipped`.
+        """The sample asked for, or the first readable one of its substitutes, with the unreadable
+        ones in `skipped`.
 
         A substitute's `ref.index` is its own; stream and position, and so all randomness, stay.
         """
@@ -117,9 +120,10 @@ class TwoStreamDataset(Dataset):
 class _WorkerDataset(Dataset):
     """Sends batches out of a worker packed, and errors as values.
 
-    A batch of 64 images holds hundreds of tensors, and each would keep a file descriptor open on its way to the main
-    process, so that a default limit of 1,024 is soon reached; packed, a batch needs one. An exception that crosses the
-    process boundary becomes a traceback; `UserError` must stay one line.
+    A batch of 64 images holds hundreds of tensors, and each would keep a file descriptor open on
+    its way to the main process, so that a default limit of 1,024 is soon reached; packed, a batch
+    needs one. An exception that crosses the process boundary becomes a traceback; `UserError` must
+    stay one line.
     """
 
     def __init__(self, dataset: TwoStreamDataset) -> None:
@@ -199,7 +203,8 @@ def _as_is(value: Any) -> Any:
 
 
 class TrainLoader:
-    """Infinite iterable of `SSODBatch`; workers start when the first batch is asked for, not before.
+    """Infinite iterable of `SSODBatch`; workers start when the first batch is asked for, not
+    before.
 
     Unreadable images are replaced and listed in `Sample.skipped`.
     """
@@ -226,7 +231,8 @@ class TrainLoader:
             prefetch_factor=PREFETCH_FACTOR,
             collate_fn=_as_is,
             worker_init_fn=_start_worker,
-            # Given, because a DataLoader otherwise draws from torch's global generator when it starts.
+            # Given, because a DataLoader otherwise draws from torch's global generator when it
+            # starts.
             generator=torch.Generator().manual_seed(0),
             pin_memory=self.pin_memory,
         )
@@ -261,9 +267,11 @@ def build_train_loader(
     state: Optional[Mapping[str, Any]] = None,
     start_step: int = 0,
 ) -> TrainLoader:
-    """Batches of both streams for this rank; see `TwoStreamBatchSampler` for `state` and `start_step`.
+    """Batches of both streams for this rank; see `TwoStreamBatchSampler` for `state` and
+    `start_step`.
 
-    Unlabelled images are loaded from step `SSOD.BURN_IN_STEPS` on, where `SSOD.METHODS` names anything.
+    Unlabelled images are loaded from step `SSOD.BURN_IN_STEPS` on, where `SSOD.METHODS` names
+    anything.
 
     Args:
         labeled, unlabeled: Detectron2 dataset dicts; the latter without annotations.

@@ -1,7 +1,8 @@
 """From a dataset dict to the weak and the strong view of one image.
 
-Shapes: views are uint8 (3, H, W), in the model's channel order, same geometry; M boxes are XYXY in pixels of the views.
-Everything random follows from (seed, stream, position); a generator's state before or after a sample never matters.
+Shapes: views are uint8 (3, H, W), in the model's channel order, same geometry; M boxes are XYXY in
+pixels of the views. Everything random follows from (seed, stream, position); a generator's state
+before or after a sample never matters.
 """
 
 from __future__ import annotations
@@ -28,17 +29,23 @@ from ssod.structures import Geometry, Sample, SampleRef
 
 
 class ViewTransform(Protocol):
-    """What a method does to a sample in the loader's workers; must pickle. Transforms run in the methods' order."""
+    """What a method does to a sample in the loader's workers; must pickle.
+
+    Transforms run in the methods' order.
+    """
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, snapshot: Optional[Snapshot]
     ) -> Sample:
-        """Returns a changed copy (`dataclasses.replace`); the tensors it was given stay as they are.
+        """Returns a changed copy (`dataclasses.replace`); the tensors it was given stay as they
+        are.
 
         Args:
-            sample: both views; `sample.ref.index` is the image that was read, in its stream's dataset.
+            sample: both views; `sample.ref.index` is the image that was read, in its stream's
+                dataset.
             rng: follows from (seed, stream, position, method) alone; draw from nothing else.
-            snapshot: the method's own one in effect at this step, memory-mapped; None before the first.
+            snapshot: the method's own one in effect at this step, memory-mapped; None before the
+                first.
         """
         ...
 
@@ -59,7 +66,8 @@ def sample_rng(seed: int, ref: SampleRef, purpose: str) -> np.random.Generator:
 
 @contextmanager
 def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
-    """Seeds the global generators of NumPy, `random` and torch (CPU) from `rng`, and restores them afterwards.
+    """Seeds the global generators of NumPy, `random` and torch (CPU) from `rng`, and restores them
+    afterwards.
 
     Detectron2's augmentations draw from NumPy's; a user's own may draw from the others.
     """
@@ -114,7 +122,8 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
             raise ValueError(
                 f"it is {found[0]} x {found[1]} pixels, its annotation says {expected[0]} x {expected[1]} (width x height)"
             )
-    # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more for damaged files.
+    # Pillow's decoders raise OSError, ValueError, SyntaxError, struct.error and more for damaged
+    # files.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(file_name, reason) from None
@@ -122,12 +131,14 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    # A copy, since a flip leaves negative strides, also where NumPy calls an image of one pixel contiguous.
+    # A copy, since a flip leaves negative strides, also where NumPy calls an image of one pixel
+    # contiguous.
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 class TwoViewMapper:
-    """Reads an image, moves it (weak view), recolours it (strong view) and lets methods change the sample.
+    """Reads an image, moves it (weak view), recolours it (strong view) and lets methods change the
+    sample.
 
     Args:
         augmentations: geometry of both views, Detectron2's.
@@ -196,8 +207,8 @@ class TwoViewMapper:
         """Maps one image.
 
         Args:
-            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled stream only,
-                "stored" (see `attach_stored_labels`) on the unlabelled one.
+            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled
+                stream only, "stored" (see `attach_stored_labels`) on the unlabelled one.
             ref: what to make; its index must be `record`'s.
 
         Raises:
@@ -242,7 +253,9 @@ class TwoViewMapper:
 def labeled_instances(
     annotations: Sequence[Dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
 ) -> Instances:
-    """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and boxes that the view leaves no area."""
+    """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and boxes that the view leaves
+    no area.
+    """
     moved = [
         detection_utils.transform_instance_annotations(
             {key: a[key] for key in ("bbox", "bbox_mode", "category_id")}, transforms, image_size

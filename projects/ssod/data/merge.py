@@ -22,12 +22,12 @@ def merge_coco(
 
     Args:
         sources: (file, folder put before its file names; "" for none).
-        translate: called with a file's name and content and the categories so far, for each file but the first; gives
-            the content in these categories.
+        translate: called with a file's name and content and the categories so far, for each file
+            but the first; gives the content in these categories.
 
     Returns:
-        "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids stay as they are in a single file;
-        from several files they are numbered anew.
+        "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids stay as they are in
+        a single file; from several files they are numbered anew.
     """
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
@@ -71,7 +71,9 @@ def merge_coco(
 def _check_annotations(
     path: str, annotations: List[Dict[str, Any]], images: Dict[Any, Any], categories: Set[Any]
 ) -> None:
-    """Raises `UserError` for the first annotation that fits no image or category, or has no four numbers."""
+    """Raises `UserError` for the first annotation that fits no image or category, or has no four
+    numbers.
+    """
     for a in annotations:
         box = a.get("bbox")
         if a.get("image_id") not in images:
@@ -86,7 +88,9 @@ def _check_annotations(
 
 
 def voc_to_coco(root: str, split: str, classes: Tuple[str, ...]) -> Dict[str, Any]:
-    """A VOC-layout dataset; file names are relative to ROOT/JPEGImages, unusable boxes are left out with a warning."""
+    """A VOC-layout dataset; file names are relative to ROOT/JPEGImages, unusable boxes are left out
+    with a warning.
+    """
     dataset = VocSet("voc", root, split, classes)
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []

@@ -1,8 +1,9 @@
 """Image files of any bit depth as 8-bit pixels.
 
-16-bit integers are divided by 256, as Pillow does with 16-bit colour images: the type's whole range becomes 0 to 255.
-Floating-point images must lie in [0, 1], which becomes 0 to 255. Others (32-bit integers, floats beyond that range)
-have no range that a program could know; they are refused, so that nobody trains on clipped images.
+16-bit integers are divided by 256, as Pillow does with 16-bit colour images: the type's whole range
+becomes 0 to 255. Floating-point images must lie in [0, 1], which becomes 0 to 255. Others (32-bit
+integers, floats beyond that range) have no range that a program could know; they are refused, so
+that nobody trains on clipped images.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from PIL import Image, UnidentifiedImageError
 
 
 def read_pixels(file_name: str, image_format: str) -> np.ndarray:
-    """uint8 (H, W, 3), turned by the EXIF tag, as Detectron2's `read_image` gives it for 8-bit files.
+    """uint8 (H, W, 3), turned by the EXIF tag, as Detectron2's `read_image` gives it for 8-bit
+    files.
 
     Args:
         image_format: "BGR" or "RGB".
 
     Raises:
-        OSError, ValueError, SyntaxError and others: the file is missing or damaged, or its pixels have no known range.
+        OSError, ValueError, SyntaxError and others: the file is missing or damaged, or its pixels
+        have no known range.
     """
     with PathManager.open(file_name, "rb") as file:
         try:

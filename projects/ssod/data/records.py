@@ -12,7 +12,8 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def read_image_size(file_name: str) -> Tuple[int, int]:
-    """(height, width) from the image's header, as Detectron2 will decode it: turned by its EXIF tag.
+    """(height, width) from the image's header, as Detectron2 will decode it: turned by its EXIF
+    tag.
 
     Raises:
         OSError: the file is missing or its header is broken.
@@ -32,10 +33,11 @@ def read_image_size(file_name: str) -> Tuple[int, int]:
 
 
 class Record(dict):
-    """A dataset dict whose "height" and "width", where not given, come from the image header on first use.
+    """A dataset dict whose "height" and "width", where not given, come from the image header on
+    first use.
 
-    So a folder of 100,000 images starts at once. A file that cannot be read counts as square here; the loader replaces
-    and reports it when it is drawn.
+    So a folder of 100,000 images starts at once. A file that cannot be read counts as square here;
+    the loader replaces and reports it when it is drawn.
     """
 
     def __missing__(self, key: str) -> Any:

@@ -1,8 +1,10 @@
-"""Which images make up which batch: one deterministic stream of labelled and one of unlabelled images.
+"""Which images make up which batch: one deterministic stream of labelled and one of unlabelled
+images.
 
-Every rank draws the same global batches and takes its own slice, so that the images of a step do not depend on the
-number of ranks. Epochs are permutations that follow from (seed, stream, epoch). Batches hold images of one aspect group
-(portrait or landscape); images that wait for others of their group stay in the state, so that none is lost.
+Every rank draws the same global batches and takes its own slice, so that the images of a step do
+not depend on the number of ranks. Epochs are permutations that follow from (seed, stream, epoch).
+Batches hold images of one aspect group (portrait or landscape); images that wait for others of
+their group stay in the state, so that none is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ class StreamSpec:
         size: number of images.
         batch: images per micro-batch over all ranks.
         group: aspect group of an image, by index; None: all alike.
-        repeat_factors: float (size,), how often each image is drawn per epoch on average; None: once.
+        repeat_factors: float (size,), how often each image is drawn per epoch on average; None:
+            once.
     """
 
     size: int
@@ -64,7 +67,9 @@ def micro_batch_size(key: str, total: int, world_size: int, accumulation: int) -
 def epoch_indices(
     seed: int, stream: str, epoch: int, size: int, repeat_factors: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """int64 indices of one epoch in random order; fractional repeats are rounded up or down at random."""
+    """int64 indices of one epoch in random order; fractional repeats are rounded up or down at
+    random.
+    """
     key = (STREAMS.index(stream), epoch)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
     if repeat_factors is None:
@@ -75,7 +80,9 @@ def epoch_indices(
 
 
 class _Stream:
-    """Draws one stream's global batches; `state` is plain Python and holds everything that moves."""
+    """Draws one stream's global batches; `state` is plain Python and holds everything that
+    moves.
+    """
 
     def __init__(self, name: str, spec: StreamSpec, seed: int) -> None:
         self.name, self.spec, self.seed = name, spec, seed
@@ -154,12 +161,16 @@ class TwoStreamBatchSampler:
         labeled, unlabeled: the streams; `unlabeled` None: there is none.
         unlabeled_from: first step that has unlabelled images (the end of burn-in).
         seed: the same on every rank.
-        rank, world_size: this process takes `[rank * b, (rank + 1) * b)` of each global micro-batch.
+        rank, world_size: this process takes `[rank * b, (rank + 1) * b)` of each global
+            micro-batch.
         accumulation: micro-batches per step.
-        alternate: from `unlabeled_from` on a micro-batch holds one stream only, in turn, an unlabelled one first.
-        board: snapshots in effect go into the references; the arrays "repeat_factors_<stream>" change the drawing.
+        alternate: from `unlabeled_from` on a micro-batch holds one stream only, in turn, an
+            unlabelled one first.
+        board: snapshots in effect go into the references; the arrays "repeat_factors_<stream>"
+            change the drawing.
         start_step: the first step, where there is no state.
-        state: of an earlier `BatchRequest`; drawing continues after it. Streams that it lacks start anew.
+        state: of an earlier `BatchRequest`; drawing continues after it. Streams that it lacks start
+            anew.
     """
 
     def __init__(

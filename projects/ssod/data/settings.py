@@ -1,7 +1,9 @@
-"""Settings with majority and minority classes (CI-SSOD, section 4.1): pure functions on COCO-format dicts.
+"""Settings with majority and minority classes (CI-SSOD, section 4.1): pure functions on COCO-format
+dicts.
 
-The labelled set is D_m and D_s together. D_m shows majority classes only: its minority boxes are dropped, as if nobody had
-looked for them. D_s is small and has all boxes of its images. Draws are as in `split_rules`.
+The labelled set is D_m and D_s together. D_m shows majority classes only: its minority boxes are
+dropped, as if nobody had looked for them. D_s is small and has all boxes of its images. Draws are
+as in `split_rules`.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ def choose_sub_task(
 ) -> Tuple[Set[Any], Set[Any]]:
     """The image ids of D_m and of D_s, which have none in common.
 
-    D_s is drawn first, so that it exists whenever the data have the boxes, and is the same for all percentages.
+    D_s is drawn first, so that it exists whenever the data have the boxes, and is the same for all
+    percentages.
 
     Args:
         minority: category ids.
-        percent: D_m's share of the images with at least one usable box of a majority class, rounded down.
-        min_boxes: D_s has at least so many boxes of every minority class, in no more images than the draw needs.
+        percent: D_m's share of the images with at least one usable box of a majority class, rounded
+            down.
+        min_boxes: D_s has at least so many boxes of every minority class, in no more images than
+            the draw needs.
 
     Raises:
         UserError: a minority class has fewer boxes.
@@ -116,7 +121,9 @@ def match_classes(
 
 
 def translate(coco: Coco, target: Dict[Any, Any], categories: List[Dict[str, Any]]) -> Coco:
-    """The dataset in other categories: boxes that `target` has no category for are dropped, and images without any left."""
+    """The dataset in other categories: boxes that `target` has no category for are dropped, and
+    images without any left.
+    """
     annotations = [
         {**a, "category_id": target[a["category_id"]]}
         for a in coco["annotations"]

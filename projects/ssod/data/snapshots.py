@@ -1,7 +1,9 @@
-"""Arrays that methods hand to the loader: immutable, memory-mapped files with a fixed step from which they count.
+"""Arrays that methods hand to the loader: immutable, memory-mapped files with a fixed step from
+which they count.
 
-A snapshot published after step n is in effect from step n + delay on, on every rank and for every number of workers, so
-that it does not matter how far the workers run ahead. Files: `<root>/<method>/<id>/<array>.npy`.
+A snapshot published after step n is in effect from step n + delay on, on every rank and for every
+number of workers, so that it does not matter how far the workers run ahead. Files:
+`<root>/<method>/<id>/<array>.npy`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ _OPEN_PER_METHOD = 2
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An open snapshot; `arrays` are read-only memory maps, shared by all processes that open it."""
+    """An open snapshot; `arrays` are read-only memory maps, shared by all processes that open
+    it.
+    """
 
     method: str
     id: int
@@ -100,7 +104,8 @@ class SnapshotBoard:
             )
 
     def publish(self, method: str, arrays: Mapping[str, np.ndarray], step: int) -> int:
-        """Writes a snapshot (rank 0) and registers it (every rank must call this, with equal arguments).
+        """Writes a snapshot (rank 0) and registers it (every rank must call this, with equal
+        arguments).
 
         Args:
             arrays: by name; a name is a file name without its ending. No object arrays.
@@ -140,7 +145,9 @@ class SnapshotBoard:
             ) from None
 
     def in_effect(self, step: int) -> Tuple[Tuple[str, int], ...]:
-        """(method, id) of the newest snapshot in effect at `step` of each method that has one, by method name."""
+        """(method, id) of the newest snapshot in effect at `step` of each method that has one, by
+        method name.
+        """
         found = []
         for method in sorted(self._entries):
             ids = [entry.id for entry in self._entries[method] if entry.effective <= step]
@@ -161,11 +168,12 @@ class SnapshotBoard:
         return self.reader.open(method, id).arrays
 
     def prune(self, keep_from_step: int) -> None:
-        """Deletes snapshots that no sample of `keep_from_step` or a later step refers to; call it on every rank.
+        """Deletes snapshots that no sample of `keep_from_step` or a later step refers to; call it
+        on every rank.
 
         Args:
-            keep_from_step: the lesser of the step being trained (workers only run ahead of it) and the step of the
-                oldest checkpoint from which the run may be resumed.
+            keep_from_step: the lesser of the step being trained (workers only run ahead of it) and
+                the step of the oldest checkpoint from which the run may be resumed.
         """
         for method, entries in self._entries.items():
             past = [entry for entry in entries if entry.effective <= keep_from_step]

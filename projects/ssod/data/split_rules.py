@@ -1,8 +1,9 @@
 """Which images of a labelled dataset keep their labels: pure functions on COCO-format dicts.
 
-The draws depend on the seed, the fold and the image's file name, by sha256, and on nothing else: not on the order of
-the file, the platform or Python's version. Within a fold the smaller percentages are subsets of the larger ones.
-A rule returns the ids of the images that stay labelled; a new setting is one more rule.
+The draws depend on the seed, the fold and the image's file name, by sha256, and on nothing else:
+not on the order of the file, the platform or Python's version. Within a fold the smaller
+percentages are subsets of the larger ones. A rule returns the ids of the images that stay labelled;
+a new setting is one more rule.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ Coco = Dict[str, Any]
 
 
 def usable_classes(coco: Coco) -> Dict[Any, Counter]:
-    """image id -> how many usable, not crowd, boxes of each category id; images without any are left out."""
+    """image id -> how many usable, not crowd, boxes of each category id; images without any are
+    left out.
+    """
     counts: Dict[Any, Counter] = {}
     for annotation in coco["annotations"]:
         box = annotation.get("bbox")
@@ -55,12 +58,14 @@ def choose(
     """Draws the ids of the images that stay labelled, among those with at least one usable box.
 
     Args:
-        percent: of the images with usable boxes, rounded down, at least one image (so 1 % of COCO's 117,266 is 1,172).
-            None: no more images than `min_boxes` asks for.
-        min_boxes: first come the images that hold a class of which fewer than so many boxes have been drawn.
+        percent: of the images with usable boxes, rounded down, at least one image (so 1 % of COCO's
+            117,266 is 1,172). None: no more images than `min_boxes` asks for.
+        min_boxes: first come the images that hold a class of which fewer than so many boxes have
+            been drawn.
 
     Raises:
-        UserError: a class has too few boxes, or `min_boxes` needs more images than `percent` allows.
+        UserError: a class has too few boxes, or `min_boxes` needs more images than `percent`
+            allows.
     """
     counts = usable_classes(coco)
     order = [image for image in shuffled_ids(coco, seed, fold) if image in counts]
@@ -78,7 +83,9 @@ def choose(
 
 
 def choose_of_all(coco: Coco, *, percent: float, seed: int = 0, fold: int = 0) -> Set[Any]:
-    """The ids of `percent` of all images, rounded down, at least one; for images that have no labels."""
+    """The ids of `percent` of all images, rounded down, at least one; for images that have no
+    labels.
+    """
     order = shuffled_ids(coco, seed, fold)
     return set(order[: max(1, int(len(order) * percent / 100 + 1e-9))])
 
@@ -90,7 +97,8 @@ def fill_classes(
     wanted: int,
     categories: Optional[Set[Any]] = None,
 ) -> List[Any]:
-    """Goes through the images and takes those that hold a class of which fewer than `wanted` boxes have been taken.
+    """Goes through the images and takes those that hold a class of which fewer than `wanted` boxes
+    have been taken.
 
     Args:
         order: image ids. counts: from `usable_classes`.
@@ -126,8 +134,8 @@ def fill_classes(
 def choose_by_index(coco: Coco, indices: Sequence[int], percent: float, source: str) -> Set[Any]:
     """The images that Unbiased Teacher's seed file means.
 
-    Its indices count through Detectron2's list of the training images: ordered by image id, without the images that
-    have no boxes other than crowd boxes.
+    Its indices count through Detectron2's list of the training images: ordered by image id, without
+    the images that have no boxes other than crowd boxes.
 
     Args:
         indices: one draw of the file, made for `percent` of the images, rounded down.

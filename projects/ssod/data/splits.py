@@ -1,4 +1,6 @@
-"""Split files: COCO JSON with a hash of their content inside, which training checks on every rank."""
+"""Split files: COCO JSON with a hash of their content inside, which training checks on every
+rank.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 
 
 def content_hash(coco: Dict[str, Any]) -> str:
-    """sha256 of the content in canonical form, without the hash itself: formatting and key order do not matter."""
+    """sha256 of the content in canonical form, without the hash itself: formatting and key order do
+    not matter.
+    """
     info = {key: value for key, value in object_under(coco, "info").items() if key != HASH_KEY}
     canonical = json.dumps({**coco, "info": info}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
@@ -38,9 +42,11 @@ def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
 def split_coco(
     coco: Dict[str, Any], labeled: Set[Any], description: Dict[str, Any]
 ) -> Dict[str, Dict[str, Any]]:
-    """The contents of a split's files: "labeled", "unlabeled" (without annotations), and the rest's hidden labels twice.
+    """The contents of a split's files: "labeled", "unlabeled" (without annotations), and the rest's
+    hidden labels twice.
 
-    "unlabeled_truth" has them as they are; "unlabeled_true_labels" as stored pseudo-labels, with score 1 and no crowds.
+    "unlabeled_truth" has them as they are; "unlabeled_true_labels" as stored pseudo-labels, with
+    score 1 and no crowds.
 
     Args:
         labeled: ids of the images that keep their labels; all others are unlabelled.
@@ -70,7 +76,8 @@ def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) ->
     """Writes the files atomically and returns those that changed; an equal file is left alone.
 
     Raises:
-        UserError: a file with other content is there and `force` is not set; nothing is written then.
+        UserError: a file with other content is there and `force` is not set; nothing is written
+            then.
     """
     changed = []
     for path, content in contents.items():
@@ -108,7 +115,8 @@ def _raw_hash(path: str) -> str:
 
 
 def verified_hash(path: str) -> str:
-    """A hash of a dataset's file; where it carries its own content hash (only split files do), that is checked.
+    """A hash of a dataset's file; where it carries its own content hash (only split files do), that
+    is checked.
 
     Raises:
         UserError: the file was edited after it was made, is missing or is a folder.
@@ -131,7 +139,9 @@ def verified_hash(path: str) -> str:
 
 
 def dataset_hash(dataset: DeclaredSet) -> str:
-    """A hash of what decides which image has which index: the annotation files, the split list or the file names."""
+    """A hash of what decides which image has which index: the annotation files, the split list or
+    the file names.
+    """
     hashes = [verified_hash(path) for path in dataset.files_to_hash()]
     names = dataset.names_to_hash()
     if names:
@@ -145,7 +155,8 @@ def check_split_hashes(cfg: CfgNode) -> None:
     """Checks the files of all declared datasets that `cfg` uses; every rank must call it.
 
     Raises:
-        UserError: on every rank, if on any of them a split file was edited, or if the ranks see different files.
+        UserError: on every rank, if on any of them a split file was edited, or if the ranks see
+            different files.
     """
     declared = parse_declarations(cfg)
     used = dict.fromkeys(

@@ -25,18 +25,21 @@ def attach_stored_labels(
 ) -> List[Dict[str, Any]]:
     """Gives each record its stored labels and leaves out the images that the file does not list.
 
-    A file lists what its maker has looked at: an image without labels in it is one in which nothing was found, and
-    one that it does not list (damaged, or not selected for this phase) must not be taken for empty.
+    A file lists what its maker has looked at: an image without labels in it is one in which nothing
+    was found, and one that it does not list (damaged, or not selected for this phase) must not be
+    taken for empty.
 
     Args:
-        records: of unlabelled images. path: the file; images are found by file name (the end of the path suffices),
-            classes by name.
+        records: of unlabelled images. path: the file; images are found by file name (the end of the
+            path suffices), classes by name.
 
     Returns:
-        New records with "stored": {"boxes": (M, 4) float32, "scores": (M,) float32, "classes": (M,) int64}.
+        New records with "stored": {"boxes": (M, 4) float32, "scores": (M,) float32, "classes": (M,)
+        int64}.
 
     Raises:
-        UserError: the file is missing or broken, or lists images or classes that are not among those of training.
+        UserError: the file is missing or broken, or lists images or classes that are not among
+            those of training.
     """
     content = read_coco(path, ("images", "annotations", "categories"))
     known = {name: index for index, name in enumerate(class_names)}
@@ -58,7 +61,8 @@ def attach_stored_labels(
             "classes": table[:, 5].astype(np.int64),
         }
         found.append((owner[image["id"]], stored))
-    # The order of the records decides which image the sampler draws: it must not depend on the file's.
+    # The order of the records decides which image the sampler draws: it must not depend on the
+    # file's.
     kept: List[Dict[str, Any]] = []
     for index, stored in sorted(found, key=lambda pair: pair[0]):
         kept.append(Record(records[index], stored=stored))

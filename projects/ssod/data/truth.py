@@ -1,4 +1,6 @@
-"""The labels of unlabelled images, for analysis alone: only evaluation hooks and reports may import this."""
+"""The labels of unlabelled images, for analysis alone: only evaluation hooks and reports may import
+this.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from ssod.errors import UserError
 
 
 class ImageTruth(NamedTuple):
-    """`boxes`: (T, 4) XYXY in pixels of the image file. `classes`: (T,) indices into the training classes."""
+    """`boxes`: (T, 4) XYXY in pixels of the image file.
+
+    `classes`: (T,) indices into the training classes.
+    """
 
     boxes: Tensor
     classes: Tensor
 
 
 def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
-    """The boxes of a COCO file by the image's file name as written there; classes are matched by name.
+    """The boxes of a COCO file by the image's file name as written there; classes are matched by
+    name.
 
     Crowds, boxes without area and boxes of classes that training does not have are left out.
 
@@ -61,7 +67,8 @@ class HiddenTruth:
     """Finds the truth of dataset records.
 
     Args:
-        datasets: the names of unlabelled sets; those that declare no TRUTH have none. class_names: of the training set.
+        datasets: the names of unlabelled sets; those that declare no TRUTH have none. class_names:
+            of the training set.
     """
 
     def __init__(self, datasets: Sequence[str], class_names: Sequence[str]) -> None:

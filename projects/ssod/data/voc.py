@@ -1,4 +1,6 @@
-"""Datasets in Pascal VOC's layout: ROOT/{JPEGImages,Annotations,ImageSets/Main/SPLIT.txt}, any class names."""
+"""Datasets in Pascal VOC's layout: ROOT/{JPEGImages,Annotations,ImageSets/Main/SPLIT.txt}, any
+class names.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def read_xml(path: str) -> ElementTree.Element:
 
 @lru_cache(maxsize=8)
 def classes_of_folder(root: str) -> Tuple[str, ...]:
-    """All class names in ROOT/Annotations, sorted; over every split, so that splits of one root agree."""
+    """All class names in ROOT/Annotations, sorted; over every split, so that splits of one root
+    agree.
+    """
     folder = os.path.join(root, "Annotations")
     if not os.path.isdir(folder):
         raise UserError(
@@ -67,9 +71,9 @@ def classes_of_folder(root: str) -> Tuple[str, ...]:
 def parse_box(item: ElementTree.Element) -> List[float]:
     """XYXY of an object, [] where a number is missing.
 
-    VOC counts pixels from 1 and includes the last one: (xmin 1, xmax W) covers an image of width W. As in Detectron2,
-    1 is therefore taken from xmin and ymin only. Where there is no <bndbox>, the box is the one around the polygon or the
-    turned box that some tools write in its place.
+    VOC counts pixels from 1 and includes the last one: (xmin 1, xmax W) covers an image of width W.
+    As in Detectron2, 1 is therefore taken from xmin and ymin only. Where there is no <bndbox>, the
+    box is the one around the polygon or the turned box that some tools write in its place.
     """
     try:
         if item.find("bndbox") is None:
@@ -83,14 +87,17 @@ def parse_box(item: ElementTree.Element) -> List[float]:
         return []
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
         return []
-    # By that rule xmin = xmax would be one pixel wide; in practice it is a slip of the annotator, so it gets no area.
+    # By that rule xmin = xmax would be one pixel wide; in practice it is a slip of the annotator,
+    # so it gets no area.
     if x1 <= x0 or y1 <= y0:
         return [x0, y0, x0, y0]
     return [x0 - 1, y0 - 1, x1, y1]
 
 
 def _box_around_shape(item: ElementTree.Element) -> List[float]:
-    """XYXY around <robndbox> (roLabelImg: centre, size, radians) or <polygon> (x1, y1, x2, ... or pt/x, pt/y)."""
+    """XYXY around <robndbox> (roLabelImg: centre, size, radians) or <polygon> (x1, y1, x2, ... or
+    pt/x, pt/y).
+    """
     turned = item.find("robndbox")
     if turned is not None:
         cx, cy, w, h, angle = (
@@ -115,10 +122,12 @@ _EVALUATORS: Dict[str, Optional[int]] = {"coco": None, "voc2007": 2007, "voc2012
 )
 @dataclass(frozen=True)
 class VocSet:
-    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`; without SPLIT it is a `VocFolderSet`.
+    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`; without SPLIT it is a
+    `VocFolderSet`.
 
-    Objects marked "difficult" are kept, as in Detectron2, unless `IGNORE_DIFFICULT: True` leaves them out of training and
-    of every evaluation. With `EVALUATOR: voc2007` or `voc2012` VOC's metric stands beside COCO's.
+    Objects marked "difficult" are kept, as in Detectron2, unless `IGNORE_DIFFICULT: True` leaves
+    them out of training and of every evaluation. With `EVALUATOR: voc2007` or `voc2012` VOC's
+    metric stands beside COCO's.
     """
 
     name: str
@@ -191,10 +200,11 @@ class VocSet:
         return True
 
     def stems(self) -> List[str]:
-        """File names without suffix, in the order of the split file; a name that is listed twice counts once.
+        """File names without suffix, in the order of the split file; a name that is listed twice
+        counts once.
 
-        A line is a name, which may have spaces, or a name and a second column (-1, 0 or 1), as in VOC's lists of a
-        class. The suffix of an image is taken off.
+        A line is a name, which may have spaces, or a name and a second column (-1, 0 or 1), as in
+        VOC's lists of a class. The suffix of an image is taken off.
         """
         path = self.split_file
         try:
@@ -247,7 +257,10 @@ class VocSet:
         return os.path.join(self.root, "JPEGImages", stem + suffixes[stem])
 
     def unlabeled_records(self) -> List[Record]:
-        """Images alone; no annotation file is opened. Image ids count from 1 in the order of the split file."""
+        """Images alone; no annotation file is opened.
+
+        Image ids count from 1 in the order of the split file.
+        """
         suffixes = self._suffixes()
         return [
             Record(file_name=self._image_path(stem, suffixes), image_id=i + 1)
@@ -255,7 +268,9 @@ class VocSet:
         ]
 
     def labeled_records(self) -> List[Record]:
-        """Images with "annotations" (class indices; XYXY boxes), unusable boxes skipped and reported."""
+        """Images with "annotations" (class indices; XYXY boxes), unusable boxes skipped and
+        reported.
+        """
         indices = {name: i for i, name in enumerate(self.classes())}
         records = self.unlabeled_records()
         skipped = SkippedBoxes(self.split_file)
@@ -309,7 +324,9 @@ def _split_name(value: str) -> str:
 
 
 def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:
-    """The name on a line of a split file, among the images that exist; the likeliest one where none of them fits."""
+    """The name on a line of a split file, among the images that exist; the likeliest one where none
+    of them fits.
+    """
     column = re.fullmatch(r"(.*\S)\s+(?:-1|\+?1|0)", line)
     name = column.group(1) if column else line
     for choice in (line, name):
@@ -322,7 +339,9 @@ def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:
 
 
 def _set_size(record: Record, xml: ElementTree.Element) -> None:
-    """From the image header, since size tags are often wrong; from the tags where the image cannot be read."""
+    """From the image header, since size tags are often wrong; from the tags where the image cannot
+    be read.
+    """
     try:
         height, width = read_image_size(record["file_name"])
     except OSError:

@@ -1,4 +1,6 @@
-"""Replacements of single operations that compute the same in less time; `SSOD.FAST_OPS` names those in use."""
+"""Replacements of single operations that compute the same in less time; `SSOD.FAST_OPS` names those
+in use.
+"""
 
 from __future__ import annotations
 

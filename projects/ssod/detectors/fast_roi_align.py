@@ -1,11 +1,12 @@
 """RoIAlign whose backward on a CPU is two matrix products instead of a loop over samples.
 
-RoIAlign samples a grid, and bilinear interpolation on a grid is separable: with the rows of `Wy` (P, H) and `Wx` (P, W)
-holding the mean interpolation weights of the samples in each bin,
+RoIAlign samples a grid, and bilinear interpolation on a grid is separable: with the rows of `Wy`
+(P, H) and `Wx` (P, W) holding the mean interpolation weights of the samples in each bin,
 
     pooled = Wy F Wx^T      and so      dL/dF = sum over RoIs of Wy^T G Wx.
 
-The sum over an image's RoIs and rows of bins is one product. Shapes: N images, R RoIs, C channels, P bins a side, maps of H x W.
+The sum over an image's RoIs and rows of bins is one product. Shapes: N images, R RoIs, C channels,
+P bins a side, maps of H x W.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torchvision.ops import roi_align
 
-# Products over the whole map do more arithmetic than sampling does, 50 times faster. They stop paying beyond this many cells.
+# Products over the whole map do more arithmetic than sampling does, 50 times faster. They stop
+# paying beyond this many cells.
 MAX_CELLS = 64 * 64
 
 
@@ -29,10 +31,12 @@ def interpolation_weights(
 
     Args:
         start, size: (R,) of the RoIs, in cells, the half pixel of `aligned` taken off.
-        bins: P. length: cells of the map along this axis. sampling_ratio: samples a bin; 0: as many as its size rounded up.
+        bins: P. length: cells of the map along this axis. sampling_ratio: samples a bin; 0: as many
+            as its size rounded up.
 
     Returns:
-        (R, P, length); rows sum to 1 inside the map, and a sample more than a cell outside counts nothing.
+        (R, P, length); rows sum to 1 inside the map, and a sample more than a cell outside counts
+        nothing.
     """
     bin_size = size / bins
     if sampling_ratio > 0:
@@ -92,7 +96,8 @@ def roi_align_backward(
         count = len(rows)
         if not count:
             continue
-        # (r, P * C, P) @ (r, P, W): rows of bins outside, so that the next product needs no transposition.
+        # (r, P * C, P) @ (r, P, W): rows of bins outside, so that the next product needs no
+        # transposition.
         own = gradient[rows].transpose(1, 2).reshape(count, bins * channels, bins)
         spread = torch.bmm(own, across[rows]).view(count * bins, channels * width)
         summed = down[rows].view(count * bins, height).t() @ spread  # (H, C * W)
@@ -120,7 +125,8 @@ class _RoIAlign(torch.autograd.Function):
 class FastROIAlign(ROIAlign):
     """Detectron2's `ROIAlign`, the same numbers forward, the same to rounding backward.
 
-    Used where it is faster: float32 on a CPU, square bins, maps of at most `MAX_CELLS` cells. Elsewhere it is its base class.
+    Used where it is faster: float32 on a CPU, square bins, maps of at most `MAX_CELLS` cells.
+    Elsewhere it is its base class.
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:

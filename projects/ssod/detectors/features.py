@@ -24,7 +24,8 @@ class FeatureGroup:
 
     Attributes:
         indices: which images of the pass, ascending.
-        features: backbone outputs by level, (n, C, h, w). bottom_up: those before the FPN (or the same).
+        features: backbone outputs by level, (n, C, h, w). bottom_up: those before the FPN (or the
+            same).
         image_sizes: (height, width) before padding, one an image.
     """
 
@@ -70,8 +71,8 @@ class FeatureMaps:
         """
         parts: List[Tensor] = [torch.empty(0)] * self.num_images
         for group in self.groups:
-            # In single precision: Detectron2 casts the boxes to the features' type, and bfloat16 has no odd numbers
-            # above 256.
+            # In single precision: Detectron2 casts the boxes to the features' type, and bfloat16
+            # has no odd numbers above 256.
             levels = [group.features[name].float() for name in roi_heads.box_in_features]
             chosen = [boxes[index] for index in group.indices]
             pooled = roi_heads.box_head(roi_heads.box_pooler(levels, chosen))
@@ -83,7 +84,9 @@ class FeatureMaps:
 
 
 def batch_norms(model: nn.Module) -> List[Any]:
-    """Batch-norm layers with running statistics that training updates (frozen ones are another class)."""
+    """Batch-norm layers with running statistics that training updates (frozen ones are another
+    class).
+    """
     kind = nn.modules.batchnorm._BatchNorm
     return [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
 
@@ -108,8 +111,9 @@ def extract_features(
 ) -> FeatureMaps:
     """Runs normalisation, padding and the backbone.
 
-    With live batch norm every image goes into one batch whatever its size: a batch of one image would be
-    normalised by its own statistics alone, and costs more accuracy than the padding costs time.
+    With live batch norm every image goes into one batch whatever its size: a batch of one image
+    would be normalised by its own statistics alone, and costs more accuracy than the padding costs
+    time.
 
     Args:
         model: a `GeneralizedRCNN`. images: uint8 (3, H, W) tensors.

@@ -1,4 +1,5 @@
-"""Models of which nothing is known but that they return losses: any meta-architecture of Detectron2.
+"""Models of which nothing is known but that they return losses: any meta-architecture of
+Detectron2.
 
 They take images and boxes, as in Detectron2's own training, and give a dict of losses. Weights of
 single boxes have no way in.
@@ -35,9 +36,11 @@ class PlainOutputs:
 
 
 class LossNormalizer:
-    """RetinaNet and FCOS divide their losses by a running number of positives that they keep outside of `state_dict`.
+    """RetinaNet and FCOS divide their losses by a running number of positives that they keep
+    outside of `state_dict`.
 
-    Equal on all ranks, and in the checkpoint, so that a resumed run goes on exactly where it stopped.
+    Equal on all ranks, and in the checkpoint, so that a resumed run goes on exactly where it
+    stopped.
     """
 
     NAME = "loss_normalizer"

@@ -21,7 +21,9 @@ COSTS: Tuple[Tuple[str, str, str], ...] = (
 
 @dataclass(frozen=True)
 class Cost:
-    """AP of `better` minus AP of `worse`, mean over the seeds that both have, with its standard error."""
+    """AP of `better` minus AP of `worse`, mean over the seeds that both have, with its standard
+    error.
+    """
 
     what: str
     better: str

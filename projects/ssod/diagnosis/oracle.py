@@ -1,4 +1,7 @@
-"""A method that replaces pseudo-labels by the truth. For diagnosis alone: a run with it is no semi-supervised run."""
+"""A method that replaces pseudo-labels by the truth.
+
+For diagnosis alone: a run with it is no semi-supervised run.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,11 @@ _TRUE_BOXES_REGRESS = ("rpn_reg_weight", "roi_reg_weight")
 
 
 class OracleLabels(Method):
-    """Reads the hidden labels of the unlabelled images and repairs the selected pseudo-labels with them.
+    """Reads the hidden labels of the unlabelled images and repairs the selected pseudo-labels with
+    them.
 
-    It must be the last of `SSOD.METHODS`: it repairs what the others have selected. True boxes regress whatever the
-    other methods do with the teacher's, since people's labels do.
+    It must be the last of `SSOD.METHODS`: it repairs what the others have selected. True boxes
+    regress whatever the other methods do with the teacher's, since people's labels do.
 
     Args:
         substitution: one of `SUBSTITUTIONS`, see `substitute`. datasets: the unlabelled sets.
@@ -103,6 +107,9 @@ class OracleLabels(Method):
 
 
 def register_oracle() -> None:
-    """Makes `OracleLabels` a name that `SSOD.METHODS` knows, in this process. Calling it again changes nothing."""
+    """Makes `OracleLabels` a name that `SSOD.METHODS` knows, in this process.
+
+    Calling it again changes nothing.
+    """
     if OracleLabels.__name__ not in METHOD_REGISTRY:
         METHOD_REGISTRY.register(OracleLabels)

@@ -1,4 +1,6 @@
-"""The runs of a diagnosis: one burn-in a seed, and rows that differ in where their labels come from."""
+"""The runs of a diagnosis: one burn-in a seed, and rows that differ in where their labels come
+from.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ MEANING = {
 
 @dataclass(frozen=True)
 class Split:
-    """Which methods of a recipe stay when there are no unlabelled images, and which are left out."""
+    """Which methods of a recipe stay when there are no unlabelled images, and which are left
+    out.
+    """
 
     kept: Tuple[str, ...]
     dropped: Tuple[str, ...]
@@ -49,7 +53,8 @@ def check_recipe(cfg: CfgNode) -> None:
     """Everything that a diagnosis needs of a config.
 
     Raises:
-        UserError: nothing learns from unlabelled images, labels are stored, or an unlabelled set has no TRUTH.
+        UserError: nothing learns from unlabelled images, labels are stored, or an unlabelled set
+            has no TRUTH.
     """
     if not learns_from_unlabeled(cfg):
         raise UserError(
@@ -97,8 +102,8 @@ def make_rows(
     """The rows called `names`, in the order of `ROWS`.
 
     Args:
-        config, cfg: the recipe's file and what it says. output: of the diagnosis. start: the burn-in's checkpoint,
-            with "{seed}"; empty where there is no burn-in.
+        config, cfg: the recipe's file and what it says. output: of the diagnosis. start: the
+            burn-in's checkpoint, with "{seed}"; empty where there is no burn-in.
     """
     shared = ("SSOD.BURN_IN_CHECKPOINT", start) if start else ()
     alone = _tuple(without_unlabeled(cfg).kept)
@@ -122,7 +127,9 @@ def make_rows(
 
 
 def _repaired(cfg: CfgNode, substitution: str) -> List[str]:
-    """The recipe's methods; beside true labels those that ask the teacher for more than labels have no place."""
+    """The recipe's methods; beside true labels those that ask the teacher for more than labels have
+    no place.
+    """
     alone = substitution == "true_labels"
     return [n for n in cfg.SSOD.METHODS if not (alone and get_method(n).needs_online_teacher)]
 

@@ -27,18 +27,19 @@ def substitute(row: Instances, truth: ImageTruth, kind: str) -> Instances:
     """One image's labels without the errors that `kind` names; no row is dropped.
 
     * "true_labels": the true boxes are selected, and nothing else.
-    * "found_boxes": the true boxes of those objects that a selected label finds (its class, IoU 0.5 or more).
+    * "found_boxes": the true boxes of those objects that a selected label finds (its class, IoU 0.5
+      or more).
     * "no_false_labels": of the selected labels those that find an object, with the teacher's boxes.
-    * "true_classes": a selected label takes the class of the true box that it overlaps most, where the IoU is 0.5
-      or more. Labels on nothing keep their class.
+    * "true_classes": a selected label takes the class of the true box that it overlaps most, where
+      the IoU is 0.5 or more. Labels on nothing keep their class.
 
     Args:
         row: of `PseudoLabels` after all methods refined it. truth: in pixels of the same view.
 
     Returns:
-        Repaired labels are new rows at the end; the rows that they replace are no longer selected. True boxes have
-        score 1 and all weights 1, labels with another class keep score and weights; other columns of new rows are 0.
-        The new column `from_truth` (float) is 1 for true boxes.
+        Repaired labels are new rows at the end; the rows that they replace are no longer selected.
+        True boxes have score 1 and all weights 1, labels with another class keep score and weights;
+        other columns of new rows are 0. The new column `from_truth` (float) is 1 for true boxes.
     """
     chosen = row.selected.nonzero().flatten()
     columns: Dict[str, Any] = dict(row.get_fields())

@@ -15,7 +15,8 @@ from ssod.methods import Method, StepContext
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels
 
 PREFIX = "activity/"
-# Means over the steps between two lines of metrics.json; a file of single steps would miss rare events.
+# Means over the steps between two lines of metrics.json; a file of single steps would miss rare
+# events.
 MEAN_PREFIX = "activity_mean/"
 
 
@@ -39,7 +40,8 @@ def note_changes(context: StepContext, method: Method, before: Any, after: Any) 
 def changed_labels(before: PseudoLabels, after: PseudoLabels) -> Tensor:
     """How many labels are newly selected or left out, or are selected and have another weight.
 
-    Where a method adds rows (`Method.adds_labels`), selected rows of images with another number of rows.
+    Where a method adds rows (`Method.adds_labels`), selected rows of images with another number of
+    rows.
     """
     total: Any = 0
     for old, new in zip(before.instances, after.instances):

@@ -21,7 +21,8 @@ _REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
 def explain_build_error(cfg: CfgNode, error: Exception) -> str:
     """One line for an error that `build_model` raised.
 
-    A feature name that does not exist is answered with those that do, a name that no registry has with similar ones.
+    A feature name that does not exist is answered with those that do, a name that no registry has
+    with similar ones.
     """
     if "class-agnostic" in str(error):
         return _explain_cascade(cfg)
@@ -84,8 +85,8 @@ def _failing_line(trace: Optional[TracebackType]) -> str:
 def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
     """The names of the feature levels that the failing function was given.
 
-    Detectron2's FPN, proposal generators and heads look levels up in a dict of `ShapeSpec`, and say no more than the name
-    that is missing.
+    Detectron2's FPN, proposal generators and heads look levels up in a dict of `ShapeSpec`, and say
+    no more than the name that is missing.
     """
     found: Optional[List[str]] = None
     while trace is not None:
@@ -98,7 +99,9 @@ def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
 
 
 def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
-    """The keys that list a feature; where there are several, those that list one of `levels` too."""
+    """The keys that list a feature; where there are several, those that list one of `levels`
+    too.
+    """
     found = [
         (key, set(value) & set(levels))
         for key, value in _lists(cfg.MODEL, "MODEL.")

@@ -1,7 +1,8 @@
 """Checkpoints: Detectron2's file format and name matching, atomic writes, no code in what is read.
 
-A full checkpoint is `{"model": student, <checkpointable>: its state, ...}`; `last_checkpoint` in the same folder names the one
-to resume from. A weights file is `{"model": weights}`, as any Detectron2 model loads it.
+A full checkpoint is `{"model": student, <checkpointable>: its state, ...}`; `last_checkpoint` in
+the same folder names the one to resume from. A weights file is `{"model": weights}`, as any
+Detectron2 model loads it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,18 @@ from ssod.utils.tensor_file import load_tensor_file, unnest
 
 
 class _TensorFileCheckpointer(Checkpointer):
-    """The end of Detectron2's chain of `_load_file`: a PyTorch file, tensors and plain values only."""
+    """The end of Detectron2's chain of `_load_file`: a PyTorch file, tensors and plain values
+    only.
+    """
 
     def _load_file(self, f: str) -> Dict[str, Any]:
         return unnest(load_tensor_file(f))
 
 
 def _check_sums(path: str) -> None:
-    """PyTorch does not look at the check sums that it has written, so that flipped bits would be loaded."""
+    """PyTorch does not look at the check sums that it has written, so that flipped bits would be
+    loaded.
+    """
     if os.path.isfile(path) and zipfile.is_zipfile(path):
         try:
             with zipfile.ZipFile(path) as archive:
@@ -56,7 +61,8 @@ def _checked(data: Dict[str, Any], path: str) -> Dict[str, Any]:
 
 
 class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
-    """Detectron2's checkpointer with the student as "model"; everything with a state_dict may join under its own key.
+    """Detectron2's checkpointer with the student as "model"; everything with a state_dict may join
+    under its own key.
 
     All ranks load; rank 0 saves, without any collective.
 
@@ -77,15 +83,18 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         self.logger = logging.getLogger(__name__)
         self._keys_read: List[str] = []
         self._by_name = False
-        # What of the last file had a place in the model; None where everything was restored together.
+        # What of the last file had a place in the model; None where everything was restored
+        # together.
         self.name_match: Optional[NameMatch] = None
 
     # ---------------------------------------------------------------- writing
 
     def save(self, name: str, tag_last: bool = True, **kwargs: Any) -> None:
-        """Writes `<save_dir>/<name>.pth` with everything, then points `last_checkpoint` to it unless told not to.
+        """Writes `<save_dir>/<name>.pth` with everything, then points `last_checkpoint` to it
+        unless told not to.
 
-        Killed at any moment, the pointer names a complete file: the file is on the disk before the pointer changes.
+        Killed at any moment, the pointer names a complete file: the file is on the disk before the
+        pointer changes.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -99,7 +108,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def save_weights(self, name: str, state_dict: Mapping[str, torch.Tensor]) -> str:
-        """Writes `<save_dir>/<name>.pth` with weights alone, as plain Detectron2 reads them; the pointer stays.
+        """Writes `<save_dir>/<name>.pth` with weights alone, as plain Detectron2 reads them; the
+        pointer stays.
 
         Returns:
             The path, also where nothing is written because this is not rank 0.
@@ -122,10 +132,13 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
     # ---------------------------------------------------------------- reading
 
     def load_file(self, path: str) -> Dict[str, Any]:
-        """What a file holds, weights under "model"; nothing is put into any module. A run's folder stands for its result.
+        """What a file holds, weights under "model"; nothing is put into any module.
+
+        A run's folder stands for its result.
 
         Raises:
-            UserError: it does not exist, cannot be read, or holds more than tensors and plain values.
+            UserError: it does not exist, cannot be read, or holds more than tensors and plain
+                values.
         """
         local = self._local(path)
         if local.endswith((".pkl", ".pyth")):
@@ -133,7 +146,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return _checked(unnest(load_tensor_file(local)), local)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
-        """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the weights of `path`.
+        """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the
+        weights of `path`.
 
         Called on all ranks, which must agree on the file.
 
@@ -161,7 +175,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         """Puts the weights, and those checkpointables that the file has, where they belong.
 
         Args:
-            path: a file, a URL or a finished run's folder; empty loads nothing. checkpointables: which ones; None for all.
+            path: a file, a URL or a finished run's folder; empty loads nothing. checkpointables:
+                which ones; None for all.
 
         Returns:
             What else the file holds.
@@ -225,7 +240,9 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return _checked(data, filename)
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
-        """Detectron2's; where only weights are loaded, names of timm, torchvision and Detectron2 are matched before."""
+        """Detectron2's; where only weights are loaded, names of timm, torchvision and Detectron2
+        are matched before.
+        """
         if self._by_name:
             checkpoint["model"], self.name_match = weights_by_name(self.model, checkpoint)
             checkpoint.pop("matching_heuristics", None)

@@ -1,6 +1,7 @@
 """Which values a config's keys may have, checked before anything is built.
 
-Methods check their own keys where they are built; here is what Detectron2 takes without a look and dies of later.
+Methods check their own keys where they are built; here is what Detectron2 takes without a look and
+dies of later.
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ CHOICES: Dict[str, Sequence[str]] = {
 def check_config(cfg: CfgNode) -> None:
     """Raises `UserError` for the first value that nothing can be done with.
 
-    Values of another type, empty ones and infinite ones are refused for every key of Detectron2 and of this project.
+    Values of another type, empty ones and infinite ones are refused for every key of Detectron2 and
+    of this project.
     """
     if "SSOD" not in cfg:
         raise UserError(
@@ -228,7 +230,9 @@ def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def _leaves(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any, Any]]:
-    """(key, value, default) of the keys that have a default; declared datasets are checked where they are read."""
+    """(key, value, default) of the keys that have a default; declared datasets are checked where
+    they are read.
+    """
     for name, default in defaults.items():
         key = prefix + name
         if name not in cfg:

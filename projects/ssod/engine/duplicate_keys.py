@@ -14,7 +14,8 @@ _BASE = "_BASE_"
 
 
 def check_duplicate_keys(path: str) -> None:
-    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice in one mapping.
+    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice
+    in one mapping.
 
     What cannot be read or parsed is left to who loads it.
     """

@@ -1,4 +1,6 @@
-"""The teacher follows the student: exponential moving average and copy, by multi-tensor operations."""
+"""The teacher follows the student: exponential moving average and copy, by multi-tensor
+operations.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ class MovingAverage:
     """theta_t <- decay * theta_t + (1 - decay) * theta_s for parameters; buffers are copied.
 
     Args:
-        teacher, student: modules with the same structure. Their tensors may be filled in place, not replaced.
+        teacher, student: modules with the same structure. Their tensors may be filled in place, not
+            replaced.
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module) -> None:

@@ -18,12 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherUpdate(HookBase):
-    """The teacher averages from the first step on, and becomes a copy of the student when burn-in ends.
+    """The teacher averages from the first step on, and becomes a copy of the student when burn-in
+    ends.
 
     Args:
         copy_at: the step before which the copy is made; None for never.
-        warmup: the decay is at most 1 - 1/n after n steps, which are counted anew from the copy on: a plain mean
-            of the students so far, so that the teacher does not lag behind a student that learns fast.
+        warmup: the decay is at most 1 - 1/n after n steps, which are counted anew from the copy on:
+            a plain mean of the students so far, so that the teacher does not lag behind a student
+            that learns fast.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class PublishSnapshots(HookBase):
 
 
 class Evaluation(HookBase):
-    """Evaluates teacher and student and hands the results to the trainer, which keeps the best model.
+    """Evaluates teacher and student and hands the results to the trainer, which keeps the best
+    model.
 
     Args:
         period: in steps; 0 evaluates at the end only.
-        evaluate: "teacher" or "student" -> results by dataset, as Detectron2's evaluators give them.
+        evaluate: "teacher" or "student" -> results by dataset, as Detectron2's evaluators give
+            them.
         remember_best: called with (AP of "teacher" and "student" on the first dataset, step).
         mutual_from: first step of mutual learning; a teacher may lag before.
     """
@@ -158,7 +162,9 @@ class CollapseWatch(HookBase):
 
 
 class DrawPseudoLabels(HookBase):
-    """Puts the first unlabelled image into the event storage: weak view with pseudo-labels, strong view."""
+    """Puts the first unlabelled image into the event storage: weak view with pseudo-labels, strong
+    view.
+    """
 
     def __init__(
         self, core: TeacherStudent, period: int, class_names: List[str], image_format: str

@@ -1,7 +1,8 @@
 """`SSOD.IMPORTS`: a user's own modules, so that every command knows the parts that they register.
 
-A module registers backbones, heads, methods or data sets when it is imported. Where it has config keys of its own, a function
-`add_config(cfg)` or, as in Detectron2's projects, `add_<something>_config(cfg)` adds them.
+A module registers backbones, heads, methods or data sets when it is imported. Where it has config
+keys of its own, a function `add_config(cfg)` or, as in Detectron2's projects,
+`add_<something>_config(cfg)` adds them.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ def _import(name: Any) -> ModuleType:
 
 
 def add_imported_config(cfg: CfgNode, path: str, opts: Sequence[str]) -> None:
-    """Imports what a config file (with its `_BASE_`) and KEY VALUE pairs list, and adds these modules' keys to `cfg`.
+    """Imports what a config file (with its `_BASE_`) and KEY VALUE pairs list, and adds these
+    modules' keys to `cfg`.
 
-    Before the file is merged, since its keys must exist by then. What is wrong with the file is left to the merge.
+    Before the file is merged, since its keys must exist by then. What is wrong with the file is
+    left to the merge.
     """
     names = _listed_in_file(path)
     for key, value in zip(opts[0::2], opts[1::2]):

@@ -29,10 +29,12 @@ class _Seen:
 
 
 class InertWatch(HookBase):
-    """Warns once when a method's `activity` was 0 in a whole evaluation period, and writes its mean for the report.
+    """Warns once when a method's `activity` was 0 in a whole evaluation period, and writes its mean
+    for the report.
 
     Args:
-        methods: those to watch. start: the first step that counts: of mutual learning, or of a supervised run.
+        methods: those to watch. start: the first step that counts: of mutual learning, or of a
+            supervised run.
         period: steps in a row.
     """
 

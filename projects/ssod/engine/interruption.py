@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: the step at hand is finished, a checkpoint is written, and the process ends with the signal's code.
+"""Ctrl-C and SIGTERM: the step at hand is finished, a checkpoint is written, and the process ends
+with the signal's code.
 
-A second signal ends a single process at once. Of several processes each finishes the same step: the signal of one reaches
-the others with the losses that they share out anyway.
+A second signal ends a single process at once. Of several processes each finishes the same step: the
+signal of one reaches the others with the losses that they share out anyway.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """A signal ended the program in an orderly way; its exit status is 128 + the signal's number, as shells have it."""
+    """A signal ended the program in an orderly way; its exit status is 128 + the signal's number,
+    as shells have it.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(128 + number)
@@ -30,7 +33,8 @@ def name_of(number: int) -> str:
 
 
 class OnSignal:
-    """Calls `first` and `again` with the number of the first and of each further SIGINT or SIGTERM while the context lasts.
+    """Calls `first` and `again` with the number of the first and of each further SIGINT or SIGTERM
+    while the context lasts.
 
     Outside of the main thread it does nothing.
     """

@@ -1,7 +1,8 @@
 """Processes: one per GPU, or several on the CPU; spawned here or by torchrun.
 
-`--num-gpus N` is the number of processes on this machine. On CUDA each has a GPU and they talk through NCCL; with
-`MODEL.DEVICE cpu` they share the cores and talk through gloo. Under torchrun, torchrun's numbers count.
+`--num-gpus N` is the number of processes on this machine. On CUDA each has a GPU and they talk
+through NCCL; with `MODEL.DEVICE cpu` they share the cores and talk through gloo. Under torchrun,
+torchrun's numbers count.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def launch(
 
     Raises:
         UserError: the numbers do not fit the machine, or a process raised one.
-        RuntimeError: a process failed; the message is the first failing rank's traceback. The others are ended.
+        RuntimeError: a process failed; the message is the first failing rank's traceback. The
+            others are ended.
     """
     cuda = device.startswith("cuda")
     check_device_present(device)
@@ -115,7 +117,10 @@ def _send(context: Any, number: int) -> None:
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
-    """Wraps for training on several ranks; the module itself with one. Rank 0's weights are copied to all."""
+    """Wraps for training on several ranks; the module itself with one.
+
+    Rank 0's weights are copied to all.
+    """
     if comm.get_world_size() == 1:
         return module
     device = next(module.parameters()).device
@@ -176,7 +181,8 @@ def _worker(
         # All ranks stop, and nothing is wrong with any: a failure would have the others killed.
         failures.put((time.time(), rank, None, stop.number))
     except Exception as error:
-        # When one rank fails the others soon fail in their next collective: the parent wants the first.
+        # When one rank fails the others soon fail in their next collective: the parent wants the
+        # first.
         known = as_user_error(error)
         message = traceback.format_exc() if known is None else str(known)
         failures.put((time.time(), rank, known is not None, message))

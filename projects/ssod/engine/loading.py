@@ -17,15 +17,18 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
 
-# Of the backbone's tensors. Names and shapes that agree by chance, as between ResNet-18 and ResNet-50, are some 30 %.
+# Of the backbone's tensors. Names and shapes that agree by chance, as between ResNet-18 and
+# ResNet-50, are some 30 %.
 _LEAST_SHARE = 0.5
 
 
 def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
-    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read from `path`.
+    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read
+    from `path`.
 
     Args:
-        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights file.
+        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights
+            file.
 
     Raises:
         UserError: a role is asked of a weights file, or the file is no trained detector.
@@ -42,7 +45,9 @@ def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """`detectron2.modeling.build_model`; `UserError` for a name or number under MODEL that it does not know."""
+    """`detectron2.modeling.build_model`; `UserError` for a name or number under MODEL that it does
+    not know.
+    """
     try:
         return build_model(cfg)
     except (KeyError, ValueError, AssertionError) as error:
@@ -71,7 +76,8 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
 
 
 def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer) -> None:
-    """Raises `UserError` if a file that was just loaded gave the backbone less than `_LEAST_SHARE` of its tensors.
+    """Raises `UserError` if a file that was just loaded gave the backbone less than `_LEAST_SHARE`
+    of its tensors.
 
     `SSOD.ALLOW_PARTIAL_WEIGHTS` lets any share pass.
     """
@@ -115,7 +121,10 @@ def training_data(cfg: CfgNode) -> TrainingData:
 
 
 def methods_with_data(cfg: CfgNode) -> nn.ModuleDict:
-    """The config's methods as training sets them up. Its datasets must be registered: methods know them."""
+    """The config's methods as training sets them up.
+
+    Its datasets must be registered: methods know them.
+    """
     methods = build_methods(cfg)
     if len(methods):
         data = training_data(cfg)
@@ -148,7 +157,9 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
 
 
 def fill_detector(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
-    """Puts weights into a model; `UserError` naming `path` where they do not fit or do not suffice."""
+    """Puts weights into a model; `UserError` naming `path` where they do not fit or do not
+    suffice.
+    """
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:

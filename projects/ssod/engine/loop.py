@@ -1,4 +1,6 @@
-"""One optimiser step: data, autocast, micro-batches, scaling, clipping, update, schedule, metrics."""
+"""One optimiser step: data, autocast, micro-batches, scaling, clipping, update, schedule,
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ _MEND = "lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seeds every generator as a function of (seed, rank, step), so that no generator's state needs saving."""
+    """Seeds every generator as a function of (seed, rank, step), so that no generator's state needs
+    saving.
+    """
     words = np.random.SeedSequence([seed, rank, step]).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(words)
@@ -40,7 +44,8 @@ def seed_step(seed: int, rank: int, step: int) -> None:
 
 
 class TrainLoop:
-    """Owns what a step changes besides the model: optimiser, schedule, scaler and the place in the streams.
+    """Owns what a step changes besides the model: optimiser, schedule, scaler and the place in the
+    streams.
 
     Args:
         model: `TeacherStudent`, in DDP or not. build_loader: called once, at the first step.
@@ -185,7 +190,9 @@ class TrainLoop:
                     )
 
     def state_dict(self) -> Dict[str, Any]:
-        """Plain tensors and Python values; optimiser state by parameter name, so that other methods can branch."""
+        """Plain tensors and Python values; optimiser state by parameter name, so that other methods
+        can branch.
+        """
         packed = self.optimizer.state_dict()
         return {
             "optimizer": {
@@ -231,7 +238,9 @@ class TrainLoop:
 
 @contextlib.contextmanager
 def _quiet_scheduler() -> Iterator[None]:
-    """PyTorch warns when the scheduler steps without it having seen `optimizer.step` (the scaler calls it)."""
+    """PyTorch warns when the scheduler steps without it having seen `optimizer.step` (the scaler
+    calls it).
+    """
     import warnings
 
     with warnings.catch_warnings():

@@ -1,7 +1,8 @@
 """Offline training of any Detectron2 meta-architecture: supervised, or on stored pseudo-labels.
 
-The student is called as an ordinary Detectron2 model, so nothing is known of its features, proposals or loss terms.
-Methods take part as far as they choose labels (`refine`) or change images in the loader.
+The student is called as an ordinary Detectron2 model, so nothing is known of its features,
+proposals or loss terms. Methods take part as far as they choose labels (`refine`) or change images
+in the loader.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ _PHASES = ("attach", "views", "weigh", "losses", "update")
 
 
 def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> TeacherStudent:
-    """The step for this model: `PlainTeacherStudent` where training is offline and `TeacherStudent` cannot drive it."""
+    """The step for this model: `PlainTeacherStudent` where training is offline and `TeacherStudent`
+    cannot drive it.
+    """
     offline = bool(cfg.SSOD.PSEUDO_LABELS) or not learns_from_unlabeled(cfg)
     if offline and unsupported_part(student) is not None:
         for key in ("MASK_ON", "KEYPOINT_ON"):
@@ -38,7 +41,8 @@ def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> Teac
 
 
 class PlainTeacherStudent(TeacherStudent):
-    """L = L(labelled) + lambda_u * L(stored labels), each the model's own losses; the teacher is the average.
+    """L = L(labelled) + lambda_u * L(stored labels), each the model's own losses; the teacher is
+    the average.
 
     The arguments are those of `TeacherStudent`.
 

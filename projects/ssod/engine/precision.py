@@ -18,8 +18,8 @@ _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def amp_dtype(cfg: CfgNode) -> Optional[torch.dtype]:
     """`SOLVER.AMP.DTYPE` where `SOLVER.AMP.ENABLED`; None for float32.
 
-    "auto" is bfloat16 where the device has instructions for it; else float16 on a GPU, and float32 on a CPU, which would
-    only imitate the others.
+    "auto" is bfloat16 where the device has instructions for it; else float16 on a GPU, and float32
+    on a CPU, which would only imitate the others.
 
     Raises:
         UserError: there is no such type.
@@ -42,7 +42,9 @@ def amp_dtype(cfg: CfgNode) -> Optional[torch.dtype]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX), as far as PyTorch tells."""
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX), as far as
+    PyTorch tells.
+    """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 

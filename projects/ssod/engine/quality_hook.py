@@ -36,16 +36,19 @@ def evenly_spaced(count: int, limit: int) -> List[int]:
 class PseudoLabelQuality(HookBase):
     """Lets the teacher label a fixed sample of the unlabelled images and compares with their truth.
 
-    The teacher sees the weak view without its random part: the image resized as for testing. Each method's `refine`
-    selects as in training; "selected" labels are those that the main branch would train on, "candidates" all that the
-    teacher found, others what a method compares its choice with (`Method.compared_labels`). Where no unlabelled set
-    declares TRUTH, only the gallery's pictures are labelled.
+    The teacher sees the weak view without its random part: the image resized as for testing. Each
+    method's `refine` selects as in training; "selected" labels are those that the main branch would
+    train on, "candidates" all that the teacher found, others what a method compares its choice with
+    (`Method.compared_labels`). Where no unlabelled set declares TRUTH, only the gallery's pictures
+    are labelled.
 
-    Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric of the step.
+    Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric
+    of the step.
 
     Args:
         records: of the unlabelled images, without labels. class_names: of the training set.
-        period: in steps; 0 measures only at the end. mutual_from: the first step of mutual learning.
+        period: in steps; 0 measures only at the end. mutual_from: the first step of mutual
+            learning.
     """
 
     SAMPLE = 200

@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Detectron2's and this project's defaults, changed by a YAML file (over its `_BASE_`) and by KEY VALUE pairs.
+    """Detectron2's and this project's defaults, changed by a YAML file (over its `_BASE_`) and by
+    KEY VALUE pairs.
 
     YAML tags that build Python objects are refused. The result is not frozen.
 
@@ -42,7 +43,8 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
         path: a file; empty for the defaults alone. opts: KEY VALUE KEY VALUE ...
 
     Raises:
-        UserError: a file is missing or no YAML, a key does not exist, or a value has another type than the default.
+        UserError: a file is missing or no YAML, a key does not exist, or a value has another type
+            than the default.
     """
     cfg = get_cfg()
     add_ssod_config(cfg)
@@ -97,7 +99,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def run_cli(main: Callable[[], Any]) -> None:
-    """Runs a command. A `UserError` becomes one line on stderr and exit status 1; Ctrl-C one line and 130."""
+    """Runs a command.
+
+    A `UserError` becomes one line on stderr and exit status 1; Ctrl-C one line and 130.
+    """
     try:
         main()
     except KeyboardInterrupt:
@@ -148,7 +153,9 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = None) -> str:
-    """One line that names the source and the key, with the nearest existing key where it does not exist."""
+    """One line that names the source and the key, with the nearest existing key where it does not
+    exist.
+    """
     text = " ".join(str(error.args[0] if error.args else error).split())
     mismatch = re.search(r"with values \((.*) vs\. (.*)\) for config key: (\S+)", text)
     if text.startswith("Type mismatch") and mismatch:

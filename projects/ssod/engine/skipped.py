@@ -1,4 +1,6 @@
-"""Lists in OUTPUT_DIR of what a run could not use: `skipped_images.json` and `skipped_boxes.json`."""
+"""Lists in OUTPUT_DIR of what a run could not use: `skipped_images.json` and
+`skipped_boxes.json`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ IMAGES, BOXES = "skipped_images.json", "skipped_boxes.json"
 def write_skipped(cfg: CfgNode, unread: Mapping[str, str] = {}, *, report: bool = False) -> None:
     """Writes both lists, or removes the file of an empty one. Called on all ranks.
 
-    `skipped_images.json` is {file: reason}; `skipped_boxes.json` is {annotation file: [{"label", "reason", "image"}]}.
+    `skipped_images.json` is {file: reason}; `skipped_boxes.json` is {annotation file: [{"label",
+    "reason", "image"}]}.
 
     Args:
         unread: files that this rank's training could not read, with the reason.

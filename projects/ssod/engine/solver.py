@@ -19,7 +19,8 @@ _CLIP_TYPES = ("value", "norm", "full_model")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """`SOLVER.OPTIMIZER` over all parameters of `model` that require gradients, in Detectron2's groups.
+    """`SOLVER.OPTIMIZER` over all parameters of `model` that require gradients, in Detectron2's
+    groups.
 
     Raises:
         UserError: the optimiser or `SOLVER.CLIP_GRADIENTS.CLIP_TYPE` does not exist.
@@ -81,10 +82,11 @@ def slow_backbone(
 
 
 def start_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Gives SGD its momentum buffers where they are missing, at zero, which is what its first step assumes.
+    """Gives SGD its momentum buffers where they are missing, at zero, which is what its first step
+    assumes.
 
-    Fused SGD allocates them without filling them in a step that the gradient scaler skips, and goes on from what the
-    memory held; and it cannot do with buffers for some parameters only.
+    Fused SGD allocates them without filling them in a step that the gradient scaler skips, and goes
+    on from what the memory held; and it cannot do with buffers for some parameters only.
     """
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:
@@ -107,8 +109,8 @@ def _clip_type(cfg: CfgNode) -> str:
 def clip_gradients(cfg: CfgNode, parameters: Iterable[Tensor]) -> None:
     """Clips gradients in place as `SOLVER.CLIP_GRADIENTS` says; nothing when it is not enabled.
 
-    "value" clamps each element to +-CLIP_VALUE; "norm" shrinks each parameter's gradient to the norm CLIP_VALUE, as in
-    Detectron2; "full_model" does so with the norm over all parameters.
+    "value" clamps each element to +-CLIP_VALUE; "norm" shrinks each parameter's gradient to the
+    norm CLIP_VALUE, as in Detectron2; "full_model" does so with the norm over all parameters.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
@@ -129,10 +131,12 @@ def clip_gradients(cfg: CfgNode, parameters: Iterable[Tensor]) -> None:
 
 
 def scale_config(cfg: CfgNode, world_size: int) -> CfgNode:
-    """The config for `world_size` processes instead of `SOLVER.REFERENCE_WORLD_SIZE`, at the same images per process.
+    """The config for `world_size` processes instead of `SOLVER.REFERENCE_WORLD_SIZE`, at the same
+    images per process.
 
-    Batches and the learning rate grow by the factor, step counts shrink by it. One step then stands for `factor` old ones, so
-    the teacher's decay becomes `decay ** factor`. Methods scale their own keys.
+    Batches and the learning rate grow by the factor, step counts shrink by it. One step then stands
+    for `factor` old ones, so the teacher's decay becomes `decay ** factor`. Methods scale their own
+    keys.
 
     Returns:
         A new config, or the same one where there is nothing to scale (reference 0 or equal).

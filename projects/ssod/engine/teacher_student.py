@@ -1,7 +1,7 @@
 """The training step: teacher labels, student learns, methods join in.
 
-`TeacherStudent` is one `nn.Module` whose forward maps a batch to a dict of losses, so any Detectron2 trainer can
-drive it and DDP sees one forward a step.
+`TeacherStudent` is one `nn.Module` whose forward maps a batch to a dict of losses, so any
+Detectron2 trainer can drive it and DDP sees one forward a step.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_t
 
 
 def unsupported_part(model: Any) -> Optional[str]:
-    """The part because of which the model is no box-only Faster R-CNN of Detectron2's standard parts; None if it is one."""
+    """The part because of which the model is no box-only Faster R-CNN of Detectron2's standard
+    parts; None if it is one.
+    """
     heads = getattr(model, "roi_heads", None)
     rpn: Any = getattr(model, "proposal_generator", None)
     problem = None
@@ -56,7 +58,9 @@ def unsupported_part(model: Any) -> Optional[str]:
 
 
 def check_supported(model: Any) -> None:
-    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard parts."""
+    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard
+    parts.
+    """
     problem = unsupported_part(model)
     if problem:
         raise UserError(
@@ -73,7 +77,8 @@ class TeacherStudent(nn.Module):
         methods: in the order in which their phases run.
         unsup_loss_weight: lambda_u. sup_loss_weight: the same of labelled images.
         labeled_weak_view: labelled images are seen weak and strong.
-        pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI classifier.
+        pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI
+            classifier.
     """
 
     def __init__(
@@ -147,7 +152,10 @@ class TeacherStudent(nn.Module):
         return self
 
     def forward(self, batch: Union[SSODBatch, List[Dict[str, Any]]]) -> Any:
-        """Training: a dict of losses from an `SSODBatch`. Eval: the teacher's detections for Detectron2's inputs."""
+        """Training: a dict of losses from an `SSODBatch`.
+
+        Eval: the teacher's detections for Detectron2's inputs.
+        """
         if not self.training:
             return self.teacher(batch)
         assert isinstance(batch, SSODBatch)
@@ -256,7 +264,9 @@ class TeacherStudent(nn.Module):
         return views
 
     def run_student(self, views: Views) -> Outputs:
-        """Phase 5: one batched forward over both streams, one more for each method's extra images."""
+        """Phase 5: one batched forward over both streams, one more for each method's extra
+        images.
+        """
         student, heads = self.student, self.student.roi_heads
         streams = [views.labeled] + ([views.unlabeled] if views.unlabeled else [])
         images = [image for view in streams for image in view.images]
@@ -302,7 +312,8 @@ class TeacherStudent(nn.Module):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """Phase 6: L = w_s * L_sup + lambda_u * L_unsup + each method's losses; w_s is 1 unless SSOD.SUP_LOSS_WEIGHT is set.
+        """Phase 6: L = w_s * L_sup + lambda_u * L_unsup + each method's losses; w_s is 1 unless
+        SSOD.SUP_LOSS_WEIGHT is set.
 
         Heads and methods that idle in this step still get a zero gradient, which DDP insists on.
         """

@@ -53,7 +53,8 @@ class ConsoleWriter(EventWriter):
 
 
 def drop_metrics_after(path: str, step: int) -> None:
-    """Removes the lines of metrics.json past iteration `step`, which a resumed run is about to write again.
+    """Removes the lines of metrics.json past iteration `step`, which a resumed run is about to
+    write again.
 
     A half-written last line, as a kill leaves it, goes too.
     """

@@ -1,4 +1,6 @@
-"""Evaluation with Detectron2's evaluators; COCO's numbers are computed by compiled code where it is installed."""
+"""Evaluation with Detectron2's evaluators; COCO's numbers are computed by compiled code where it is
+installed.
+"""
 
 from ssod.evaluation.build import build_evaluator, evaluate
 from ssod.evaluation.coco import FastCOCOEvaluator

@@ -41,7 +41,8 @@ EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there is none), "lvis", "pascal_voc".
+    """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there
+    is none), "lvis", "pascal_voc".
 
     A set in VOC's layout that declares EVALUATOR gets VOC's metric beside COCO's.
 
@@ -77,7 +78,9 @@ def evaluate(
     build: Optional[EvaluatorFactory] = None,
     build_loader: Optional[Callable[[str], Any]] = None,
 ) -> "OrderedDict[str, Any]":
-    """Runs `model` in eval mode on each dataset. Called on all ranks; the images are shared out among them.
+    """Runs `model` in eval mode on each dataset.
+
+    Called on all ranks; the images are shared out among them.
 
     Args:
         output_folder: predictions go to a folder of the dataset's name in it.
@@ -85,7 +88,8 @@ def evaluate(
         build_loader: makes its loader; `build_test_loader` by default.
 
     Returns:
-        {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent; {dataset: {}} on ranks other than 0.
+        {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent; {dataset: {}} on ranks other
+        than 0.
     """
     results: "OrderedDict[str, Any]" = OrderedDict()
     for name in dataset_names:
@@ -148,7 +152,8 @@ def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
 
 
 def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
-    """Reads and checks the test sets of a run before its first step, rather than after thousands of steps.
+    """Reads and checks the test sets of a run before its first step, rather than after thousands of
+    steps.
 
     Args:
         keys: lists of `DATASETS`: VAL, TEST.
@@ -169,7 +174,9 @@ def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
 
 
 def check_evaluation(dataset_name: str) -> None:
-    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files that do not fit."""
+    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files
+    that do not fit.
+    """
     _unreadable.pop(dataset_name, None)  # of an earlier run of this process
     metadata = MetadataCatalog.get(dataset_name)
     require_lvis(dataset_name)
@@ -193,7 +200,9 @@ def _check_registered(name: str) -> None:
 
 @contextlib.contextmanager
 def quiet_evaluation() -> Iterator[None]:
-    """Leaves of Detectron2's log only warnings: an evaluation during training is one line, written by who asked for it."""
+    """Leaves of Detectron2's log only warnings: an evaluation during training is one line, written
+    by who asked for it.
+    """
     names: Tuple[str, ...] = (
         "detectron2.evaluation",
         "detectron2.data",

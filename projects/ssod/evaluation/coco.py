@@ -1,7 +1,7 @@
 """COCO's box metrics, with compiled matching where `faster-coco-eval` is installed.
 
-Names are Detectron2's (AP, AP50, AP75, APs, APm, APl, AP-<class>) plus AR, the average recall at 100 detections an image; in percent,
-NaN where there is no ground truth to measure against.
+Names are Detectron2's (AP, AP50, AP75, APs, APm, APl, AP-<class>) plus AR, the average recall at
+100 detections an image; in percent, NaN where there is no ground truth to measure against.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _METRICS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR": 8
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator`, whose box metrics come from `coco_eval_boxes`; other tasks are Detectron2's own.
+    """Detectron2's `COCOEvaluator`, whose box metrics come from `coco_eval_boxes`; other tasks are
+    Detectron2's own.
 
     Subclasses that add metrics of their own override `derive_box_results`.
     """
@@ -119,15 +120,18 @@ def coco_eval_boxes(
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Optional[Sequence[Any]] = None,
 ) -> Any:
-    """Evaluates boxes; the same numbers to 1e-6 with either library, whatever the ids and the order of the truth are.
+    """Evaluates boxes; the same numbers to 1e-6 with either library, whatever the ids and the order
+    of the truth are.
 
     Args:
-        truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH, score); may be empty.
+        truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH,
+            score); may be empty.
         img_ids: of the images to evaluate on; None for all.
 
     Returns:
         A `COCOeval`-like object with `stats` (12 or more, in COCO's order) and `eval["precision"]`
-        of shape (IoU thresholds, recalls, classes, areas, max_dets). Classes are in the order of their ids.
+        of shape (IoU thresholds, recalls, classes, areas, max_dets). Classes are in the order of
+        their ids.
     """
     content, rows = _renumber(truth.dataset, found, img_ids)
     if importlib.util.find_spec("faster_coco_eval") is not None:
@@ -145,7 +149,8 @@ def coco_eval_boxes(
 def _renumber(
     truth: Dict[str, Any], found: List[Dict[str, Any]], img_ids: Optional[Sequence[Any]]
 ) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
-    """Truth and results with ids from 1 that depend on names and places alone, not on the file's ids and order.
+    """Truth and results with ids from 1 that depend on names and places alone, not on the file's
+    ids and order.
 
     COCO's matching takes the id 0 for "no match". Among equal scores the order of images decides.
     """
@@ -181,7 +186,9 @@ def _renumber(
 
 
 def per_class_ap(coco_eval: Any) -> List[float]:
-    """AP of each class in percent, in the order of category ids; NaN for a class without ground truth."""
+    """AP of each class in percent, in the order of category ids; NaN for a class without ground
+    truth.
+    """
     precision = np.asarray(coco_eval.eval["precision"])[:, :, :, 0, -1]
     values = []
     for index in range(precision.shape[2]):

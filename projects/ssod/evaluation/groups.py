@@ -1,8 +1,10 @@
-"""AP of groups of classes: majority and minority (CI-SSOD, section 4), frequent, common and rare (LVIS).
+"""AP of groups of classes: majority and minority (CI-SSOD, section 4), frequent, common and rare
+(LVIS).
 
-A test set's declaration names the labelled set in question (GROUPS): how many of its images show a class makes the class
-frequent (more than 100), common (11 to 100) or rare (at most 10); what `make_splits --minority` noted in it makes the
-majority and the minority. A group's AP is the mean over its classes, in percent.
+A test set's declaration names the labelled set in question (GROUPS): how many of its images show a
+class makes the class frequent (more than 100), common (11 to 100) or rare (at most 10); what
+`make_splits --minority` noted in it makes the majority and the minority. A group's AP is the mean
+over its classes, in percent.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ Groups = Dict[str, Tuple[int, ...]]
 
 
 def frequency_groups(image_counts: Sequence[int]) -> Groups:
-    """APf, APc and APr, those that have classes. `image_counts[k]`: labelled images that show class k."""
+    """APf, APc and APr, those that have classes.
+
+    `image_counts[k]`: labelled images that show class k.
+    """
     names = [
         "APf" if n > FREQUENT_ABOVE else "APc" if n > COMMON_ABOVE else "APr" for n in image_counts
     ]
@@ -38,7 +43,9 @@ def _by_name(names: Sequence[str], order: Sequence[str]) -> Groups:
 
 
 def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> Dict[str, float]:
-    """The mean of each group over its classes; NaN, a class without ground truth, is left out, and alone gives NaN."""
+    """The mean of each group over its classes; NaN, a class without ground truth, is left out, and
+    alone gives NaN.
+    """
     means = {}
     for name, members in groups.items():
         found = [values[i] for i in members if not np.isnan(values[i])]

@@ -1,4 +1,6 @@
-"""Test images for evaluation: a damaged one is left out and remembered instead of ending the run."""
+"""Test images for evaluation: a damaged one is left out and remembered instead of ending the
+run.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """LVIS's box metrics through Detectron2's evaluator and the `lvis` package.
 
-LVIS is labelled federatedly: in an image only the classes of its boxes and of `neg_category_ids` are judged, and those of
-`not_exhaustive_category_ids` cost no false positives. Up to 300 detections an image count.
+LVIS is labelled federatedly: in an image only the classes of its boxes and of `neg_category_ids`
+are judged, and those of `not_exhaustive_category_ids` cost no false positives. Up to 300 detections
+an image count.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ def require_lvis(dataset_name: str) -> None:
 
 
 class FederatedEvaluator(LVISEvaluator):
-    """Detectron2's `LVISEvaluator`, whose box metrics add those of the groups of the dataset's `groups_file`, if it has one.
+    """Detectron2's `LVISEvaluator`, whose box metrics add those of the groups of the dataset's
+    `groups_file`, if it has one.
 
-    APr, APc and APf follow the file's "frequency" then no longer, but the images of that labelled set.
+    APr, APc and APf follow the file's "frequency" then no longer, but the images of that labelled
+    set.
     """
 
     def __init__(
@@ -95,7 +98,8 @@ class FederatedEvaluator(LVISEvaluator):
         classes = self._metadata.get("thing_classes") or ()
         file = self._metadata.get("groups_file")
         groups = read_groups(file, classes) if file else {}
-        # One definition for all three: where the labelled set has no frequent class, there is no APf.
+        # One definition for all three: where the labelled set has no frequent class, there is no
+        # APf.
         names = [name for name in METRICS if not (groups and name in ("APr", "APc", "APf"))]
         if not found:
             logger.warning("The model detects nothing at all in this dataset: every AP is 0.")
@@ -116,7 +120,9 @@ class FederatedEvaluator(LVISEvaluator):
 
 
 def _class_ap(precision: np.ndarray) -> List[float]:
-    """AP of each class in percent, from (IoU thresholds, recalls, classes, areas); NaN for a class without ground truth."""
+    """AP of each class in percent, from (IoU thresholds, recalls, classes, areas); NaN for a class
+    without ground truth.
+    """
     over_all = precision[:, :, :, 0]
     values = [over_all[:, :, k][over_all[:, :, k] > -1] for k in range(over_all.shape[2])]
     return [float(v.mean() * 100) if v.size else float("nan") for v in values]

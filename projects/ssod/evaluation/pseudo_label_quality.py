@@ -1,6 +1,7 @@
 """How good pseudo-labels are, against the truth of the same images.
 
-Shapes: M pseudo-labels and T true boxes of one image, K classes. Boxes are XYXY in pixels of the same image.
+Shapes: M pseudo-labels and T true boxes of one image, K classes. Boxes are XYXY in pixels of the
+same image.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def assign_truth(
 ) -> Tensor:
     """Matches pseudo-labels to true boxes of their class, one to one, greedily by descending score.
 
-    Each label takes the free true box that it overlaps most, if their IoU is at least the threshold. Equal scores keep
-    their order.
+    Each label takes the free true box that it overlaps most, if their IoU is at least the
+    threshold. Equal scores keep their order.
 
     Args:
         boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
@@ -76,7 +77,8 @@ class LabelCounts:
     """Sums over images, per class; sums of two sets of images add.
 
     Attributes:
-        labels: (K,) pseudo-labels. truth: (K,) true boxes. matched: (K,) pairs of them. iou: (K,) sum of the pairs' IoU.
+        labels: (K,) pseudo-labels. truth: (K,) true boxes. matched: (K,) pairs of them. iou: (K,)
+            sum of the pairs' IoU.
     """
 
     labels: Tensor
@@ -121,7 +123,10 @@ def count_labels(
     num_classes: int,
     iou_threshold: float = 0.5,
 ) -> LabelCounts:
-    """The counts of one image; arguments as in `match_labels`. Class indices lie in 0..num_classes-1."""
+    """The counts of one image; arguments as in `match_labels`.
+
+    Class indices lie in 0..num_classes-1.
+    """
     iou = match_labels(boxes, classes, scores, truth_boxes, truth_classes, iou_threshold)
     iou, classes = iou.double(), classes.cpu()
     zeros = torch.zeros(num_classes, dtype=torch.float64)
@@ -142,9 +147,9 @@ def sum_counts(counts: Iterable[LabelCounts], num_classes: int) -> LabelCounts:
 def class_divergence(labels: Tensor, truth: Tensor, smoothing: float = 1.0) -> float:
     """KL(truth || pseudo-labels) of the two class distributions, in nats: 0 where they agree.
 
-    In this direction, what costs is a class that exists and gets too few pseudo-labels, which is the imbalance that
-    ACRST plots (Fig. 5b). `smoothing` is added to every count of both, so that a class without pseudo-labels
-    costs much but not infinitely much.
+    In this direction, what costs is a class that exists and gets too few pseudo-labels, which is
+    the imbalance that ACRST plots (Fig. 5b). `smoothing` is added to every count of both, so that a
+    class without pseudo-labels costs much but not infinitely much.
 
     Args:
         labels, truth: (K,) counts.
@@ -164,8 +169,9 @@ def summarise(counts: LabelCounts, class_names: Sequence[str]) -> Dict[str, Any]
     """Plain numbers for a file.
 
     Returns:
-        "precision", "recall", "mean_iou" over all boxes, "kl" (`class_divergence`), and "per_class":
-        {name: {"precision", "recall", "mean_iou", "count", "truth"}}. NaN where a ratio has no denominator.
+        "precision", "recall", "mean_iou" over all boxes, "kl" (`class_divergence`), and
+        "per_class": {name: {"precision", "recall", "mean_iou", "count", "truth"}}. NaN where a
+        ratio has no denominator.
     """
 
     def numbers(values: LabelCounts) -> List[Dict[str, float]]:

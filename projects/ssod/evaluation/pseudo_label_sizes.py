@@ -1,6 +1,7 @@
 """How well pseudo-boxes fit, by their size and score (LSM, Fig. 1).
 
-Shapes: M pseudo-labels and T true boxes of one image, S = 3 sizes, B = 3 score intervals. Boxes are XYXY in pixels of the image file.
+Shapes: M pseudo-labels and T true boxes of one image, S = 3 sizes, B = 3 score intervals. Boxes are
+XYXY in pixels of the image file.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class SizeCounts(NamedTuple):
 def iou_by_size(
     boxes: Tensor, classes: Tensor, scores: Tensor, truth_boxes: Tensor, truth_classes: Tensor
 ) -> SizeCounts:
-    """Each pseudo-box's IoU with the nearest true box of its class, 0 where there is none; several may share one.
+    """Each pseudo-box's IoU with the nearest true box of its class, 0 where there is none; several
+    may share one.
 
     Args:
         boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
@@ -47,7 +49,9 @@ def iou_by_size(
 
 
 def summarise_sizes(counts: List[SizeCounts]) -> List[Dict[str, Any]]:
-    """Plain numbers for a file: one row {"size", "low", "high", "count", "mean_iou"} a cell; NaN without boxes."""
+    """Plain numbers for a file: one row {"size", "low", "high", "count", "mean_iou"} a cell; NaN
+    without boxes.
+    """
     count = sum(c.labels for c in counts)
     iou = sum(c.iou for c in counts)
     assert isinstance(count, Tensor) and isinstance(iou, Tensor)

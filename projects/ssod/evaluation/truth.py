@@ -1,7 +1,7 @@
 """The boxes that evaluation measures against: those of the one clean reading, in COCO's format.
 
-Ids of annotations are numbered anew, from 1. COCO's matching stores them where 0 means "no match", so that a file with
-ids from 0, or with one id for two boxes, would give a lower AP.
+Ids of annotations are numbered anew, from 1. COCO's matching stores them where 0 means "no match",
+so that a file with ids from 0, or with one id for two boxes, would give a lower AP.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ _known_files: Dict[Tuple[str, Tuple[int, int]], Dict[str, Any]] = {}
 
 
 def evaluation_truth(dataset_name: str) -> Dict[str, Any]:
-    """ "images", "annotations" (complete, with different ids) and "categories" of a dataset, by their own ids.
+    """ "images", "annotations" (complete, with different ids) and "categories" of a dataset, by
+    their own ids.
 
-    A declared set is taken as training reads it. A set that others registered is taken from its "json_file", so that
-    the areas of masks count, or from its records. There are no "annotations" where it has none.
+    A declared set is taken as training reads it. A set that others registered is taken from its
+    "json_file", so that the areas of masks count, or from its records. There are no "annotations"
+    where it has none.
     """
     metadata = MetadataCatalog.get(dataset_name)
     if declared_set(dataset_name) is None and metadata.get("json_file"):

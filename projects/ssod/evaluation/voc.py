@@ -1,7 +1,9 @@
-"""Pascal VOC's metric beside COCO's: the numbers of Detectron2's `PascalVOCDetectionEvaluator`, on any set in VOC's layout.
+"""Pascal VOC's metric beside COCO's: the numbers of Detectron2's `PascalVOCDetectionEvaluator`, on
+any set in VOC's layout.
 
-Names are `VOC-AP50`, `VOC-AP75` and `VOC-AP` (mean over IoU 0.50:0.95), in percent. Boxes marked "difficult" count neither as
-found nor as missed. Precision is sampled at 11 recalls for 2007, and integrated for 2012.
+Names are `VOC-AP50`, `VOC-AP75` and `VOC-AP` (mean over IoU 0.50:0.95), in percent. Boxes marked
+"difficult" count neither as found nor as missed. Precision is sampled at 11 recalls for 2007, and
+integrated for 2012.
 """
 
 from __future__ import annotations
@@ -54,10 +56,12 @@ class VOCEvaluator(FastCOCOEvaluator):
 
 
 class _RecordsEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's, fed with clean annotation files: tools leave out the tags that it asks for, or write fractions.
+    """Detectron2's, fed with clean annotation files: tools leave out the tags that it asks for, or
+    write fractions.
 
     Attributes:
-        wanted: ids of the images to evaluate on, None for all. left_out: ids of images that could not be read.
+        wanted: ids of the images to evaluate on, None for all. left_out: ids of images that could
+            not be read.
     """
 
     def __init__(self, dataset_name: str) -> None:

@@ -1,1 +1,3 @@
-"""Measurements on a GPU, made by one command in minutes; the command is `ssod.tools.gpu_evidence`."""
+"""Measurements on a GPU, made by one command in minutes; the command is
+`ssod.tools.gpu_evidence`.
+"""

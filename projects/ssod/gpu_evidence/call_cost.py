@@ -1,4 +1,6 @@
-"""What one more call of the backbone costs, in pixels of padding that take as long (`CALL_COST_PIXELS`)."""
+"""What one more call of the backbone costs, in pixels of padding that take as long
+(`CALL_COST_PIXELS`).
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,13 @@ def call_cost(
 ) -> Dict[str, Any]:
     """What launching a call costs beside what its pixels cost.
 
-    On a GPU a call takes the longer of launching its kernels and computing them. So one more call costs at most what the
-    smallest batch takes, and a pixel costs what it adds between the two largest batches.
+    On a GPU a call takes the longer of launching its kernels and computing them. So one more call
+    costs at most what the smallest batch takes, and a pixel costs what it adds between the two
+    largest batches.
 
     Returns:
-        For "float32" and "bf16": "points" as [pixels, seconds], "call_seconds", "seconds_per_megapixel", and
-        "call_cost_pixels", their ratio.
+        For "float32" and "bf16": "points" as [pixels, seconds], "call_seconds",
+        "seconds_per_megapixel", and "call_cost_pixels", their ratio.
     """
     found: Dict[str, Any] = {}
     cfg: CfgNode = load_config(config)

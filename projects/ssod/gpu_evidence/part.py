@@ -1,4 +1,5 @@
-"""One part of the evidence in a process of its own: `python -m ssod.gpu_evidence.part NAME --output FILE`.
+"""One part of the evidence in a process of its own: `python -m ssod.gpu_evidence.part NAME --output
+FILE`.
 
 A process of its own, so that a part that runs out of memory or of time leaves the others alone.
 """

@@ -1,4 +1,6 @@
-"""Runs the parts one after another within a time limit, and keeps a page of what is known after each."""
+"""Runs the parts one after another within a time limit, and keeps a page of what is known after
+each.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of a part: "ok", "failed (exit status 1)", "ended after 60 s" or "left out: ..."."""
+    """What became of a part: "ok", "failed (exit status 1)", "ended after 60 s" or "left out:
+    ...".
+    """
 
     name: str
     state: str
@@ -100,7 +104,8 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def run_parts(parts: Sequence[Part], output: str, minutes: float, command: str) -> List[Outcome]:
-    """Runs all parts, the next one whatever became of the last; writes evidence.json and evidence.md after each.
+    """Runs all parts, the next one whatever became of the last; writes evidence.json and
+    evidence.md after each.
 
     Args:
         minutes: no part runs past this; parts for which no time is left are left out.

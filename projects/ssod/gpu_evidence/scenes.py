@@ -1,7 +1,9 @@
-"""Drawn photographs and configs for timing: no download, no weights, and a teacher that finds something.
+"""Drawn photographs and configs for timing: no download, no weights, and a teacher that finds
+something.
 
-Coloured shapes on noise are learnt within a hundred steps, so that a short burn-in gives proposals, detections and
-pseudo-labels in usual numbers. From an untrained model they would not come, and NMS and matching would cost nothing.
+Coloured shapes on noise are learnt within a hundred steps, so that a short burn-in gives proposals,
+detections and pseudo-labels in usual numbers. From an untrained model they would not come, and NMS
+and matching would cost nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from detectron2.layers import FrozenBatchNorm2d
 
 from ssod.engine.trainer import SSODTrainer
 
-# One hue for each; the detector has all 80 of COCO, so that its last layers cost what they cost there.
+# One hue for each; the detector has all 80 of COCO, so that its last layers cost what they cost
+# there.
 DRAWN_CLASSES = 8
 NUM_CLASSES = 80
 
@@ -61,7 +64,8 @@ def draw_set(folder: str, name: str, sizes: Sizes, seed: int) -> str:
     """Writes `<folder>/<name>/*.jpg` and a COCO file.
 
     Returns:
-        The path of the COCO file; beside it stands `<name>_bare.json`, the same without annotations.
+        The path of the COCO file; beside it stands `<name>_bare.json`, the same without
+        annotations.
     """
     rng = np.random.default_rng(seed)
     os.makedirs(os.path.join(folder, name), exist_ok=True)
@@ -108,7 +112,9 @@ def _draw(rng: np.random.Generator, sizes: Sizes) -> Tuple[np.ndarray, List[Dict
 
 
 def point_at(cfg: CfgNode, folder: str, sizes: Sizes, device: str) -> None:
-    """Changes a config of a paper in place: drawn photographs, no weights, this batch, this size."""
+    """Changes a config of a paper in place: drawn photographs, no weights, this batch, this
+    size.
+    """
     for name, file in (("labeled", "labeled.json"), ("unlabeled", "unlabeled_bare.json")):
         cfg.SSOD.DATASETS[f"drawn_{name}"] = CfgNode(
             {
@@ -140,7 +146,8 @@ def point_at(cfg: CfgNode, folder: str, sizes: Sizes, device: str) -> None:
 def calibrate_frozen_norms(trainer: SSODTrainer) -> None:
     """Gives frozen batch norms the statistics of one batch, as pretrained weights would bring them.
 
-    A randomly initialised ResNet with identity norms multiplies its activations from block to block.
+    A randomly initialised ResNet with identity norms multiplies its activations from block to
+    block.
     """
 
     def measure(layer: FrozenBatchNorm2d, inputs: Tuple[torch.Tensor, ...]) -> None:

@@ -1,6 +1,8 @@
-"""Times mutual-learning steps of the papers' systems on drawn photographs, and ways to make them faster.
+"""Times mutual-learning steps of the papers' systems on drawn photographs, and ways to make them
+faster.
 
-Each row stands alone: one that fails (out of memory, say) is written down with its reason, and the next one follows.
+Each row stands alone: one that fails (out of memory, say) is written down with its reason, and the
+next one follows.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def time_cases(
 ) -> List[Row]:
     """Draws the photographs, burns in once, and times each case in a process of its own.
 
-    A process of its own, because a second trainer beside the first one's loader threads may never start, and because
-    out of memory in one case must not reach the next.
+    A process of its own, because a second trainer beside the first one's loader threads may never
+    start, and because out of memory in one case must not reach the next.
 
     Args:
         write: is given all that is known after each row.
@@ -125,7 +127,8 @@ def in_process(function: Callable[..., Row], args: Tuple[Any, ...], seconds: flo
     """Calls `function` in a forked process, which has to be ready after so many seconds.
 
     Returns:
-        What it returned, or {"error": why there is nothing}. This process must not have used the GPU: a fork cannot.
+        What it returned, or {"error": why there is nothing}. This process must not have used the
+        GPU: a fork cannot.
     """
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
@@ -164,9 +167,10 @@ def time_case(case: Case, folder: str, sizes: Sizes, device: str) -> Row:
     """Times a step as training runs it, and a step and its lower bound in turn.
 
     Returns:
-        "alone": medians of steps one after another, whose waiting for data and peak memory are training's; the keys of
-        `ssod.benchmark.measure.summary`, from steps that alternate with the bound; "spread": of the steps alone,
-        the least and the most; pseudo-labels an image.
+        "alone": medians of steps one after another, whose waiting for data and peak memory are
+            training's; the keys of
+        `ssod.benchmark.measure.summary`, from steps that alternate with the bound; "spread": of the
+        steps alone, the least and the most; pseudo-labels an image.
     """
     bench = Bench(config_of(case, folder, sizes, device), os.path.join(folder, "out"))
     VARIANTS[case.variant](bench.trainer.core)

@@ -20,7 +20,8 @@ def channels_last(core: TeacherStudent) -> None:
 def compiled(core: TeacherStudent) -> None:
     """`torch.compile` of the backbone's stages, the RPN's head and the box head.
 
-    Stages one by one: the backbone as a whole has a hook that changes from call to call, and would be compiled anew.
+    Stages one by one: the backbone as a whole has a hook that changes from call to call, and would
+    be compiled anew.
     """
     for model in (core.student, core.teacher):
         bottom_up = model.backbone.bottom_up
@@ -35,8 +36,9 @@ def compiled(core: TeacherStudent) -> None:
 def overlapped(core: TeacherStudent) -> None:
     """The student's backbone is queued before the teacher runs, which then has a stream of its own.
 
-    The teacher's NMS and box head are many small kernels that wait for each other; the student's convolutions fill the
-    gaps. Student images that a method replaces after the teacher has run go through the backbone as before.
+    The teacher's NMS and box head are many small kernels that wait for each other; the student's
+    convolutions fill the gaps. Student images that a method replaces after the teacher has run go
+    through the backbone as before.
     """
     extract, label, run_student = teacher_student.extract_features, core.label, core.run_student
     to_device = core._to_device

@@ -1,4 +1,6 @@
-"""The methods, found by themselves: every module and folder here that registers a `Method` is available."""
+"""The methods, found by themselves: every module and folder here that registers a `Method` is
+available.
+"""
 
 import importlib
 import pkgutil
@@ -55,7 +57,9 @@ def get_method(name: str) -> Type[Method]:
 
 
 def learns_from_unlabeled(cfg: CfgNode) -> bool:
-    """True if any of `SSOD.METHODS` needs unlabelled images; else training is supervised throughout."""
+    """True if any of `SSOD.METHODS` needs unlabelled images; else training is supervised
+    throughout.
+    """
     return any(get_method(name).needs_unlabeled for name in cfg.SSOD.METHODS)
 
 

@@ -2,10 +2,12 @@
 
 A step runs these phases in order, each for every method in the order of `SSOD.METHODS`:
 
-    setup, attach (once) -> [view_transform, in the loader] -> refine -> views -> weigh -> losses -> update -> activity
+    setup, attach (once) -> [view_transform, in the loader]
+    -> refine -> views -> weigh -> losses -> update -> activity
 
-A phase returns new values and never edits what it was given. During burn-in there are no pseudo-labels: `pseudo`,
-`context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not called, the rest is.
+A phase returns new values and never edits what it was given. During burn-in there are no
+pseudo-labels: `pseudo`, `context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not
+called, the rest is.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class StepContext:
         teacher_outputs: None during burn-in, and with stored pseudo-labels (`SSOD.PSEUDO_LABELS`).
         methods: all methods in use, by name.
         shared: what a method computed in this step for others, under its own name.
-        changes: labels and RoIs that a method's phases changed in this step, and the size of its losses, by method name;
-            of methods that do not override `Method.activity`.
+        changes: labels and RoIs that a method's phases changed in this step, and the size of its
+            losses, by method name; of methods that do not override `Method.activity`.
     """
 
     step: int
@@ -76,7 +78,8 @@ class TrainingData:
     """What methods may know of the data.
 
     Attributes:
-        labeled: Detectron2 dataset dicts. unlabeled: the same without annotations; `SampleRef.index` counts in them.
+        labeled: Detectron2 dataset dicts. unlabeled: the same without annotations;
+            `SampleRef.index` counts in them.
         class_names: in the order of the class indices.
     """
 
@@ -92,7 +95,8 @@ class InertPeriod:
     Attributes:
         steps: its length. last_step: steps done at its end.
         best_score: the highest score that the teacher gave, 0 if it found nothing.
-        candidates, selected: the teacher's labels, and those that the main branch trains on, per image.
+        candidates, selected: the teacher's labels, and those that the main branch trains on, per
+            image.
     """
 
     steps: int
@@ -102,7 +106,9 @@ class InertPeriod:
     selected: float
 
     def no_score_passes(self, threshold: float, key: str) -> Optional[str]:
-        """The reason of a method that needs scores from `threshold` (config key `key`) on; None if there was one."""
+        """The reason of a method that needs scores from `threshold` (config key `key`) on; None if
+        there was one.
+        """
         if self.best_score >= threshold:
             return None
         found = f"the best is {self.best_score:.2f}" if self.best_score > 0 else "it finds nothing"
@@ -115,15 +121,16 @@ class InertPeriod:
 class Method(nn.Module):
     """Base class; every phase does nothing until overridden.
 
-    State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python scalars only). It is in
-    the checkpoint and must be the same on every rank: all-reduce statistics before they are used (`ssod.utils.comm`).
-    Heads that the teacher needs too are added in `attach` by `add_head`; parameters of the Method itself
-    are trained with the student but have no teacher's copy. Neither is exported.
+    State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python
+    scalars only). It is in the checkpoint and must be the same on every rank: all-reduce statistics
+    before they are used (`ssod.utils.comm`). Heads that the teacher needs too are added in `attach`
+    by `add_head`; parameters of the Method itself are trained with the student but have no
+    teacher's copy. Neither is exported.
     """
 
     name: str = ""
-    # The node under `SSOD` with the method's keys, empty if it has none, and names that the node had
-    # in former versions: these still work, with a warning.
+    # The node under `SSOD` with the method's keys, empty if it has none, and names that the node
+    # had in former versions: these still work, with a warning.
     config_key: str = ""
     former_config_keys: Tuple[str, ...] = ()
     # Methods that must be listed as well: `OtherMethod.__name__`.
@@ -134,15 +141,18 @@ class Method(nn.Module):
     excludes: Tuple[str, ...] = ()
     # False if it also works on labelled images alone.
     needs_unlabeled: bool = True
-    # True if it cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), where `teacher_outputs` is None.
+    # True if it cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), where
+    # `teacher_outputs` is None.
     needs_online_teacher: bool = False
-    # True if it decides which pseudo-labels the main branch trains on; one of these is needed for mutual learning.
+    # True if it decides which pseudo-labels the main branch trains on; one of these is needed for
+    # mutual learning.
     selects_pseudo_labels: bool = False
     # The config key of the lowest score that such a method selects.
     selection_key: str = "SSOD.SCORE_THRESHOLD"
     # True if boxes of pseudo-labels regress because of it.
     regresses_pseudo_boxes: bool = False
-    # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all that select.
+    # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all
+    # that select.
     adds_labels: bool = False
     # What `activity` counts, as the title of a chart.
     activity_unit: str = "labels and RoIs changed, and size of the losses"
@@ -158,7 +168,8 @@ class Method(nn.Module):
 
     @classmethod
     def selection_floor(cls, cfg: CfgNode) -> float:
-        """The lowest score with which the main branch trains on a label: the value of `selection_key`.
+        """The lowest score with which the main branch trains on a label: the value of
+        `selection_key`.
 
         A method that looks at more than the score (the box's size, the image) says from which score
         on that score alone is enough. One whose thresholds move says how low they may get.
@@ -170,28 +181,37 @@ class Method(nn.Module):
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
-        """Rescales this method's step counts when the world size is `factor` times the reference, in place."""
+        """Rescales this method's step counts when the world size is `factor` times the reference,
+        in place.
+        """
 
     def setup(self, data: TrainingData) -> None:
         """Called once by the trainer, first of all."""
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        """Called once, before the optimiser, DDP and the teacher's copy; `add_head` adds what the teacher needs too."""
+        """Called once, before the optimiser, DDP and the teacher's copy; `add_head` adds what the
+        teacher needs too.
+        """
 
     def add_head(self, student: GeneralizedRCNN, head: nn.Module) -> None:
-        """Makes `head` `student.ssod_heads[self.name]`: trained, averaged into the teacher, not exported."""
+        """Makes `head` `student.ssod_heads[self.name]`: trained, averaged into the teacher, not
+        exported.
+        """
         if not hasattr(student, "ssod_heads"):
             student.ssod_heads = nn.ModuleDict()
         student.ssod_heads[self.name] = head
 
     def view_transform(self) -> Optional[Callable]:
-        """A picklable `ssod.data.mapper.ViewTransform` that the loader's workers apply to every sample."""
+        """A picklable `ssod.data.mapper.ViewTransform` that the loader's workers apply to every
+        sample.
+        """
         return None
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         """Selects, weights or annotates the teacher's labels by columns; rows stay.
 
-        Changes no state and talks to no other rank: hooks that measure pseudo-labels call it too, on rank 0 alone.
+        Changes no state and talks to no other rank: hooks that measure pseudo-labels call it too,
+        on rank 0 alone.
         """
         return pseudo
 
@@ -210,33 +230,40 @@ class Method(nn.Module):
     ) -> Dict[str, Tensor]:
         """Further losses, already multiplied by their weight; names must not exist yet.
 
-        In a step every rank must return the same names: where there is nothing to learn, return a zero.
+        In a step every rank must return the same names: where there is nothing to learn, return a
+        zero.
         """
         return {}
 
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        """Updates the method's state: no gradient, no autocast, once a micro-batch, after the losses, on every rank."""
+        """Updates the method's state: no gradient, no autocast, once a micro-batch, after the
+        losses, on every rank.
+        """
 
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        """How much the method has changed in this step, 0 if nothing: a number, or a scalar tensor, of no less than 0.
+        """How much the method has changed in this step, 0 if nothing: a number, or a scalar tensor,
+        of no less than 0.
 
-        It is logged as `activity/<method>`, and the trainer warns when it stays 0 (`inert_reason`). Called after `update`,
-        without gradient, once a micro-batch and on every rank; the logged value is the mean. Override it where
-        the default, what the phases changed in labels, RoI weights and losses, is not the point of the method.
+        It is logged as `activity/<method>`, and the trainer warns when it stays 0 (`inert_reason`).
+        Called after `update`, without gradient, once a micro-batch and on every rank; the logged
+        value is the mean. Override it where the default, what the phases changed in labels, RoI
+        weights and losses, is not the point of the method.
 
         Args:
-            outputs: None where the student is not a `GeneralizedRCNN` (see `ssod.engine.plain_student`).
+            outputs: None where the student is not a `GeneralizedRCNN` (see
+                `ssod.engine.plain_student`).
         """
         return context.changes.get(self.name, 0.0)
 
     def compared_labels(
         self, pseudo: PseudoLabels, context: StepContext
     ) -> Dict[str, List[Tensor]]:
-        """Other choices of labels whose quality is measured beside that of the selected ones, such as those before a filter.
+        """Other choices of labels whose quality is measured beside that of the selected ones, such
+        as those before a filter.
 
         Args:
             pseudo: after all methods' `refine`.
@@ -247,7 +274,9 @@ class Method(nn.Module):
         return {}
 
     def inert_reason(self, period: InertPeriod) -> str:
-        """The likely reason why the method changed nothing in `period`, and what to do: the end of a sentence."""
+        """The likely reason why the method changed nothing in `period`, and what to do: the end of
+        a sentence.
+        """
         if not period.candidates:
             return (
                 "the teacher finds no object above SSOD.PSEUDO_SCORE_FLOOR; train longer before mutual learning "
@@ -267,20 +296,26 @@ class Method(nn.Module):
         """Arrays to publish to the loader after this step, or None; the same on every rank.
 
         They take effect `SSOD.SNAPSHOT_DELAY` steps later. The arrays "repeat_factors_labeled" and
-        "repeat_factors_unlabeled" (one float an image) change how often the sampler draws each image.
+        "repeat_factors_unlabeled" (one float an image) change how often the sampler draws each
+        image.
         """
         return None
 
     def build_hooks(self) -> List[HookBase]:
-        """Hooks for the trainer. Detectron2 keeps the state of only one hook per class: keep state in the Method."""
+        """Hooks for the trainer.
+
+        Detectron2 keeps the state of only one hook per class: keep state in the Method.
+        """
         return []
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
-        """This method's part of the report about one run, from what the run has written; None for nothing.
+        """This method's part of the report about one run, from what the run has written; None for
+        nothing.
 
-        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`, numbers from `run.series(key)`
-        of what the method has put into the event storage. No model is at hand, and the run may still be going on.
+        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`, numbers from
+        `run.series(key)` of what the method has put into the event storage. No model is at hand,
+        and the run may still be going on.
         """
         return None
 

@@ -1,9 +1,9 @@
-"""C2AM loss, a comparator of CI-SSOD: Wang et al., "C2AM Loss: Chasing a Better Decision Boundary for Long-Tail Object
-Detection", CVPR 2022.
+"""C2AM loss, a comparator of CI-SSOD: Wang et al., "C2AM Loss: Chasing a Better Decision Boundary
+for Long-Tail Object Detection", CVPR 2022.
 
-The classifier compares directions: its logits are cosines. A label whose classifier is shorter than a competitor's must win by
-an angle, so that classes of much data keep a little more room. Shapes: R RoIs, D box-head channels, K foreground
-classes; background is one more class.
+The classifier compares directions: its logits are cosines. A label whose classifier is shorter than
+a competitor's must win by an angle, so that classes of much data keep a little more room. Shapes: R
+RoIs, D box-head channels, K foreground classes; background is one more class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _LEAST_SINE_SQUARED = 1e-6
 
 
 def angular_margins(norms: Tensor, alpha: float) -> Tensor:
-    """`m_ij = max(0, alpha / pi * log(|W_i| / |W_j|))`: what label j must win against competitor i by.
+    """`m_ij = max(0, alpha / pi * log(|W_i| / |W_j|))`: what label j must win against competitor i
+    by.
 
     Args:
         norms: (K+1,) of the classifier's rows.
@@ -41,12 +42,14 @@ def angular_margins(norms: Tensor, alpha: float) -> Tensor:
 
 
 def margin_loss(cosines: Tensor, labels: Tensor, margins: Tensor, scale: float) -> Tensor:
-    """`log(1 + sum over competitors i of exp(s cos(theta_i) - s cos(theta_j + m_ij)))`, j the label.
+    """`log(1 + sum over competitors i of exp(s cos(theta_i) - s cos(theta_j + m_ij)))`, j the
+    label.
 
     Without margins it is the cross-entropy of the logits `s cos`.
 
     Args:
-        cosines: (R, K+1). labels: (R,) in [0, K]. margins: (K+1, K+1), see `angular_margins`. scale: s.
+        cosines: (R, K+1). labels: (R,) in [0, K]. margins: (K+1, K+1), see `angular_margins`.
+            scale: s.
 
     Returns:
         (R,).
@@ -98,7 +101,9 @@ def make_cosine(predictor: Any) -> None:
 
 @ROI_HEADS_REGISTRY.register()
 class CosineROIHeads(StandardROIHeads):
-    """`StandardROIHeads` with `CosineOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what C2AM has trained."""
+    """`StandardROIHeads` with `CosineOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what C2AM
+    has trained.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -109,7 +114,8 @@ class CosineROIHeads(StandardROIHeads):
 class C2AM(Method):
     """Trains the box head with the C2AM loss, on both streams.
 
-    `MODEL.ROI_HEADS.NAME` must be "CosineROIHeads": whoever loads the saved weights knows about the cosines by it.
+    `MODEL.ROI_HEADS.NAME` must be "CosineROIHeads": whoever loads the saved weights knows about the
+    cosines by it.
 
     Args:
         scale: s. alpha: of the margins.

@@ -1,7 +1,7 @@
 """Config keys that have been renamed: the former names still work, with a warning.
 
-A former node stands beside the present one with all values None, so that YAML files, KEY VALUE pairs
-and assignments can set it as before.
+A former node stands beside the present one with all values None, so that YAML files, KEY VALUE
+pairs and assignments can set it as before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def add_former_keys(cfg: CfgNode, kind: Type[Method]) -> None:
 
 
 def with_present_keys(cfg: CfgNode, kinds: Sequence[Type[Method]]) -> CfgNode:
-    """A config in which values of former keys have moved to the present ones; `cfg` if there are none."""
+    """A config in which values of former keys have moved to the present ones; `cfg` if there are
+    none.
+    """
     moved = cfg
     for kind in kinds:
         for former in kind.former_config_keys:

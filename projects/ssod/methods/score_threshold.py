@@ -19,7 +19,8 @@ class ScoreThreshold(Method):
     """Keeps pseudo-labels with `score >= threshold`; their boxes classify but do not regress.
 
     Args:
-        threshold: of the labels of both heads. rpn_threshold: of the RPN's, where it has its own; 0: it has not.
+        threshold: of the labels of both heads. rpn_threshold: of the RPN's, where it has its own;
+            0: it has not.
     """
 
     groups = ("fixed score threshold",)

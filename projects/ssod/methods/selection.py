@@ -1,4 +1,6 @@
-"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own; how many they select."""
+"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own;
+how many they select.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def check_rpn_threshold(node: str, value: float) -> None:
 
 
 def rpn_masks(pseudo: PseudoLabels, threshold: float) -> Optional[List[Tensor]]:
-    """Which labels the RPN learns, one bool (M,) an image; None for a threshold of 0: those of the RoI head."""
+    """Which labels the RPN learns, one bool (M,) an image; None for a threshold of 0: those of the
+    RoI head.
+    """
     return [row.scores >= threshold for row in pseudo.instances] if threshold > 0 else None
 
 
@@ -39,7 +43,8 @@ def selection_floors(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
 def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
     """The lowest score with which the main branch trains on a label (t in LSM).
 
-    Where several methods select, a label must pass all of them, so the highest of their floors counts.
+    Where several methods select, a label must pass all of them, so the highest of their floors
+    counts.
 
     Returns:
         The config key of the score, and its value.

@@ -20,7 +20,9 @@ class Choice:
 
 
 def render(title: Sequence[str], choices: Sequence[Choice]) -> str:
-    """YAML with comments. Keys of one section stand together, in the order in which sections first appear.
+    """YAML with comments.
+
+    Keys of one section stand together, in the order in which sections first appear.
 
     Args:
         title: paragraphs of the comment at the top.

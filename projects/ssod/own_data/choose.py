@@ -1,4 +1,6 @@
-"""Which of the datasets in a folder a command works on: found by itself, or named by the user's options."""
+"""Which of the datasets in a folder a command works on: found by itself, or named by the user's
+options.
+"""
 
 from __future__ import annotations
 

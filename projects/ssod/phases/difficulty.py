@@ -1,4 +1,5 @@
-"""Easy and difficult images: does an image's set of pseudo-labels teach more than it misleads (Section 3.1)?
+"""Easy and difficult images: does an image's set of pseudo-labels teach more than it misleads
+(Section 3.1)?
 
 Needs the truth, so it is for analysis alone.
 """
@@ -16,8 +17,8 @@ from ssod.evaluation.pseudo_label_quality import LabelCounts, sum_counts
 def easy_images(counts: Sequence[LabelCounts]) -> Tensor:
     """An image is easy if the recall of its labels exceeds 1 - precision.
 
-    Nothing to find counts as recall 1, no label as precision 1: an image with objects and no label is difficult, and so
-    is one without objects that has labels.
+    Nothing to find counts as recall 1, no label as precision 1: an image with objects and no label
+    is difficult, and so is one without objects that has labels.
 
     Args:
         counts: of N images.
@@ -32,7 +33,9 @@ def easy_images(counts: Sequence[LabelCounts]) -> Tensor:
 
 
 def quality_by_difficulty(counts: Sequence[LabelCounts], easy: Tensor) -> Dict[str, List[float]]:
-    """[precision, recall] of the labels of all, easy and difficult images; NaN where there is nothing to measure."""
+    """[precision, recall] of the labels of all, easy and difficult images; NaN where there is
+    nothing to measure.
+    """
     groups = {"all": torch.ones_like(easy), "easy": easy, "difficult": ~easy}
     result = {}
     for name, mask in groups.items():

@@ -1,4 +1,5 @@
-"""Class-rebalancing self-training (CReST; Wei et al., CVPR 2021): each generation trains from the start, and labels for the next.
+"""Class-rebalancing self-training (CReST; Wei et al., CVPR 2021): each generation trains from the
+start, and labels for the next.
 
 Shapes: K classes, M pseudo-labels of the whole unlabelled set.
 """
@@ -81,8 +82,9 @@ def plan_generations(cfg: CfgNode) -> List[Generation]:
 def run_generations(config_file: str, opts: Sequence[str]) -> None:
     """The whole of CReST. Called on all ranks; the same call again continues.
 
-    Files: OUTPUT_DIR/generation_<i>/ is an ordinary training run, with the pseudo_labels.json that joined its labelled set;
-    OUTPUT_DIR/predictions/ holds what the models predict; summary.md has what each generation reached.
+    Files: OUTPUT_DIR/generation_<i>/ is an ordinary training run, with the pseudo_labels.json that
+    joined its labelled set; OUTPUT_DIR/predictions/ holds what the models predict; summary.md has
+    what each generation reached.
     """
     cfg = load_config(config_file, opts)
     plan = plan_generations(cfg)
@@ -113,7 +115,9 @@ def run_generations(config_file: str, opts: Sequence[str]) -> None:
 
 
 def _write_config(config_file: str, generation: Generation, cfg: CfgNode) -> str:
-    """The config that declares the labels of the generation before; the given one for the first generation."""
+    """The config that declares the labels of the generation before; the given one for the first
+    generation.
+    """
     if not generation.index:
         return config_file
     if comm.is_main_process():
@@ -162,7 +166,8 @@ def chosen_labels(store: PredictionStore, shares: Tensor, threshold: float) -> L
     """Which predictions of each image join the labelled set.
 
     Args:
-        shares: (K,), see `kept_shares`. threshold: only predictions with `score >= threshold` are pseudo-labels.
+        shares: (K,), see `kept_shares`. threshold: only predictions with `score >= threshold` are
+            pseudo-labels.
 
     Returns:
         A bool tensor an image; empty where it cannot be read.
@@ -191,7 +196,9 @@ def _kept(store: PredictionStore, masks: Sequence[Tensor]) -> Iterator[Predictio
 
 
 def summarise(plan: Sequence[Generation]) -> str:
-    """A table in Markdown: the labels that joined, and what each generation's model reached on the test set."""
+    """A table in Markdown: the labels that joined, and what each generation's model reached on the
+    test set.
+    """
     results = []
     for generation in plan:
         with open(os.path.join(generation.folder, "results.json")) as file:

@@ -21,8 +21,10 @@ class Phase:
 
     Attributes:
         index: 0 is supervised. folder: its OUTPUT_DIR. fraction: of the unlabelled images.
-        overrides: KEY VALUE pairs that turn the common config into this phase's: `train_net.py` with them is the same run.
-        given: weights, or the folder of a run, that stand for it instead of a training; empty where it is trained.
+        overrides: KEY VALUE pairs that turn the common config into this phase's: `train_net.py`
+            with them is the same run.
+        given: weights, or the folder of a run, that stand for it instead of a training; empty where
+            it is trained.
     """
 
     index: int
@@ -43,7 +45,9 @@ class Phase:
 
     @property
     def weights(self) -> str:
-        """Its model once it is finished, see `weights_of`: never one that was chosen on the test set."""
+        """Its model once it is finished, see `weights_of`: never one that was chosen on the test
+        set.
+        """
         return weights_of(self.given or self.folder)
 
 
@@ -52,7 +56,8 @@ class _Streams:
     """What `SSOD.MULTI_PHASE.CONCATENATE` needs to know.
 
     Attributes:
-        labeled, unlabeled: images of the sets. batch: of one step, both streams together. labeled_batch: of the config.
+        labeled, unlabeled: images of the sets. batch: of one step, both streams together.
+            labeled_batch: of the config.
         multiple: both parts of a batch are multiples of it. lr: SOLVER.BASE_LR.
     """
 
@@ -97,7 +102,8 @@ class _Streams:
 
 
 def split_batch(batch: int, share: float, multiple: int) -> Tuple[int, int]:
-    """The labelled and the unlabelled images of a batch, as near to the share as whole multiples allow.
+    """The labelled and the unlabelled images of a batch, as near to the share as whole multiples
+    allow.
 
     Args:
         batch: at least two multiples, so that neither part is empty.
@@ -157,7 +163,9 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
 
 
 def check_unchanged(phases: Sequence[Phase], config_file: str, opts: Sequence[str]) -> None:
-    """Raises `UserError` where a phase was begun with another config, which would not be the same experiment."""
+    """Raises `UserError` where a phase was begun with another config, which would not be the same
+    experiment.
+    """
     for phase in phases:
         if phase.given:
             continue

@@ -1,4 +1,7 @@
-"""Runs the phases: label, train, label, train, ..., then the ensembles. Each part is skipped where it is finished."""
+"""Runs the phases: label, train, label, train, ..., then the ensembles.
+
+Each part is skipped where it is finished.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,9 @@ logger = logging.getLogger(__name__)
 def run_phases(config_file: str, opts: Sequence[str]) -> None:
     """The whole of Algorithm 1. Called on all ranks; the same call again continues.
 
-    Files: OUTPUT_DIR/phase_<i>/ is an ordinary training run, with the pseudo_labels.json it was trained on;
-    OUTPUT_DIR/predictions/ holds what every model predicts, once; see `summarise_phases` for the rest.
+    Files: OUTPUT_DIR/phase_<i>/ is an ordinary training run, with the pseudo_labels.json it was
+    trained on; OUTPUT_DIR/predictions/ holds what every model predicts, once; see
+    `summarise_phases` for the rest.
     """
     cfg = load_config(config_file, opts)
     phases = plan_phases(cfg)

@@ -1,4 +1,6 @@
-"""What the models of all phases reach, alone and together (Table 5), and how good their labels were (Fig. 2)."""
+"""What the models of all phases reach, alone and together (Table 5), and how good their labels were
+(Fig. 2).
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,9 @@ def _evaluate_all(
     limits: Tensor,
     num_classes: int,
 ) -> Dict[str, Any]:
-    """{"easy_share": ..., "rows": {"0": {"all": {"AP": ...}, ...}, ..., "1~2": ..., "0~2": ...}} of one test set."""
+    """{"easy_share": ..., "rows": {"0": {"all": {"AP": ...}, ...}, ..., "1~2": ..., "0~2": ...}} of
+    one test set.
+    """
     with quiet_evaluation():
         records = DatasetCatalog.get(name)
     stores = [predict(cfg, phase.weights, records, cache) for phase in phases]
@@ -104,7 +108,9 @@ def _evaluate_all(
 
 
 def _fused(stores: Sequence[PredictionStore], iou: float) -> Iterator[Optional[Instances]]:
-    """Each rank's share of the images, None for others' and unreadable ones; one model alone stays as it is."""
+    """Each rank's share of the images, None for others' and unreadable ones; one model alone stays
+    as it is.
+    """
     for index, rows in enumerate(zip(*stores)):
         own = index % comm.get_world_size() == comm.get_rank()
         found = [row.found for row in rows if row.found is not None]
@@ -122,7 +128,9 @@ def _evaluate(
     easy: Tensor,
     folder: str,
 ) -> Dict[str, Dict[str, float]]:
-    """Metrics on all, easy and difficult images; the latter two with COCO's evaluator only, which takes image lists."""
+    """Metrics on all, easy and difficult images; the latter two with COCO's evaluator only, which
+    takes image lists.
+    """
     results: Dict[str, Dict[str, float]] = {}
     for subset in SUBSETS:
         with quiet_evaluation():
@@ -172,9 +180,11 @@ def _label_quality(
     limits: Sequence[Tensor],
     classes: Sequence[str],
 ) -> List[Dict[str, Any]]:
-    """Of each phase's pseudo-labels: certainty histograms and, where there is a truth, precision and recall.
+    """Of each phase's pseudo-labels: certainty histograms and, where there is a truth, precision
+    and recall.
 
-    Easy images are those of the first phase's labels, in all phases, so that phases are compared on the same images.
+    Easy images are those of the first phase's labels, in all phases, so that phases are compared on
+    the same images.
     """
     truth = HiddenTruth(cfg.DATASETS.UNLABELED, classes)
     known = [truth(record) for record in records]
@@ -241,7 +251,9 @@ def _row_name(label: str) -> str:
 
 
 def format_markdown(tests: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table a test set, as Table 5: a row a model or ensemble, AP and AP50 on all, easy and difficult images."""
+    """A table a test set, as Table 5: a row a model or ensemble, AP and AP50 on all, easy and
+    difficult images.
+    """
     parts = []
     for name, test in tests.items():
         known = [subsets.get("all", {}) for subsets in test["rows"].values()]

@@ -37,7 +37,8 @@ def line_chart(
     """A chart over steps; empty where no line has a point.
 
     Args:
-        low, high: ends of the y axis that do not follow the data. marks: (step, label) of vertical lines.
+        low, high: ends of the y axis that do not follow the data. marks: (step, label) of vertical
+            lines.
         with_legend: False where one legend serves several charts.
     """
     lines = [Line(x.label, thin_out(x.points), x.colour, x.dashed) for x in lines if x.points]

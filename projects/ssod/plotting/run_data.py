@@ -1,6 +1,7 @@
 """What a run has left in its OUTPUT_DIR, read without loading a model.
 
-Every file may be missing, half-written or from before a resume: the run may be going on while we look.
+Every file may be missing, half-written or from before a resume: the run may be going on while we
+look.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ class RunData:
 
     @property
     def state(self) -> str:
-        """ "finished", "running" or "stopped"; the last also for a run that waits longer than any step takes."""
+        """ "finished", "running" or "stopped"; the last also for a run that waits longer than any
+        step takes.
+        """
         if self.steps_total and self.steps_done >= self.steps_total:
             done = self.results is not None or not self.get("DATASETS.TEST")
             if done and os.path.exists(os.path.join(self.folder, "teacher_final.pth")):
@@ -145,7 +148,9 @@ class RunData:
 
     @property
     def skipped_files(self) -> Dict[str, str]:
-        """Image files that could not be read, with the reason: of the log, and of what evaluation left out."""
+        """Image files that could not be read, with the reason: of the log, and of what evaluation
+        left out.
+        """
         found = (_SKIPPED.match(text) for _, _, _, text in self.log)
         logged = {match.group(1): match.group(2) for match in found if match}
         listed = _read_json(os.path.join(self.folder, "skipped_images.json"))
@@ -158,7 +163,9 @@ class RunData:
         return listed if isinstance(listed, dict) else {}
 
     def measured_ap(self) -> Dict[Tuple[str, str], Dict[str, float]]:
-        """The teacher's metrics by (dataset, how measured): of the run's result at the end, or of the last evaluation."""
+        """The teacher's metrics by (dataset, how measured): of the run's result at the end, or of
+        the last evaluation.
+        """
         best = (self.results or {}).get("teacher_best", {})
         tests = {
             (name, _result_name(best)): tasks["bbox"]
@@ -253,7 +260,10 @@ def _read_config(path: str) -> Dict[str, Any]:
 
 
 def read_metrics(path: str) -> Dict[int, Dict[str, float]]:
-    """iteration -> values. Lines of the same iteration are merged, later ones win; a half-written line is left out."""
+    """iteration -> values.
+
+    Lines of the same iteration are merged, later ones win; a half-written line is left out.
+    """
     merged: Dict[int, Dict[str, float]] = {}
     if not os.path.exists(path):
         return merged

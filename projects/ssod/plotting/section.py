@@ -17,7 +17,8 @@ class Section:
     """Part of the page.
 
     Attributes:
-        title: plain text. html: everything below the title; use this module's and `ssod.plotting.charts`' functions.
+        title: plain text. html: everything below the title; use this module's and
+            `ssod.plotting.charts`' functions.
     """
 
     title: str

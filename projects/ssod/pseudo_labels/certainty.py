@@ -13,7 +13,8 @@ def image_certainty(scores: Tensor) -> float:
         scores: (M,) of one image.
 
     Returns:
-        0.0 for no pseudo-label: nothing is known about such an image, so it is the least certain of all.
+        0.0 for no pseudo-label: nothing is known about such an image, so it is the least certain of
+        all.
     """
     return float(scores.double().mean()) if len(scores) else 0.0
 

@@ -1,6 +1,7 @@
 """Several detectors that vote through weighted boxes fusion (Solovyev et al., 2021).
 
-Shapes: M predictions of one detector on one image; boxes are XYXY in absolute pixels of the image file.
+Shapes: M predictions of one detector on one image; boxes are XYXY in absolute pixels of the image
+file.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ssod.errors import UserError
 
 
 def check_fusion() -> None:
-    """Raises `UserError` where the package is missing; commands that need it hours later ask at their start."""
+    """Raises `UserError` where the package is missing; commands that need it hours later ask at
+    their start.
+    """
     if find_spec("ensemble_boxes") is None:
         raise UserError("Ensembles need the package ensemble-boxes: pip install ensemble-boxes.")
 
@@ -28,11 +31,12 @@ def check_fusion() -> None:
 def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> Instances:
     """Fuses the detections of several models on one image.
 
-    Boxes of a class that overlap become their score-weighted mean; the score is the mean, times the share of models that
-    found the object.
+    Boxes of a class that overlap become their score-weighted mean; the score is the mean, times the
+    share of models that found the object.
 
     Args:
-        predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, all of the same image size.
+        predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, all of the same
+            image size.
         iou_threshold: from which boxes of a class count as the same object.
 
     Returns:
@@ -94,7 +98,8 @@ def load_ensemble(cfg: CfgNode, weights: Sequence[str]) -> EnsembleModel:
 
 
 class EnsemblePredictor:
-    """Detectron2's `DefaultPredictor` for several models: `EnsemblePredictor(cfg, weights)(image)["instances"]`.
+    """Detectron2's `DefaultPredictor` for several models: `EnsemblePredictor(cfg,
+    weights)(image)["instances"]`.
 
     Args:
         cfg: of all the models. weights: files of weights; `MODEL.WEIGHTS` is not looked at.

@@ -17,11 +17,13 @@ def intersect_pseudo_labels(
 ) -> Instances:
     """Keeps the newest model's labels that every other model confirms by a box of the same class.
 
-    The paper does not say how boxes of different models are intersected. We take the newest model's box, and as its
-    score the mean of its own and of each other model's best match, which is the box of the class that it overlaps most.
+    The paper does not say how boxes of different models are intersected. We take the newest model's
+    box, and as its score the mean of its own and of each other model's best match, which is the box
+    of the class that it overlaps most.
 
     Args:
-        predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, oldest first, at least one.
+        predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, oldest first, at
+            least one.
         iou_threshold: a match overlaps by at least this.
 
     Returns:

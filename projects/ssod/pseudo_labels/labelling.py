@@ -1,7 +1,7 @@
 """From the predictions of one or several detectors to a file of pseudo-labels.
 
-Shapes: K classes, M labels of one image; boxes are XYXY in absolute pixels of the image file. Of the images only one shard
-of each detector is in memory at a time.
+Shapes: K classes, M labels of one image; boxes are XYXY in absolute pixels of the image file. Of
+the images only one shard of each detector is in memory at a time.
 """
 
 from __future__ import annotations
@@ -44,18 +44,21 @@ def label_images(
     share: Share = Share(),
     keep_empty: bool = True,
 ) -> None:
-    """Labels `DATASETS.UNLABELED` with detectors and writes a COCO-format JSON with scores. Called on all ranks.
+    """Labels `DATASETS.UNLABELED` with detectors and writes a COCO-format JSON with scores.
 
-    Where there are several detectors, the labels are those that all agree on (`intersect_pseudo_labels`).
+    Called on all ranks.
+
+    Where there are several detectors, the labels are those that all agree on
+    (`intersect_pseudo_labels`).
 
     Args:
         weights: of the detectors, oldest first. output: the file. cache: see `predict`.
-        threshold: on the score, for all classes; None: per detector and class, so that the number of labels of the
-            class per image is the labelled set's.
+        threshold: on the score, for all classes; None: per detector and class, so that the number
+            of labels of the class per image is the labelled set's.
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
         share: of several jobs that predict; unless it is everything, no file is written.
-        keep_empty: images without any label go into it too, as images without objects. Else they are left out: what no
-            model finds, or models disagree on, may well be there.
+        keep_empty: images without any label go into it too, as images without objects. Else they
+            are left out: what no model finds, or models disagree on, may well be there.
 
     Raises:
         UserError: nothing would be left.
@@ -118,7 +121,9 @@ def agreed_labels(
 
 
 def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
-    """(N,) certainty of the images, -1 of those that cannot be read, and (N,) number of their labels."""
+    """(N,) certainty of the images, -1 of those that cannot be read, and (N,) number of their
+    labels.
+    """
     certainty, counts = [], []
     for row in rows:
         certainty.append(-1.0 if row.found is None else image_certainty(row.found.scores))
@@ -129,7 +134,9 @@ def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
 def label_thresholds(
     cfg: CfgNode, store: PredictionStore, num_classes: int, threshold: Optional[float]
 ) -> Tensor:
-    """(K,) float64: `threshold` for all classes; None: matched to the labelled set (`matched_thresholds`)."""
+    """(K,) float64: `threshold` for all classes; None: matched to the labelled set
+    (`matched_thresholds`).
+    """
     if threshold is not None:
         return torch.full((num_classes,), threshold, dtype=torch.float64)
     histogram, images = ScoreHistogram(num_classes), 0
@@ -156,8 +163,8 @@ def write_labels(
     """Writes the file, image by image; it appears as a whole.
 
     Args:
-        labels: one entry a record. kept: (N,) bool, the images that go into the file. info: goes into the file, with the
-            images that could not be read.
+        labels: one entry a record. kept: (N,) bool, the images that go into the file. info: goes
+            into the file, with the images that could not be read.
     """
     ids = _image_ids(records)
     skipped: List[Tuple[str, str]] = []

@@ -1,6 +1,7 @@
 """Raw predictions of one detector on many images, in shard files that survive a killed process.
 
-Shapes: n images of a shard, S predictions of all of them; boxes are XYXY in absolute pixels of the image file.
+Shapes: n images of a shard, S predictions of all of them; boxes are XYXY in absolute pixels of the
+image file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ SHARD_SIZE = 500  # images
 
 
 class Prediction(NamedTuple):
-    """`found`: pred_boxes, scores, pred_classes in pixels of the file, on the CPU; None where it cannot be read (`problem`)."""
+    """`found`: pred_boxes, scores, pred_classes in pixels of the file, on the CPU; None where it
+    cannot be read (`problem`).
+    """
 
     found: Optional[Instances]
     problem: str = ""
@@ -112,22 +115,27 @@ def predict(
     tta: bool = False,
     share: Share = Share(),
 ) -> PredictionStore:
-    """Runs a detector on images, shared out among the ranks by shards; finished shards are not done again.
+    """Runs a detector on images, shared out among the ranks by shards; finished shards are not done
+    again.
 
     Called on all ranks, which must see the same `cache`.
 
     Args:
-        weights: a weights file, a finished run's folder, or a full checkpoint, of which the teacher predicts.
-        records: with "file_name". cache: folder of all detectors' predictions; each has its own folder in it, named by a
-            digest of the weights, the model, the test sizes and the images.
-        tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data distillation").
+        weights: a weights file, a finished run's folder, or a full checkpoint, of which the teacher
+            predicts.
+        records: with "file_name". cache: folder of all detectors' predictions; each has its own
+            folder in it, named by a digest of the weights, the model, the test sizes and the
+            images.
+        tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data
+            distillation").
         share: only these shards are done; the store may then be incomplete.
     """
     folder = ""
     if comm.is_main_process():
         folder = os.path.join(cache, _digest(cfg, weights, records, tta))
     store = PredictionStore(comm.all_gather(folder)[0], len(records))
-    # All ranks must agree on what is missing, so that nobody's first result changes another's share.
+    # All ranks must agree on what is missing, so that nobody's first result changes another's
+    # share.
     todo = share.of(comm.all_gather(store.missing())[0])
     mine = todo[comm.get_rank() :: comm.get_world_size()]
     if mine:
@@ -181,7 +189,9 @@ def _predict_shards(
 
 
 def _above(found: Instances, threshold: float, tta: bool) -> Instances:
-    """The three fields, without what test-time augmentation keeps below the model's own threshold."""
+    """The three fields, without what test-time augmentation keeps below the model's own
+    threshold.
+    """
     plain = Instances(found.image_size)
     plain.pred_boxes, plain.scores = found.pred_boxes, found.scores
     plain.pred_classes = found.pred_classes

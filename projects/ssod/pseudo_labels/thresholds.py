@@ -1,6 +1,7 @@
 """Score thresholds per category that give the pseudo-labels the labelled set's class frequencies.
 
-Shapes: K classes, M predictions, B histogram bins over scores 0..1. Memory does not grow with the number of predictions.
+Shapes: K classes, M predictions, B histogram bins over scores 0..1. Memory does not grow with the
+number of predictions.
 """
 
 from __future__ import annotations
@@ -29,17 +30,20 @@ class ScoreHistogram:
 
 
 def matched_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
-    """The thresholds at which each class keeps as many predictions as wanted, or as nearly as possible.
+    """The thresholds at which each class keeps as many predictions as wanted, or as nearly as
+    possible.
 
-    As in data distillation (Radosavovic et al., CVPR 2018): the number of pseudo-boxes of a class per image is that of the
-    labelled set.
+    As in data distillation (Radosavovic et al., CVPR 2018): the number of pseudo-boxes of a class
+    per image is that of the labelled set.
 
     Args:
-        histogram: (K, B) counts of `ScoreHistogram`. wanted: (K,) predictions to keep of each class.
+        histogram: (K, B) counts of `ScoreHistogram`. wanted: (K,) predictions to keep of each
+            class.
 
     Returns:
-        (K,) float64; predictions with `score >= threshold` are kept. Of equally good ones the highest: it keeps the surer
-        predictions. Infinity where keeping nothing is nearest to what is wanted.
+        (K,) float64; predictions with `score >= threshold` are kept. Of equally good ones the
+        highest: it keeps the surer predictions. Infinity where keeping nothing is nearest to what
+        is wanted.
     """
     bins = histogram.shape[1]
     # kept[:, b]: with the threshold at the lower edge of bin b; b = B keeps nothing.

@@ -1,11 +1,13 @@
 """The positive-unlabelled classifier: a detector's backbone and one linear unit.
 
 Shapes: n images, (n, 3, S, S).
-The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to p6 of a pyramid). The mean of
-the coarsest stage alone, as in image classification, hardly tells whether there is an object: small ones vanish in it.
+The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to
+p6 of a pyramid). The mean of the coarsest stage alone, as in image classification, hardly tells
+whether there is an object: small ones vanish in it.
 
-These numbers are standardised. Where the prior is below 1/2, the risk first pushes all logits down together; with numbers that
-have a common mean (maxima do), that takes a few steps, and the sigmoid loss, flat by then, never lets them return.
+These numbers are standardised. Where the prior is below 1/2, the risk first pushes all logits down
+together; with numbers that have a common mean (maxima do), that takes a few steps, and the sigmoid
+loss, flat by then, never lets them return.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class PUClassifier(nn.Module):
 
 
 def build_classifier(cfg: CfgNode) -> PUClassifier:
-    """From the config's detector with `MODEL.WEIGHTS`: a detector that training wrote, or a published backbone."""
+    """From the config's detector with `MODEL.WEIGHTS`: a detector that training wrote, or a
+    published backbone.
+    """
     path = cfg.MODEL.WEIGHTS
     if not path:
         logger.warning(

@@ -20,7 +20,9 @@ _PER_KIND = 24
 
 
 def text_histogram(values: np.ndarray, threshold: float, bins: int = 12, width: int = 40) -> str:
-    """A histogram of the finite scores as lines of text; bins that lie above the threshold are marked."""
+    """A histogram of the finite scores as lines of text; bins that lie above the threshold are
+    marked.
+    """
     counts, edges = np.histogram(values[np.isfinite(values)], bins=bins)
     most = max(1, int(counts.max()))
     lines = []
@@ -73,7 +75,9 @@ def draw_sheet(
     kept: np.ndarray,
     values: Optional[np.ndarray],
 ) -> str:
-    """Writes a PNG with kept images above dropped ones, spread evenly over the scores (or over the folder)."""
+    """Writes a PNG with kept images above dropped ones, spread evenly over the scores (or over the
+    folder).
+    """
     cells: List[List[Panel]] = []
     for name, mask in (("kept", kept), ("dropped", ~kept)):
         chosen = np.flatnonzero(mask)

@@ -15,7 +15,8 @@ NAMES, ENDS = "wild_files.txt", "wild_ends.npy"
 
 
 def walk_images(folder: str) -> Iterator[str]:
-    """Image files below a folder, relative to it with "/", without hidden ones; directory by directory, sorted in each.
+    """Image files below a folder, relative to it with "/", without hidden ones; directory by
+    directory, sorted in each.
 
     At no time more than one directory's names are in memory.
     """

@@ -36,7 +36,8 @@ class Request:
 @dataclass
 class ImageBatch:
     """Attributes:
-    images: (n, 3, S, S) that could be read. indices: of these. sizes: (height, width) of their files. skipped: (index, reason).
+    images: (n, 3, S, S) that could be read. indices: of these. sizes: (height, width) of their
+    files. skipped: (index, reason).
     """
 
     images: Tensor
@@ -48,12 +49,14 @@ class ImageBatch:
 class ImageReader(Dataset):
     """Reads what a `Request` asks for.
 
-    Every image is resized to a square, whatever its shape, so that there is no padding to tell the two sets apart by.
+    Every image is resized to a square, whatever its shape, so that there is no padding to tell the
+    two sets apart by.
 
     Args:
         paths: of the files, by index. folder: in front of each. size: S.
         flip: augmented images are mirrored half of the time.
-        replace: a file that cannot be read gives its place to the next one (100 times at most); else it is left out.
+        replace: a file that cannot be read gives its place to the next one (100 times at most);
+            else it is left out.
     """
 
     def __init__(
@@ -96,7 +99,9 @@ class ImageReader(Dataset):
         return batch
 
     def _augment(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Few labelled images are seen again and again; in colours of their own they could be learnt by heart."""
+        """Few labelled images are seen again and again; in colours of their own they could be
+        learnt by heart.
+        """
         image = color_jitter(image, rng)
         return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
 
@@ -116,7 +121,9 @@ def _as_is(value: Any) -> Any:
 
 
 def load_batches(reader: Dataset, requests: Any, workers: int) -> DataLoader:
-    """The reader's answers to requests (sized and iterable), in order, read ahead by `workers` processes."""
+    """The reader's answers to requests (sized and iterable), in order, read ahead by `workers`
+    processes.
+    """
     return DataLoader(
         reader,
         batch_size=None,

@@ -101,7 +101,9 @@ def _options(args: argparse.Namespace, cfg: CfgNode) -> TrainingOptions:
 
 
 def _claim(args: argparse.Namespace, cfg: CfgNode, options: Optional[TrainingOptions]) -> None:
-    """Notes what the files in the output folder come from, and refuses to mix them with another run's."""
+    """Notes what the files in the output folder come from, and refuses to mix them with another
+    run's.
+    """
     wanted: Dict[str, Any] = {"wild": os.path.abspath(args.wild), "random": args.random}
     if options is not None:
         wanted.update(asdict(options), size=args.size)

@@ -1,4 +1,6 @@
-"""Scoring a folder in shards: each is a file that is complete or not there, so that a killed run goes on where it was."""
+"""Scoring a folder in shards: each is a file that is complete or not there, so that a killed run
+goes on where it was.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Scores:
     """What is known of every wild image, by index.
 
     Attributes:
-        values: float32 (n,), NaN for files that could not be read. sizes: int32 (n, 2) height and width, 0 for these.
+        values: float32 (n,), NaN for files that could not be read. sizes: int32 (n, 2) height and
+            width, 0 for these.
         skipped: file -> reason.
     """
 

@@ -38,7 +38,8 @@ def random_choice(
     """`keep` images with readable headers, every set of that size equally likely.
 
     Returns:
-        bool (n,); int32 (n, 2) sizes of the chosen; file -> reason of those that were drawn and cannot be read.
+        bool (n,); int32 (n, 2) sizes of the chosen; file -> reason of those that were drawn and
+        cannot be read.
     """
     mask = np.zeros(len(paths), dtype=bool)
     sizes = np.zeros((len(paths), 2), dtype=np.int32)
@@ -58,11 +59,12 @@ def random_choice(
 
 
 def read_positives(path: str, paths: Sequence[str]) -> np.ndarray:
-    """int8 (n,): 1 for wild images that are positive in truth, 0 for others, -1 for those that the file does not name.
+    """int8 (n,): 1 for wild images that are positive in truth, 0 for others, -1 for those that the
+    file does not name.
 
     Args:
-        path: a COCO file, in which images with annotations are positive; or a CSV with the columns file_name and
-            positive (0 or 1). File names are relative to the wild folder.
+        path: a COCO file, in which images with annotations are positive; or a CSV with the columns
+            file_name and positive (0 or 1). File names are relative to the wild folder.
     """
     known: Dict[str, int] = {}
     if path.lower().endswith(".csv"):
@@ -93,8 +95,8 @@ class Quality:
     """How good a choice is, over the images whose truth is known.
 
     Attributes:
-        precision, recall: of the chosen images. true_prior: the positives' share of the pool. auc: the chance that a
-            positive scores higher than a negative; NaN without scores.
+        precision, recall: of the chosen images. true_prior: the positives' share of the pool. auc:
+            the chance that a positive scores higher than a negative; NaN without scores.
     """
 
     precision: float
@@ -145,7 +147,9 @@ def write_kept(
     sizes: np.ndarray,
     class_names: Sequence[str],
 ) -> str:
-    """The chosen images as a COCO file without annotations, which `SSOD.DATASETS` declares as an unlabelled set."""
+    """The chosen images as a COCO file without annotations, which `SSOD.DATASETS` declares as an
+    unlabelled set.
+    """
     images = []
     for index in np.flatnonzero(kept).tolist():
         height, width = (int(v) for v in sizes[index])
@@ -167,7 +171,9 @@ def write_scores(
     values: np.ndarray,
     positive: Optional[np.ndarray],
 ) -> str:
-    """A CSV with file_name, score (empty if unreadable), kept, and positive where the truth is known."""
+    """A CSV with file_name, score (empty if unreadable), kept, and positive where the truth is
+    known.
+    """
     path = os.path.join(output, SCORES)
 
     def write(raw: IO[bytes]) -> None:

@@ -1,7 +1,8 @@
 """Training the positive-unlabelled classifier (Algorithm 1, step 1).
 
-An epoch goes through the wild images once. Half of every batch is labelled, half wild: drawn in proportion, as Algorithm 1
-reads, a batch would hold a labelled image or two where few are labelled, and its risk would be noise.
+An epoch goes through the wild images once. Half of every batch is labelled, half wild: drawn in
+proportion, as Algorithm 1 reads, a batch would hold a labelled image or two where few are labelled,
+and its risk would be noise.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class TrainingOptions:
     """How to train; the defaults are the paper's where it says.
 
     Attributes:
-        prior: pi. epochs, lr: lr is divided by 10 after 60 % of the epochs. batch_size: over all ranks, both halves.
+        prior: pi. epochs, lr: lr is divided by 10 after 60 % of the epochs. batch_size: over all
+            ranks, both halves.
         ascent: (beta, gamma) of Kiryo's ascending step instead of the clamp.
     """
 
@@ -108,10 +110,12 @@ def train_classifier(
     options: TrainingOptions,
     output: str,
 ) -> Dict[str, Any]:
-    """Trains in place, from the checkpoint in `output` where there is one; all ranks leave with equal weights.
+    """Trains in place, from the checkpoint in `output` where there is one; all ranks leave with
+    equal weights.
 
     Returns:
-        "history": mean risk of each epoch; "skipped": labelled and wild files that could not be read, with the reason.
+        "history": mean risk of each epoch; "skipped": labelled and wild files that could not be
+            read, with the reason.
     """
     trained = [p for p in classifier.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
@@ -176,7 +180,10 @@ def _step(
     options: TrainingOptions,
     device: torch.device,
 ) -> Tensor:
-    """One optimiser step; returns the risk. On several ranks each has the risk of its own share of the batch."""
+    """One optimiser step; returns the risk.
+
+    On several ranks each has the risk of its own share of the batch.
+    """
     logits = module(torch.cat([positive, unknown]).to(device, non_blocking=True))
     of_positive, of_unknown = logits[: len(positive)], logits[len(positive) :]
     risk = nnpu_risk(of_positive, of_unknown, options.prior)

@@ -22,7 +22,9 @@ Counts = Dict[str, int]
 
 
 def data_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """A histogram for each choice of data among the runs; data that cannot be read here is left out."""
+    """A histogram for each choice of data among the runs; data that cannot be read here is left
+    out.
+    """
     charts = []
     for run in {_data_of(run): run for run in reversed(runs)}.values():
         try:
@@ -57,7 +59,8 @@ def _data_of(run: RunData) -> Tuple[str, ...]:
 
 
 def count_boxes(run: RunData) -> Tuple[Counts, Counts]:
-    """Boxes of each class on the labelled images, and on the unlabelled ones as far as a TRUTH is declared ({}: none is).
+    """Boxes of each class on the labelled images, and on the unlabelled ones as far as a TRUTH is
+    declared ({}: none is).
 
     Raises:
         UserError, OSError, KeyError: the files are not at hand.

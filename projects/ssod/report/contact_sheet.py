@@ -26,7 +26,8 @@ class Panel:
     """One image with boxes, not drawn yet.
 
     Attributes:
-        image: uint8 BGR (3, H, W). caption: goes below. boxes: (M, 4) pixels. classes, scores: (M,).
+        image: uint8 BGR (3, H, W). caption: goes below. boxes: (M, 4) pixels. classes, scores:
+            (M,).
         names: of the classes.
     """
 
@@ -39,7 +40,9 @@ class Panel:
 
 
 def draw_panel(panel: Panel, longest: int) -> np.ndarray:
-    """The panel's image with boxes, resized to `longest` pixels on its longer side before anything is drawn, and caption."""
+    """The panel's image with boxes, resized to `longest` pixels on its longer side before anything
+    is drawn, and caption.
+    """
     height, width = panel.image.shape[1:]
     scale = longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -59,13 +62,17 @@ def draw_panel(panel: Panel, longest: int) -> np.ndarray:
 
 
 def single_size(panel: Panel) -> int:
-    """The longer side, in pixels, at which a panel's text can be read in a file of its own; large images keep theirs."""
+    """The longer side, in pixels, at which a panel's text can be read in a file of its own; large
+    images keep theirs.
+    """
     height, width = panel.image.shape[1:]
     return max(height, width) * max(1, math.ceil(400 / max(1, min(height, width))))
 
 
 def captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image with a strip of text below, shortened from the left to fit: the end of a file name tells most."""
+    """The image with a strip of text below, shortened from the left to fit: the end of a file name
+    tells most.
+    """
     strip = np.full((_CAPTION_HEIGHT, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
     shown = text
     while len(shown) > 4 and _width_of(shown) > image.shape[1] - 6:

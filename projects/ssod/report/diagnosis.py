@@ -1,4 +1,6 @@
-"""The report's part about what errors of pseudo-labels cost, from the diagnosis.json of `ssod.tools.diagnose`."""
+"""The report's part about what errors of pseudo-labels cost, from the diagnosis.json of
+`ssod.tools.diagnose`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ FILE = "diagnosis.json"
 
 
 def diagnosis_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """AP of the rows, what each error costs and what unlabelled images bring, of every diagnosis that a run is part of."""
+    """AP of the rows, what each error costs and what unlabelled images bring, of every diagnosis
+    that a run is part of.
+    """
     parts: List[str] = []
     # OUTPUT/<row>/seed_<n>
     above = [os.path.dirname(os.path.dirname(os.path.abspath(run.folder))) for run in runs]

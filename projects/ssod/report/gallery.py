@@ -29,7 +29,9 @@ _ENLARGED = 400
 
 @dataclass
 class Boxes:
-    """Boxes of one image: XYXY in pixels of the file, class indices, and scores unless they are the truth."""
+    """Boxes of one image: XYXY in pixels of the file, class indices, and scores unless they are the
+    truth.
+    """
 
     boxes: List[List[float]]
     classes: List[int]
@@ -38,7 +40,9 @@ class Boxes:
 
 @dataclass
 class GalleryImage:
-    """One image with the labels of several sources, by the source's name; `truth` where it is known."""
+    """One image with the labels of several sources, by the source's name; `truth` where it is
+    known.
+    """
 
     file_name: str
     class_names: List[str]
@@ -101,7 +105,9 @@ def detection_images(
 
 
 def _detections(runs: Sequence[RunData]) -> List[Tuple[RunData, str, List[Dict[str, Any]]]]:
-    """(run, dataset, rows) of the runs that have detections: on a dataset that all of them have, if there is one."""
+    """(run, dataset, rows) of the runs that have detections: on a dataset that all of them have, if
+    there is one.
+    """
     found: List[Tuple[RunData, Dict[str, List[Dict[str, Any]]]]] = []
     for run in runs:
         rows = {}
@@ -126,7 +132,8 @@ def _detections(runs: Sequence[RunData]) -> List[Tuple[RunData, str, List[Dict[s
 
 def read_dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
     """Records and metadata of a dataset that a run's config names."""
-    # Only the declarations: a config that this version cannot load whole may still show its pictures.
+    # Only the declarations: a config that this version cannot load whole may still show its
+    # pictures.
     register_datasets(CfgNode({"SSOD": {"DATASETS": run.get("SSOD.DATASETS", {})}}))
     return DatasetCatalog.get(name), MetadataCatalog.get(name)
 

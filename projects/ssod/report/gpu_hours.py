@@ -6,9 +6,9 @@ from detectron2.config import CfgNode
 
 from ssod.methods import learns_from_unlabeled
 
-# ResNet depth -> GPU-seconds an image, forward and backward, and at inference: Detectron2's model zoo on V100s (Faster
-# R-CNN with FPN, 0.210 and 0.286 s for a step of 16 images on 8 GPUs; 0.038 and 0.051 s). It has no ResNet-18, counted as
-# ResNet-50.
+# ResNet depth -> GPU-seconds an image, forward and backward, and at inference: Detectron2's model
+# zoo on V100s (Faster R-CNN with FPN, 0.210 and 0.286 s for a step of 16 images on 8 GPUs; 0.038
+# and 0.051 s). It has no ResNet-18, counted as ResNet-50.
 _TRAIN = {18: 0.210 * 8 / 16, 50: 0.210 * 8 / 16, 101: 0.286 * 8 / 16}
 _INFERENCE = {18: 0.038, 50: 0.038, 101: 0.051}
 # These see unlabelled images at half size too.
@@ -16,13 +16,15 @@ _HALF_SIZE = ("PIM", "MLC", "PseCo")
 
 
 def gpu_hours(cfg: CfgNode, all_phases: bool = False) -> float:
-    """V100-hours of training: the images that a step shows to student and teacher, times the seconds of each.
+    """V100-hours of training: the images that a step shows to student and teacher, times the
+    seconds of each.
 
-    Left out: evaluation, labelling beforehand, and what a method computes beyond whole images. Mixed precision and newer
-    GPUs take a fraction of it.
+    Left out: evaluation, labelling beforehand, and what a method computes beyond whole images.
+    Mixed precision and newer GPUs take a fraction of it.
 
     Args:
-        all_phases: `ssod.tools.run_phases` trains a supervised model first, and one more in every phase.
+        all_phases: `ssod.tools.run_phases` trains a supervised model first, and one more in every
+            phase.
     """
     solver, ssod = cfg.SOLVER, cfg.SSOD
     train, inference = _TRAIN[cfg.MODEL.RESNETS.DEPTH], _INFERENCE[cfg.MODEL.RESNETS.DEPTH]

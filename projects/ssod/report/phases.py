@@ -1,4 +1,6 @@
-"""The report's part about multi-phase learning, from the phases.json that `ssod.tools.run_phases` writes at the end."""
+"""The report's part about multi-phase learning, from the phases.json that `ssod.tools.run_phases`
+writes at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _SUBSETS = ("all", "easy", "difficult")
 
 
 def phase_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """Each model and the ensembles (Table 5), the labels' quality by phase (Fig. 2) and the images' certainty."""
+    """Each model and the ensembles (Table 5), the labels' quality by phase (Fig. 2) and the images'
+    certainty.
+    """
     parts = []
     for folder in unique([os.path.dirname(os.path.abspath(run.folder)) for run in runs]):
         try:

@@ -1,4 +1,7 @@
-"""The sections of the report. Each takes the runs and returns None where they have nothing to show."""
+"""The sections of the report.
+
+Each takes the runs and returns None where they have nothing to show.
+"""
 
 from __future__ import annotations
 
@@ -212,7 +215,9 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
 
 
 def shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
-    """The classes that a bar chart has room for, from the boxes of each, and a remark if these are not all."""
+    """The classes that a bar chart has room for, from the boxes of each, and a remark if these are
+    not all.
+    """
     if len(truth) <= _MOST_CLASSES:
         return list(truth), ""
     ordered = sorted(truth, key=lambda name: -truth[name])

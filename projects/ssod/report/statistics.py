@@ -1,4 +1,7 @@
-"""The few statistics of a results table. All of them skip NaN, which is what Detectron2 reports where there is nothing to measure."""
+"""The few statistics of a results table.
+
+All of them skip NaN, which is what Detectron2 reports where there is nothing to measure.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def mean_and_deviation(values: Iterable[float]) -> Estimate:
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate:
-    """Mean of `values[seed] - baseline[seed]` over the seeds that both have; its spread is the standard error.
+    """Mean of `values[seed] - baseline[seed]` over the seeds that both have; its spread is the
+    standard error.
 
     Pairing takes out what a seed does to both runs alike, such as a lucky initialisation.
     """
@@ -47,7 +51,8 @@ def gap_closed(
 ) -> Optional[float]:
     """How much of the way from `baseline` to `upper` has been made, in percent.
 
-    None where one of the three is missing, or where `upper` is not above `baseline`, so that there is no gap.
+    None where one of the three is missing, or where `upper` is not above `baseline`, so that there
+    is no gap.
     """
     if value is None or baseline is None or upper is None or upper <= baseline:
         return None

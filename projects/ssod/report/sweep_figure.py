@@ -13,7 +13,9 @@ from ssod.report.tables import MAIN_METRIC, Layout, Line, runs_text, values_by_s
 
 
 def draw_sweep(tables: Mapping[str, Sequence[Line]], layout: Layout, file: IO[bytes]) -> None:
-    """Writes a PNG with one panel per dataset; dashed lines lead the eye from the baseline and the upper end."""
+    """Writes a PNG with one panel per dataset; dashed lines lead the eye from the baseline and the
+    upper end.
+    """
     rows = max((len(lines) for lines in tables.values()), default=0)
     # Not pyplot: no global state, and no display is looked for.
     figure = Figure(figsize=(8, (1.3 + 0.42 * rows) * max(1, len(tables))), layout="constrained")

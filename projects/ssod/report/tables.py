@@ -1,6 +1,7 @@
 """Results tables of configs x seeds, as Markdown and CSV.
 
-A table row is one config; its runs differ in the seed alone. Numbers are Detectron2's: AP in percent.
+A table row is one config; its runs differ in the seed alone. Numbers are Detectron2's: AP in
+percent.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _LONGEST_REASON = 160
 class Run:
     """One run. `state`: "done", "failed", "unfinished" or "not run"; `detail` says why or how far.
 
-    `metrics[dataset][metric]` and `steps` (of training, and of the best teacher) are there when it is done.
+    `metrics[dataset][metric]` and `steps` (of training, and of the best teacher) are there when it
+    is done.
     """
 
     seed: int
@@ -46,7 +48,8 @@ class Entry:
 class Layout:
     """What to show. `columns`: header to the metrics whose mean it shows (mostly one).
 
-    `baseline` and `upper` name entries; without `baseline` there is no difference, without both no gap.
+    `baseline` and `upper` name entries; without `baseline` there is no difference, without both no
+    gap.
     """
 
     columns: Mapping[str, Sequence[str]]
@@ -109,14 +112,18 @@ def runs_text(runs: Sequence[Run]) -> str:
 
 
 def unknown_metrics(entries: Sequence[Entry], layout: Layout) -> Tuple[List[str], List[str]]:
-    """Metrics of the layout that no finished run has, and those that there are; both empty without a finished run."""
+    """Metrics of the layout that no finished run has, and those that there are; both empty without
+    a finished run.
+    """
     there = {m for e in entries for r in e.runs for values in r.metrics.values() for m in values}
     asked = [metric for metrics in layout.columns.values() for metric in metrics]
     return [metric for metric in asked if there and metric not in there], sorted(there)
 
 
 def format_markdown(lines: Sequence[Line], layout: Layout) -> str:
-    """The table alone: `mean ± sample standard deviation (n)` per column; blank where there is nothing to show."""
+    """The table alone: `mean ± sample standard deviation (n)` per column; blank where there is
+    nothing to show.
+    """
     header = ["", "runs", *layout.columns]
     header += ["gap closed"] * bool(layout.baseline and layout.upper)
     header += [f"{MAIN_METRIC} − {layout.baseline}"] * bool(layout.baseline)

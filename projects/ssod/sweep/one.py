@@ -17,7 +17,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """A sweep that is killed outright must not leave training behind that its successor would run a second time."""
+    """A sweep that is killed outright must not leave training behind that its successor would run a
+    second time.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

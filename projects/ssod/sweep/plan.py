@@ -1,6 +1,7 @@
 """What a sweep is asked to do: rows (configs with overrides) x seeds, and the folder of each run.
 
-A row is written `[name=]file.yaml[,KEY=VALUE,...]`. Its run with seed 2 is `<output>/<name>/seed_2`.
+A row is written `[name=]file.yaml[,KEY=VALUE,...]`. Its run with seed 2 is
+`<output>/<name>/seed_2`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def parse_row(text: str) -> Row:
     """Reads `[name=]file.yaml[,KEY=VALUE,...]`; the name is the file's where none is given.
 
     Raises:
-        UserError: no file is named, the name cannot be a folder's, or an override is the sweep's own.
+        UserError: no file is named, the name cannot be a folder's, or an override is the sweep's
+            own.
     """
     head, *pairs = _OVERRIDES.split(text)
     name, equals, config = head.partition("=")
@@ -120,7 +122,8 @@ def check_plan(plan: Plan) -> None:
     """Everything that can be known to be wrong without a config.
 
     Raises:
-        UserError: names or seeds are given twice, an end of the gap is no row, or a column cannot be read.
+        UserError: names or seeds are given twice, an end of the gap is no row, or a column cannot
+            be read.
     """
     names = [row.name for row in plan.rows]
     for name in names:
@@ -153,8 +156,8 @@ def check_configs(plan: Plan) -> List[CfgNode]:
         One config per row, with the first seed.
 
     Raises:
-        UserError: a config cannot be loaded, rows are tested on different datasets or on none, or a run was made with
-            another configuration.
+        UserError: a config cannot be loaded, rows are tested on different datasets or on none, or a
+            run was made with another configuration.
     """
     first = [plan.config(row, plan.seeds[0]) for row in plan.rows]
     for row, cfg in zip(plan.rows, first):
@@ -180,8 +183,8 @@ def check_configs(plan: Plan) -> List[CfgNode]:
 def changed_since(cfg: CfgNode, folder: str) -> str:
     """Compares a config with the one that a run in `folder` wrote when it started.
 
-    A key that the run did not know yet counts with today's default: a new version may add keys without making old runs
-    worthless.
+    A key that the run did not know yet counts with today's default: a new version may add keys
+    without making old runs worthless.
 
     Returns:
         The first difference in words; empty without one, or without a run.

@@ -1,4 +1,6 @@
-"""What is known about a run from its folder, whether it is done, going on, failed or was never started."""
+"""What is known about a run from its folder, whether it is done, going on, failed or was never
+started.
+"""
 
 from __future__ import annotations
 

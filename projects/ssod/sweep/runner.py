@@ -1,4 +1,6 @@
-"""Runs the processes of a sweep: so many at a time, on which cores and GPU, and what became of each."""
+"""Runs the processes of a sweep: so many at a time, on which cores and GPU, and what became of
+each.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ _PATIENCE = 10.0  # seconds: for processes that were asked to end
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be made. `command` starts it; it writes into `folder`. `device`: its MODEL.DEVICE."""
+    """A run to be made.
+
+    `command` starts it; it writes into `folder`. `device`: its MODEL.DEVICE.
+    """
 
     name: str
     seed: int
@@ -57,7 +62,8 @@ def cores() -> int:
 def environment(slot: int, jobs: int, device: str, gpus: Sequence[str]) -> Dict[str, str]:
     """What a process in `slot` (of `jobs`) gets beside the environment of the sweep.
 
-    Several processes at a time share the cores, unless OMP_NUM_THREADS says otherwise; slots take turns on the GPUs.
+    Several processes at a time share the cores, unless OMP_NUM_THREADS says otherwise; slots take
+    turns on the GPUs.
     """
     extra: Dict[str, str] = {}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -69,7 +75,9 @@ def environment(slot: int, jobs: int, device: str, gpus: Sequence[str]) -> Dict[
 
 @contextmanager
 def locked(output: str, patience: float = _PATIENCE) -> Iterator[int]:
-    """Keeps a second sweep out of the folder. Runs inherit the lock, so that it lasts as long as any of them.
+    """Keeps a second sweep out of the folder.
+
+    Runs inherit the lock, so that it lasts as long as any of them.
 
     Yields:
         The file descriptor that runs must inherit.
@@ -124,10 +132,13 @@ def run_jobs(
     on_end: Callable[[Job, Optional[str]], None],
     on_tick: Callable[[List[Job]], None],
 ) -> None:
-    """Runs all jobs, `slots` at a time; returns when none is left. A job that fails leaves `failed.txt` in its folder.
+    """Runs all jobs, `slots` at a time; returns when none is left.
+
+    A job that fails leaves `failed.txt` in its folder.
 
     Args:
-        on_end: gets the job and why it failed (None: it did not). on_tick: gets the running jobs, twice a second.
+        on_end: gets the job and why it failed (None: it did not). on_tick: gets the running jobs,
+            twice a second.
 
     Raises:
         KeyboardInterrupt: passed on, after the running processes have been ended.
@@ -161,7 +172,8 @@ def _start(job: Job, extra: Dict[str, str], lock: int) -> "subprocess.Popen[byte
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from None
     with stderr:
-        # Its log is in log.txt. In a session of its own, Ctrl-C reaches the sweep alone, which then ends it in order.
+        # Its log is in log.txt. In a session of its own, Ctrl-C reaches the sweep alone, which then
+        # ends it in order.
         return subprocess.Popen(
             job.command,
             env={**os.environ, **extra},

@@ -1,6 +1,8 @@
-"""Times mutual-learning steps beside the least that they could cost; see docs/benchmark.md for what is in which number.
+"""Times mutual-learning steps beside the least that they could cost; see docs/benchmark.md for what
+is in which number.
 
-python -m ssod.tools.benchmark --config-file X.yaml [--compare OTHER.yaml] [--steps N] [--json] [KEY VALUE ...]
+python -m ssod.tools.benchmark --config-file X.yaml [--compare OTHER.yaml] [--steps N] [--json] [KEY
+    VALUE ...]
 """
 
 from __future__ import annotations

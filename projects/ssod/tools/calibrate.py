@@ -1,12 +1,15 @@
-"""Evaluates a detector with scores that an ImageNet backbone has calibrated (DeFRCN's prototypical calibration block).
+"""Evaluates a detector with scores that an ImageNet backbone has calibrated (DeFRCN's prototypical
+calibration block).
 
-python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml --weights output/ci_ssod/defrcn_split1 \\
+python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml --weights \\
+    output/ci_ssod/defrcn_split1 \\
     --imagenet-config configs/ci_ssod/defrcn_base_split1.yaml [--num-gpus N] [KEY VALUE ...]
 
-Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an ImageNet backbone. The
-score of a detection of such a class becomes ALPHA * score + (1 - ALPHA) * cosine to the prototype. The backbone is that of
---imagenet-config with its MODEL.WEIGHTS, or its timm weights: any config whose training starts from ImageNet. Its own
-detector plays no part. Results go to OUTPUT_DIR/calibrated.json, without and with calibration.
+Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an
+ImageNet backbone. The score of a detection of such a class becomes ALPHA * score + (1 - ALPHA) *
+cosine to the prototype. The backbone is that of --imagenet-config with its MODEL.WEIGHTS, or its
+timm weights: any config whose training starts from ImageNet. Its own detector plays no part.
+Results go to OUTPUT_DIR/calibrated.json, without and with calibration.
 """
 
 from __future__ import annotations
@@ -76,7 +79,9 @@ def work(args: argparse.Namespace) -> None:
 
 
 def minority_classes(cfg: Any, classes: List[str]) -> Any:
-    """(K,) bool: the classes whose scores are calibrated, from the labelled set that GROUPS of the test set names."""
+    """(K,) bool: the classes whose scores are calibrated, from the labelled set that GROUPS of the
+    test set names.
+    """
     import torch
 
     from ssod.evaluation.groups import read_groups

@@ -1,8 +1,8 @@
 """python -m ssod.tools.config_table [--output docs/configs.md]
 
-The page that lists every config beside its published and its measured results. A config states what was published in one
-line of its header, `# Published: VALUES (SOURCE)`; what was measured stands in the tables of `docs/results`. The line below it,
-the GPU-hours to expect, is written here too.
+The page that lists every config beside its published and its measured results. A config states what
+was published in one line of its header, `# Published: VALUES (SOURCE)`; what was measured stands in
+the tables of `docs/results`. The line below it, the GPU-hours to expect, is written here too.
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def expected_hours(path: Path, cfg: CfgNode) -> str:
 
 
 def write_header(path: Path, hours: str) -> str:
-    """The config's text with its line about GPU-hours below the launch command and what was published."""
+    """The config's text with its line about GPU-hours below the launch command and what was
+    published.
+    """
     lines = [line for line in path.read_text().splitlines() if not line.startswith("# GPU-hours")]
     place = 2 if lines[1:2] and lines[1].startswith("# Published") else 1
     lines.insert(place, f"# GPU-hours: about {hours} (V100, estimated)")
@@ -144,7 +146,9 @@ def read_hours(path: Path) -> str:
 
 
 def read_measured(results: Path) -> Dict[str, List[str]]:
-    """Config -> what was measured with it: sweeps' `table.csv` and run_phases' `summary.csv` below a folder."""
+    """Config -> what was measured with it: sweeps' `table.csv` and run_phases' `summary.csv` below
+    a folder.
+    """
     found: Dict[str, List[str]] = {}
     for table in sorted(results.rglob("table.csv")):
         page = _page(results, table)

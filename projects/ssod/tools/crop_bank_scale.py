@@ -1,6 +1,8 @@
-"""Measures the CropBank at scale: start-up, refresh, sampling, and the memory of the loader's workers.
+"""Measures the CropBank at scale: start-up, refresh, sampling, and the memory of the loader's
+workers.
 
-python -m ssod.tools.crop_bank_scale [--instances N] [--images N] [--labeled N] [--classes N] [--workers N] [--json]
+python -m ssod.tools.crop_bank_scale [--instances N] [--images N] [--labeled N] [--classes N]
+    [--workers N] [--json]
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def measure(
     """Times in seconds, sizes in bytes.
 
     Args:
-        instances: in the pseudo bank, over `images` unlabelled images. labeled: instances in the labelled bank.
+        instances: in the pseudo bank, over `images` unlabelled images. labeled: instances in the
+            labelled bank.
         workers: forked processes that draw at the same time. folder: for snapshots.
     """
     rng = np.random.default_rng(0)

@@ -1,6 +1,8 @@
-"""Trains the best recipe on digit scenes: 100 labels and 1,900 unlabelled images, beside the same recipe without these.
+"""Trains the best recipe on digit scenes: 100 labels and 1,900 unlabelled images, beside the same
+recipe without these.
 
-python -m ssod.tools.demo [--output DIR] [KEY VALUE ...]      (from the repository's root; `make demo` does it all)
+python -m ssod.tools.demo [--output DIR] [KEY VALUE ...]      (from the repository's root; `make
+    demo` does it all)
 
 The demo can be stopped and started again; it goes on where it was.
 """
@@ -38,7 +40,8 @@ STEPS, BURN_IN, EVAL_PERIOD = 600, 400, 300
 
 
 def train(runs: Dict[str, Tuple[str, List[str]]], output: str) -> None:
-    """Runs, or resumes, trainings side by side with a line of each per minute; finished ones are kept.
+    """Runs, or resumes, trainings side by side with a line of each per minute; finished ones are
+    kept.
 
     Args:
         runs: by name, which is the folder in `output`: config file and overrides.

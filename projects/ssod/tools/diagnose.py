@@ -1,8 +1,11 @@
-"""What limits learning from unlabelled images: runs that repair the pseudo-labels by the truth, and what each repair brings.
+"""What limits learning from unlabelled images: runs that repair the pseudo-labels by the truth, and
+what each repair brings.
 
-python -m ssod.tools.diagnose --config-file configs/digit_scenes/best.yaml --seeds 1 --output output/diagnose [--jobs N] [KEY VALUE ...]
+python -m ssod.tools.diagnose --config-file configs/digit_scenes/best.yaml --seeds 1 --output
+    output/diagnose [--jobs N] [KEY VALUE ...]
 
-For any config whose unlabelled sets declare TRUTH. All rows but the last continue one burn-in a seed:
+For any config whose unlabelled sets declare TRUTH. All rows but the last continue one burn-in a
+seed:
 
   no_unlabeled      the same recipe without unlabelled images
   as_it_is          the recipe
@@ -12,10 +15,12 @@ For any config whose unlabelled sets declare TRUTH. All rows but the last contin
   true_labels       true labels in place of the teacher's
   all_labels        no unlabelled images, all of them labelled, from the first step
 
---rows runs some of them. The same command continues a diagnosis that was stopped. OUTPUT then holds diagnosis.md, table.csv,
-runs.csv, figure.png and diagnosis.json, which the report of its runs shows.
+--rows runs some of them. The same command continues a diagnosis that was stopped. OUTPUT then holds
+diagnosis.md, table.csv, runs.csv, figure.png and diagnosis.json, which the report of its runs
+shows.
 
-The rows read the labels of "unlabelled" images: their numbers explain a recipe, they are no results of it.
+The rows read the labels of "unlabelled" images: their numbers explain a recipe, they are no results
+of it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Evaluates several detectors of one config together, fused by weighted boxes fusion, on DATASETS.TEST.
+"""Evaluates several detectors of one config together, fused by weighted boxes fusion, on
+DATASETS.TEST.
 
 python -m ssod.tools.ensemble --config-file X.yaml --weights A.pth B.pth [...] [--num-gpus N]
 

@@ -1,6 +1,7 @@
 """Turns a training result into a plain Detectron2 model: config, weights and class names.
 
-Nothing of this project is in it, except for a backbone of this project and a user's own parts, which must be imported first.
+Nothing of this project is in it, except for a backbone of this project and a user's own parts,
+which must be imported first.
 
 python -m ssod.tools.export --config-file X.yaml --weights OUTPUT_DIR --output DIR
 """
@@ -59,7 +60,8 @@ def export(
 
     Args:
         cfg: the training config. weights: a weights file or a full training checkpoint.
-        model: "teacher" (default) or "student" of a full checkpoint; must be None for a weights file.
+        model: "teacher" (default) or "student" of a full checkpoint; must be None for a weights
+            file.
 
     Returns:
         The three paths, absolute.
@@ -74,7 +76,8 @@ def export(
     plain = plain_config(cfg)
     state = detector_state(SSODCheckpointer(nn.Identity()).load_file(weights), weights, model)
     _check_fits(plain, state, weights)
-    # Detectron2 looks relative paths up from the current folder, so that only an absolute one works from everywhere.
+    # Detectron2 looks relative paths up from the current folder, so that only an absolute one works
+    # from everywhere.
     plain.MODEL.WEIGHTS = weights_path
     write_atomically(weights_path, lambda file: torch.save({"model": state}, file))
     text = _header(plain, cfg) + plain.dump()
@@ -85,10 +88,11 @@ def export(
 
 
 def plain_config(cfg: CfgNode) -> CfgNode:
-    """The config reduced to the keys of `get_cfg()`, and those that parts which are not Detectron2's own read.
+    """The config reduced to the keys of `get_cfg()`, and those that parts which are not
+    Detectron2's own read.
 
-    These are the keys that a user's parts have added, `MODEL`'s keys of this project where a part of it is used, and
-    `SSOD.IMPORTS`. Nothing is left in it that would fetch weights.
+    These are the keys that a user's parts have added, `MODEL`'s keys of this project where a part
+    of it is used, and `SSOD.IMPORTS`. Nothing is left in it that would fetch weights.
     """
     plain = get_cfg()
     _copy_known(cfg, plain)
@@ -107,7 +111,9 @@ def plain_config(cfg: CfgNode) -> CfgNode:
 
 
 def modules_to_import(cfg: CfgNode) -> List[str]:
-    """What must be imported before the model can be built: the modules of the parts that are not Detectron2's own."""
+    """What must be imported before the model can be built: the modules of the parts that are not
+    Detectron2's own.
+    """
     found = list(cfg.SSOD.IMPORTS)
     for key, registry in _PARTS.items():
         name: Any = cfg.MODEL

@@ -1,28 +1,37 @@
-"""Divides a labelled dataset into a labelled and an unlabelled part: python -m ssod.tools.make_splits
+"""Divides a labelled dataset into a labelled and an unlabelled part: python -m
+ssod.tools.make_splits
 
-Writes <prefix>_<rule>_labeled.json and <prefix>_<rule>_unlabeled.json in COCO format, with a content hash that training
-checks. Declare them in SSOD.DATASETS (datasets/README.md); IMAGES stays the folder of the original images.
+Writes <prefix>_<rule>_labeled.json and <prefix>_<rule>_unlabeled.json in COCO format, with a
+content hash that training checks. Declare them in SSOD.DATASETS (datasets/README.md); IMAGES stays
+the folder of the original images.
 
 examples:
   # 1, 5 and 10 %, five folds each: splits/coco_1pct_fold0_labeled.json, ...
   python -m ssod.tools.make_splits --coco annotations/instances_train2017.json \\
       --percent 1 5 10 --folds 5 --prefix splits/coco
 
-  # from VOC layout, images drawn until every class has 10 boxes: splits/cells_10boxes_fold0_labeled.json
-  python -m ssod.tools.make_splits --voc cells --voc-split train --min-boxes-per-class 10 --prefix splits/cells
+  # from VOC layout, images drawn until every class has 10 boxes:
+  # splits/cells_10boxes_fold0_labeled.json
+  python -m ssod.tools.make_splits --voc cells --voc-split train --min-boxes-per-class 10 \\
+      --prefix splits/cells
 
-  # from YOLO, CVAT, LabelMe, Label Studio, CSV, COCO or VOC, whichever the path holds: splits/photos_10pct_fold0_labeled.json
+  # from YOLO, CVAT, LabelMe, Label Studio, CSV, COCO or VOC, whichever the path holds:
+  # splits/photos_10pct_fold0_labeled.json
   python -m ssod.tools.make_splits --data photos/data.yaml --percent 10 --prefix splits/photos
 
   # several files, each with its folder below IMAGES
-  python -m ssod.tools.make_splits --coco train2014.json=train2014 val2014.json=val2014 --percent 10 --prefix splits/coco14
+  python -m ssod.tools.make_splits --coco train2014.json=train2014 val2014.json=val2014 --percent \\
+      10 --prefix splits/coco14
 
-  # the COCO sub-task of CI-SSOD: 10 % of the images show majority classes only, a few have 10 boxes of each minority class
+  # the COCO sub-task of CI-SSOD: 10 % of the images show majority classes only, a few have 10 boxes
+  # of each minority class
   python -m ssod.tools.make_splits --coco annotations/instances_train2017.json --minority voc \\
       --percent 10 --min-boxes-per-class 10 --prefix splits/coco
 
-  # COCO in the classes of Objects365, and Objects365 images with 10 boxes of each class that COCO lacks
-  python -m ssod.tools.make_splits --coco objects365/train.json=objects365 --majority-from coco/train2017.json=coco/train2017 \\
+  # COCO in the classes of Objects365, and Objects365 images with 10 boxes of each class that COCO
+  # lacks
+  python -m ssod.tools.make_splits --coco objects365/train.json=objects365 --majority-from \\
+      coco/train2017.json=coco/train2017 \\
       --min-boxes-per-class 10 --prefix splits/objects365
 
   # 20 % of a folder, to be unlabelled: splits/imagenet_20pct_fold0_unlabeled.json
@@ -48,7 +57,9 @@ from ssod.own_data.options import add_dataset_options
 
 @dataclass
 class Source:
-    """The dataset to divide, as one COCO dict; `majority` has the images of --majority-from, `shared` their classes."""
+    """The dataset to divide, as one COCO dict; `majority` has the images of --majority-from,
+    `shared` their classes.
+    """
 
     coco: Dict[str, Any]
     majority: Set[Any] = field(default_factory=set)
@@ -57,7 +68,9 @@ class Source:
 
 @dataclass
 class Split:
-    """One draw: the ids of the labelled images, how they were drawn, and the dataset with the boxes that are kept."""
+    """One draw: the ids of the labelled images, how they were drawn, and the dataset with the boxes
+    that are kept.
+    """
 
     name: str
     labeled: Set[Any]
@@ -220,7 +233,9 @@ def _read_seed_file(args: argparse.Namespace, coco: Dict[str, Any]) -> Iterator[
 
 
 def format_table(coco: Dict[str, Any], splits: Sequence[Split]) -> str:
-    """Images and usable boxes of each class: one row a class, one column a split's labelled part."""
+    """Images and usable boxes of each class: one row a class, one column a split's labelled
+    part.
+    """
     from tabulate import tabulate
 
     from ssod.data.split_rules import usable_classes

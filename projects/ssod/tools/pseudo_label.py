@@ -1,9 +1,11 @@
 """Labels the unlabelled images once, with one or several trained detectors.
 
-python -m ssod.tools.pseudo_label --config-file X.yaml --weights W.pth [W2.pth ...] --output labels.json [--num-gpus N]
+python -m ssod.tools.pseudo_label --config-file X.yaml --weights W.pth [W2.pth ...] --output
+    labels.json [--num-gpus N]
 
-Writes a COCO-format JSON with scores, which `SSOD.PSEUDO_LABELS` trains on and Detectron2 reads as it is. Predictions are
-kept in OUTPUT.predictions, so that a killed command goes on where it stopped; the folder may be removed afterwards.
+Writes a COCO-format JSON with scores, which `SSOD.PSEUDO_LABELS` trains on and Detectron2 reads as
+it is. Predictions are kept in OUTPUT.predictions, so that a killed command goes on where it
+stopped; the folder may be removed afterwards.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch_from(main_func: Any, args: argparse.Namespace) -> None:
-    """Starts `main_func(args)` in the processes that the arguments of `add_launch_arguments` ask for."""
+    """Starts `main_func(args)` in the processes that the arguments of `add_launch_arguments` ask
+    for.
+    """
     launch(
         main_func,
         args.num_gpus,

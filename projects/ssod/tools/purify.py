@@ -1,6 +1,7 @@
 """Chooses, from a folder of unsorted images, those that show what the labelled images show (PUDet).
 
-python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --prior 0.1 --keep N --output DIR [KEY VALUE ...]
+python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --prior 0.1 --keep N --output DIR
+    [KEY VALUE ...]
 python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --random --keep N --output DIR
 """
 

@@ -1,9 +1,11 @@
 """Class-rebalancing self-training (CReST), one training run a generation.
 
-python -m ssod.tools.run_generations --config-file configs/digit_scenes/ci_ssod/crest.yaml [--num-gpus N] [GENERATIONS 3] [KEY VALUE ...]
+python -m ssod.tools.run_generations --config-file configs/digit_scenes/ci_ssod/crest.yaml
+    [--num-gpus N] [GENERATIONS 3] [KEY VALUE ...]
 
-GENERATIONS is short for SSOD.CREST.GENERATIONS. The same command again goes on where it was stopped. OUTPUT_DIR then holds
-generation_0, generation_1, ... (ordinary training runs) and summary.md.
+GENERATIONS is short for SSOD.CREST.GENERATIONS. The same command again goes on where it was
+stopped. OUTPUT_DIR then holds generation_0, generation_1, ... (ordinary training runs) and
+summary.md.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 python -m ssod.tools.run_phases --config-file configs/digit_scenes/multi_phase.yaml [--num-gpus N]
     [--fraction 0.5] [PHASES 2] [KEY VALUE ...]
 
-PHASES is short for SSOD.MULTI_PHASE.PHASES. The same command again goes on where it was stopped. OUTPUT_DIR then holds
-phase_0, phase_1, ... (ordinary training runs), summary.md and summary.csv (each model and the ensembles on all, easy and
-difficult test images) and phases.json.
+PHASES is short for SSOD.MULTI_PHASE.PHASES. The same command again goes on where it was stopped.
+OUTPUT_DIR then holds phase_0, phase_1, ... (ordinary training runs), summary.md and summary.csv
+(each model and the ensembles on all, easy and difficult test images) and phases.json.
 """
 
 from __future__ import annotations

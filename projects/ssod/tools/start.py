@@ -1,12 +1,15 @@
-"""Looks at a folder of images, some of them labelled, and writes all that training needs: python -m ssod.tools.start FOLDER
+"""Looks at a folder of images, some of them labelled, and writes all that training needs: python -m
+ssod.tools.start FOLDER
 
-It finds the format of the labels, the classes, and the images without labels; draws images for validation; writes
-splits and a config with a comment for each choice into FOLDER_ssod/; and prints the one command that trains it.
-`make start IMAGES=FOLDER` sets up the environment first. The folder itself stays as it is.
+It finds the format of the labels, the classes, and the images without labels; draws images for
+validation; writes splits and a config with a comment for each choice into FOLDER_ssod/; and prints
+the one command that trains it. `make start IMAGES=FOLDER` sets up the environment first. The folder
+itself stays as it is.
 
 examples:
   python -m ssod.tools.start photos
-  python -m ssod.tools.start photos --format cvat --classes cat dog     where more than one tool left labels
+  python -m ssod.tools.start photos --format cvat --classes cat dog     where more than one tool \\
+      left labels
   python -m ssod.tools.start photos --device cpu --val-percent 30
 """
 

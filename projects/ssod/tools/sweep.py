@@ -1,14 +1,18 @@
-"""Runs configs x seeds and writes the results table: mean and spread, gap closed, paired difference to the baseline.
+"""Runs configs x seeds and writes the results table: mean and spread, gap closed, paired difference
+to the baseline.
 
-python -m ssod.tools.sweep --configs configs/digit_scenes/supervised.yaml configs/digit_scenes/unbiased_teacher.yaml \\
+python -m ssod.tools.sweep --configs configs/digit_scenes/supervised.yaml \\
+    configs/digit_scenes/unbiased_teacher.yaml \\
     --seeds 1 2 3 --output output/sweep --baseline supervised [--jobs N] [KEY VALUE ...]
 
-Each run is an ordinary training run in OUTPUT/<row>/seed_<n>. The same command, or --output alone, continues a sweep that was
-stopped and tries failed runs again; finished runs are kept. A row can be one override away from a file:
---configs supervised.yaml "no_ema=supervised.yaml,SSOD.EMA.DECAY=0.0". Overrides at the end count for all rows; separate them with -- after
-an option that takes several values. {seed} in a value stands for the run's seed, as in the burn-in that rows share:
-SSOD.BURN_IN_CHECKPOINT=output/burn_in/supervised/seed_{seed}/model_final.pth. OUTPUT then holds table.md, table.csv, runs.csv (every run,
-every metric) and figure.png.
+Each run is an ordinary training run in OUTPUT/<row>/seed_<n>. The same command, or --output alone,
+continues a sweep that was stopped and tries failed runs again; finished runs are kept. A row can be
+one override away from a file: --configs supervised.yaml
+"no_ema=supervised.yaml,SSOD.EMA.DECAY=0.0". Overrides at the end count for all rows; separate them
+with -- after an option that takes several values. {seed} in a value stands for the run's seed, as
+in the burn-in that rows share:
+SSOD.BURN_IN_CHECKPOINT=output/burn_in/supervised/seed_{seed}/model_final.pth. OUTPUT then holds
+table.md, table.csv, runs.csv (every run, every metric) and figure.png.
 """
 
 from __future__ import annotations
@@ -84,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def make_plan(args: argparse.Namespace, command: str) -> Plan:
-    """From the arguments; without --configs the sweep that is in --output, with what else was given."""
+    """From the arguments; without --configs the sweep that is in --output, with what else was
+    given.
+    """
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least one run at a time.")
     check_overrides(args.opts, "command line")
@@ -112,7 +118,10 @@ def make_plan(args: argparse.Namespace, command: str) -> Plan:
 
 
 def entries_of(plan: Plan) -> List[Entry]:
-    """What the folders of the runs hold. A config that is not what a run was made with is noted in the table."""
+    """What the folders of the runs hold.
+
+    A config that is not what a run was made with is noted in the table.
+    """
     entries = []
     for row in plan.rows:
         runs = []

@@ -1,6 +1,8 @@
-"""Draws labels, training views, pseudo-labels or detections on any declared dataset, to one sheet or to single files.
+"""Draws labels, training views, pseudo-labels or detections on any declared dataset, to one sheet
+or to single files.
 
-python -m ssod.tools.visualise --config-file X.yaml --dataset NAME --what labels|views|pseudo|detections
+python -m ssod.tools.visualise --config-file X.yaml --dataset NAME --what \\
+    labels|views|pseudo|detections
     [--weights FILE] [--num 16] [--output sheet.png | DIR] [--score S] [KEY VALUE ...]
 """
 
@@ -45,7 +47,8 @@ Loaded = Tuple[List[Dict[str, Any]], List[str]]
 
 
 def load_dataset(cfg: CfgNode, name: str) -> Loaded:
-    """A dataset's records with "annotations" where it has labels or names its TRUTH, and the class names.
+    """A dataset's records with "annotations" where it has labels or names its TRUTH, and the class
+    names.
 
     Raises:
         UserError: there is no such dataset, or it cannot be read.
@@ -109,7 +112,8 @@ class Views:
         """Deterministic: it depends on the seed and the index alone.
 
         Args:
-            stream: "labeled" or "unlabeled", as training has the image; None: labelled where its boxes are known.
+            stream: "labeled" or "unlabeled", as training has the image; None: labelled where its
+                boxes are known.
         """
         stream = stream or ("labeled" if "annotations" in record else "unlabeled")
         return self._mapper(record, SampleRef(stream, index, index))
@@ -166,8 +170,9 @@ def pseudo_cells(
     """What the teacher labels on the weak view, beside the truth where there is one.
 
     Args:
-        weights: a full checkpoint, or the teacher's weights. score: None for the labels that `SSOD.METHODS` select; else
-            every candidate with at least this score, whatever the methods say.
+        weights: a full checkpoint, or the teacher's weights. score: None for the labels that
+            `SSOD.METHODS` select; else every candidate with at least this score, whatever the
+            methods say.
     """
     if score is None and not cfg.SSOD.METHODS:
         raise UserError(

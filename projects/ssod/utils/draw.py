@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-# Colours (RGB) that stay apart on photographs; a class takes the one at its index, modulo their number.
+# Colours (RGB) that stay apart on photographs; a class takes the one at its index, modulo their
+# number.
 PALETTE = (
     (230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240),
     (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (220, 190, 255), (170, 110, 40), (255, 250, 200),
@@ -26,7 +27,8 @@ def draw_boxes(
     """Draws boxes with class names (and scores) on a copy of the image.
 
     Args:
-        image: uint8 BGR (3, H, W). boxes: (M, 4) pixels of the image. classes: (M,). scores: (M,) or None.
+        image: uint8 BGR (3, H, W). boxes: (M, 4) pixels of the image. classes: (M,). scores: (M,)
+            or None.
         scale: enlarges small images first, so that the text can be read.
 
     Returns:
@@ -51,7 +53,9 @@ def draw_boxes(
 def _draw_tag(
     canvas: np.ndarray, text: str, box: List[int], colour: Tuple[int, int, int], size: float
 ) -> None:
-    """A text on its box's colour, above the box where there is room, else inside it; never beyond the image's edges."""
+    """A text on its box's colour, above the box where there is room, else inside it; never beyond
+    the image's edges.
+    """
     font, stroke = cv2.FONT_HERSHEY_SIMPLEX, 1 if size < 0.7 else 2
     (width, height), below = cv2.getTextSize(text, font, size, stroke)
     height += below + 1

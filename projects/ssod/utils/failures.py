@@ -27,7 +27,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def as_user_error(error: BaseException) -> Optional[UserError]:
-    """The `UserError` that says what to do about an exception; None where nothing is known about it."""
+    """The `UserError` that says what to do about an exception; None where nothing is known about
+    it.
+    """
     if isinstance(error, UserError):
         return error
     if is_out_of_memory(error):

@@ -12,8 +12,9 @@ BEST, LAST = "teacher_best.pth", "teacher_final.pth"
 def weights_of(path: str) -> str:
     """The file that a path to weights names: itself, or of a run's OUTPUT_DIR the run's result.
 
-    That is the best teacher on `DATASETS.VAL`, or the last teacher of a run without one: nothing is ever chosen on
-    the test set. Detectron2's "?matching_heuristics=True" is dropped: names are matched in any case.
+    That is the best teacher on `DATASETS.VAL`, or the last teacher of a run without one: nothing is
+    ever chosen on the test set. Detectron2's "?matching_heuristics=True" is dropped: names are
+    matched in any case.
 
     Raises:
         UserError: the folder holds no finished run.

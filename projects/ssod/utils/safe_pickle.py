@@ -1,6 +1,7 @@
 """Reads published `.pkl` weights without running what a pickle may ask for.
 
-Those files hold dicts, strings and NumPy arrays. Only the names that such files need are looked up; anything else is refused.
+Those files hold dicts, strings and NumPy arrays. Only the names that such files need are looked up;
+anything else is refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Which part of a long list of shards a job does, where several jobs share it without talking to each other."""
+"""Which part of a long list of shards a job does, where several jobs share it without talking to
+each other.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,10 @@ class StepFiles:
         return [(step, os.path.join(self.folder, name)) for step, name in steps]
 
     def drop_after(self, step: int) -> None:
-        """Removes the files of later steps. A run that starts again after `step` writes them anew."""
+        """Removes the files of later steps.
+
+        A run that starts again after `step` writes them anew.
+        """
         for later, path in self.found():
             if later > step:
                 os.remove(path)

@@ -1,4 +1,6 @@
-"""Reads weights that others wrote: `.pth`, `.pt`, `.safetensors` and PyTorch files under any name, without running code."""
+"""Reads weights that others wrote: `.pth`, `.pt`, `.safetensors` and PyTorch files under any name,
+without running code.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def load_tensor_file(path: str) -> Dict[str, Any]:
 
 
 def unnest(data: Dict[str, Any]) -> Dict[str, Any]:
-    """What a file holds, with its weights under "model", wherever the program that wrote it put them."""
+    """What a file holds, with its weights under "model", wherever the program that wrote it put
+    them.
+    """
     if _is_state(data.get("model")):
         return data
     for key in _NESTED:

@@ -122,7 +122,9 @@ def test_yolo_splits(tmp_path: Path) -> None:
 
 
 def test_yolo_folders_with_different_class_lists(tmp_path: Path) -> None:
-    """labelImg writes classes.txt into each folder, in the order in which the classes were first drawn there."""
+    """labelImg writes classes.txt into each folder, in the order in which the classes were first
+    drawn there.
+    """
     labelimg_yolo(tmp_path / "one", TRUTH)
     labelimg_yolo(tmp_path / "two", TRUTH, classes=("dog", "cat"))
     node = {"FORMAT": "yolo", "ANNOTATIONS": str(tmp_path)}
@@ -387,7 +389,9 @@ def test_labelme_shape_is_skipped_and_counted(
 
 
 def test_labelme_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The image beside the file, whatever the file says; else the one it names, in another folder; else none."""
+    """The image beside the file, whatever the file says; else the one it names, in another folder;
+    else none.
+    """
     labelme_file(tmp_path / "set", shape([[1, 2], [30, 40]]), imagePath="old name.jpg")
     save_image(tmp_path / "set" / "photos" / "b.jpg")
     content = {"shapes": [shape([[5, 6], [30, 40]], label="dog")], "imagePath": "..\\photos\\b.jpg"}

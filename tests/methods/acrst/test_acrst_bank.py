@@ -1,4 +1,6 @@
-"""The bank: order, replacement, compaction, state; boxes in original coordinates whatever the view did."""
+"""The bank: order, replacement, compaction, state; boxes in original coordinates whatever the view
+did.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,9 @@ def test_labelled_bank_skips_and_lists(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.parametrize("seed", range(20))
 def test_on_visit_boxes_are_in_original_coordinates(seed: int) -> None:
-    """Random crop, resize and flip: the bank's box is the original one, as far as the view shows it."""
+    """Random crop, resize and flip: the bank's box is the original one, as far as the view shows
+    it.
+    """
     rng = np.random.default_rng(seed)
     np.random.seed(seed)
     height, width = (int(v) for v in rng.integers(60, 140, 2))

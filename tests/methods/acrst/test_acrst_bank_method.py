@@ -1,4 +1,6 @@
-"""CropBank in the step: labels, weights, statistics, state, pictures; alone on labelled images; sweeps."""
+"""CropBank in the step: labels, weights, statistics, state, pictures; alone on labelled images;
+sweeps.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ def test_images_without_pseudo_labels(extra: Optional[Pasted]) -> None:
 
 
 def test_no_stray_weight_reaches_background(storage: Any) -> None:
-    """Own labels do not regress, pasted ones do, in RPN and RoI head; background RoIs classify with weight 1."""
+    """Own labels do not regress, pasted ones do, in RPN and RoI head; background RoIs classify with
+    weight 1.
+    """
     cfg = config()
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 64
     core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
@@ -154,7 +158,8 @@ def test_no_stray_weight_reaches_background(storage: Any) -> None:
         torch.equal(anchors.reg_weights, pasted_anchor.float()) and (anchors.cls_weights == 1).all()
     )
 
-    # The losses see exactly the pasted boxes: without them the regression losses are zero, yet back-propagate.
+    # The losses see exactly the pasted boxes: without them the regression losses are zero, yet
+    # back-propagate.
     sample.extras.clear()
     alone = core.run_student(core.student_views(batch, pseudo_labels(), context)).unlabeled
     losses = core._detection_losses(alone)
@@ -172,7 +177,8 @@ def test_statistics_by_hand() -> None:
         built.pseudo_bank.replace(
             pack_labels(image, (64, 64), box, np.array([label]), np.array([0.9]))
         )
-    # r = 3 visited / 2 labelled: class 0: 2 / (1.5 * 4), class 1: 0; class 2 has crops and no ground truth: left out.
+    # r = 3 visited / 2 labelled: class 0: 2 / (1.5 * 4), class 1: 0; class 2 has crops and no
+    # ground truth: left out.
     assert built.recall()[:2].tolist() == pytest.approx([1 / 3, 0])
     assert built.sizes().tolist() == [6, 1, 1]
     assert built.probabilities().tolist() == pytest.approx([1e-3 / 1.001, 1 / 1.001, 0])
@@ -330,7 +336,9 @@ def test_sweep_labels_everything_and_resumes(squares: Path, tmp_path: Path) -> N
 
 
 def test_a_crop_without_a_label_still_hides() -> None:
-    """With MIN_VISIBLE_FRACTION a crop loses its label that later ones mostly cover; its pixels are there all the same."""
+    """With MIN_VISIBLE_FRACTION a crop loses its label that later ones mostly cover; its pixels are
+    there all the same.
+    """
     cfg = config(MIN_VISIBLE_FRACTION=0.5)
     built = method(cfg, [labeled_record([0])])
     own = pseudo_labels([[0.0, 0, 10, 10]])

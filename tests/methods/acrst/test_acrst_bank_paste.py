@@ -286,7 +286,9 @@ def records_on_disk(folder: Path, count: int, labeled: bool) -> List[dict]:
 
 
 def run_loader(tmp_path: Path, workers: int, steps: int = 14) -> List[SSODBatch]:
-    """After step 3 a crop of class 2, which no labelled image has, is published for every worker to draw."""
+    """After step 3 a crop of class 2, which no labelled image has, is published for every worker to
+    draw.
+    """
     cfg = tiny_cfg()
     cfg.DATALOADER.NUM_WORKERS, cfg.SSOD.METHODS = workers, ("CropBank",)
     labeled = records_on_disk(tmp_path / "l", 3, True)
@@ -317,7 +319,8 @@ def test_two_workers_see_what_none_sees_and_a_new_crop_reaches_both(tmp_path: Pa
             assert a.ref == b.ref and torch.equal(a.strong, b.strong)
             x, y = a.extras["CropBank"], b.extras["CropBank"]
             assert torch.equal(x.boxes, y.boxes) and torch.equal(x.classes, y.classes)
-            # Published after step 3, in effect five steps later in every worker, and not before in any.
+            # Published after step 3, in effect five steps later in every worker, and not before in
+            # any.
             assert (x.classes == 2).all() if step >= 8 else (x.classes < 2).all()
             assert (a.strong_instances is None) == (a.ref.stream == "unlabeled")
 
@@ -363,7 +366,8 @@ def test_crops_hidden_by_several_later_ones_together() -> None:
             found = paste._visible([(box, 1, 0.5, 1) for box in drawn]).boxes
             assert found.tolist() == [list(b) for b, share in zip(drawn, seen) if share > least]
     paste = transform([])
-    # The first is covered by the second and third, the fourth touches nothing, the second is hidden in part.
+    # The first is covered by the second and third, the fourth touches nothing, the second is hidden
+    # in part.
     boxes = [[2, 2, 10, 10], [0, 0, 6, 12], [5, 1, 12, 11], [30, 30, 31, 31]]
     rows = [(tuple(box), 1, 0.5, 1) for box in boxes]
     assert paste._visible(rows).boxes.tolist() == boxes[1:]

@@ -24,7 +24,8 @@ def test_pseudo_recall_by_hand() -> None:
 
 
 def test_probabilities_by_hand() -> None:
-    # Ranks: class 1 (0.8), 3 (0.4), 0 (0.2). Weights come from the other end: 0.2, 0.4, 0.8, squared.
+    # Ranks: class 1 (0.8), 3 (0.4), 0 (0.2). Weights come from the other end: 0.2, 0.4, 0.8,
+    # squared.
     recall = torch.tensor([0.2, 0.8, torch.nan, 0.4])
     found = class_sampling_probabilities(recall, 2.0)
     expected = torch.tensor([0.64, 0.04, 0.0, 0.16], dtype=torch.float64) / 0.84
@@ -36,7 +37,8 @@ def test_probabilities_by_hand() -> None:
 
 
 def test_probabilities_of_neglected_classes() -> None:
-    # Classes never found are floored at a thousandth of the maximum; of the two the later one ranks last.
+    # Classes never found are floored at a thousandth of the maximum; of the two the later one ranks
+    # last.
     found = class_sampling_probabilities(torch.tensor([0.0, 1.0, 0.0]), 1.0)
     assert torch.allclose(found, torch.tensor([1e-3, 1e-3, 1.0]).double() / 1.002)
     assert class_sampling_probabilities(torch.zeros(4), 2.0).tolist() == [0.25] * 4

@@ -20,8 +20,9 @@ def predictions(scores: list[float], classes: list[int]) -> Instances:
 
 @pytest.mark.parametrize("mode, kept", [("filter", [0, 3]), ("mine", [0, 1, 2, 3])])
 def test_hand_made(mode: str, kept: list[int]) -> None:
-    # Class 0 is active exactly at the threshold, class 1 is not. Rows: both stages pass; the image-level one alone; the
-    # score alone; both, exactly at the threshold; neither; active but below mining's floor.
+    # Class 0 is active exactly at the threshold, class 1 is not. Rows: both stages pass; the
+    # image-level one alone; the score alone; both, exactly at the threshold; neither; active but
+    # below mining's floor.
     found = predictions([0.9, 0.3, 0.8, 0.7, 0.6, 0.04], [0, 0, 1, 0, 1, 0])
     result = two_stage_filter(found, torch.tensor([0.2, 0.19]), 0.7, 0.2, mode)
     assert torch.equal(result.scores, found.scores[kept])

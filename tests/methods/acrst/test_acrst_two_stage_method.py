@@ -99,7 +99,9 @@ def test_mining_adds_to_the_first_stage(monkeypatch: pytest.MonkeyPatch, storage
 
 
 def test_image_level_targets(monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
-    """The teacher's activations and the classes of what was pasted; labelled images: their boxes, view by view."""
+    """The teacher's activations and the classes of what was pasted; labelled images: their boxes,
+    view by view.
+    """
     core = build()
     set_head(core, [3.0, -3.0, -3.0])
     method: Any = core.methods["TwoStageFilter"]
@@ -137,7 +139,8 @@ def test_no_pseudo_labels_and_no_labeled_images(monkeypatch: Any, storage: Any) 
     method = core.methods["TwoStageFilter"]
     losses = core(batch())
     assert all(torch.isfinite(loss) for loss in losses.values())
-    # Micro-batches without any labelled image: the phase alone, since the detector's own losses need one.
+    # Micro-batches without any labelled image: the phase alone, since the detector's own losses
+    # need one.
     student_outputs: Dict[str, Any] = {}
     monkeypatch.setattr(
         method,
@@ -154,7 +157,9 @@ def test_no_pseudo_labels_and_no_labeled_images(monkeypatch: Any, storage: Any) 
 
 @pytest.mark.parametrize("mode", ["filter", "mine"])
 def test_warm_up(mode: str, monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
-    """Until the head has had its labelled steps, the score alone selects and unlabelled images teach it nothing."""
+    """Until the head has had its labelled steps, the score alone selects and unlabelled images
+    teach it nothing.
+    """
     core = build("SSOD.TWO_STAGE_FILTER.MODE", mode, "SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 2)
     set_head(core, [-1.0, -2.0, 3.0])
     label_with([detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)

@@ -14,7 +14,9 @@ from ssod.methods.ci_ssod.class_weights import alignment_step, weights_from_logi
 
 
 def softmax_matrix(classes: int, seed: int, imbalance: float = 0.6) -> Tensor:
-    """Of random RoIs with class frequencies that fall by `imbalance`, background the most frequent."""
+    """Of random RoIs with class frequencies that fall by `imbalance`, background the most
+    frequent.
+    """
     generator = torch.Generator().manual_seed(seed)
     frequency = imbalance ** torch.arange(classes, dtype=torch.float64)
     frequency = torch.cat([frequency, frequency.new_tensor([4.0])])
@@ -57,7 +59,9 @@ def test_direct_does_not_care_for_the_scale_of_rows() -> None:
 
 @pytest.mark.parametrize("sizes", [[1.0, 1e-8], [1.0, 1e-16], [1.0, 1e-30], [1e-25, 1e-5, 1e-12]])
 def test_direct_of_decayed_columns(sizes: List[float]) -> None:
-    """Classes that were not drawn for long: their columns have decayed, their rows still receive gradients."""
+    """Classes that were not drawn for long: their columns have decayed, their rows still receive
+    gradients.
+    """
     matrix = softmax_matrix(20, 2)
     scale = torch.ones(21, dtype=torch.float64)
     scale[3 : 3 + len(sizes)] = torch.tensor(sizes, dtype=torch.float64)
@@ -106,7 +110,9 @@ def test_jacobi_reaches_the_direct_solution(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_jacobi_reaches_its_clamped_fixed_point(seed: int) -> None:
-    """Where the solution lies outside the bounds: a = log w_hat(w(a)), and every a within the bounds."""
+    """Where the solution lies outside the bounds: a = log w_hat(w(a)), and every a within the
+    bounds.
+    """
     matrix = softmax_matrix(9, seed, imbalance=0.2)
     direct = solve_class_weights(matrix)
     assert direct.max() > 2 or direct.min() < 0.8
@@ -131,8 +137,8 @@ def test_jacobi_target_by_hand() -> None:
         [[-4.0, 2.0, 0.0, 6.0], [1.0, -2.0, 0.0, 7.0], [1.0, 1.0, 0.0, 1.0], [2.0, 0.0, 0.0, -9.0]]
     )
     weights = torch.tensor([0.5, 1.0, 2.0, 0.5])
-    # Class 0: (2 * 1 + 6 * 0.5) / 4 = 1.25; class 1: (1 * 0.5 + 7 * 0.5) / 2 = 2; class 2 unseen: 2;
-    # background: 4 - 5.25 = -1.25, clamped; class 1 and 2 are clamped after that sum.
+    # Class 0: (2 * 1 + 6 * 0.5) / 4 = 1.25; class 1: (1 * 0.5 + 7 * 0.5) / 2 = 2; class 2 unseen:
+    # 2; background: 4 - 5.25 = -1.25, clamped; class 1 and 2 are clamped after that sum.
     found = jacobi_target(matrix, weights, 0.4, 1.5)
     assert found.tolist() == pytest.approx([1.25, 1.5, 1.5, 0.4])
 
@@ -160,7 +166,9 @@ def test_softmax_weights() -> None:
 
 
 def test_momentum_and_loss_weight_bring_rare_classes_up_within_a_short_run() -> None:
-    """configs/digit_scenes/ci_ssod has the paper's rate: 10 classes move in tens of steps, LVIS's in 1,200."""
+    """configs/digit_scenes/ci_ssod has the paper's rate: 10 classes move in tens of steps, LVIS's
+    in 1,200.
+    """
     from ssod.engine.setup import load_config
 
     path = Path(__file__).parents[3] / "configs" / "digit_scenes" / "ci_ssod.yaml"

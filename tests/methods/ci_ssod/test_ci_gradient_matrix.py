@@ -89,7 +89,9 @@ def test_unknown_loss() -> None:
 
 
 def test_allocates_little_for_lvis() -> None:
-    """512 x 8 RoIs of 1,203 classes: some arrays of the logits' size, far from the (R, K, K) of autograd's Jacobian."""
+    """512 x 8 RoIs of 1,203 classes: some arrays of the logits' size, far from the (R, K, K) of
+    autograd's Jacobian.
+    """
     logits, labels = torch.randn(4096, 1204), torch.randint(0, 1204, (4096,))
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True

@@ -36,7 +36,9 @@ def test_memory_keeps_the_last_visit_and_the_best_score_of_a_class() -> None:
 
 
 def test_unreadable_files_beside_an_image_do_not_matter() -> None:
-    """A substitute has its own index, and a crop that could not be pasted is no reason to forget its host."""
+    """A substitute has its own index, and a crop that could not be pasted is no reason to forget
+    its host.
+    """
     memory = LabelMemory(3)
     sample = make_sample(3, False)
     sample.skipped = [("broken.png", "truncated")]

@@ -1,4 +1,6 @@
-"""The paper's hyperparameters (section 4.2 and the authors' code), typed by hand, against configs/ci_ssod."""
+"""The paper's hyperparameters (section 4.2 and the authors' code), typed by hand, against
+configs/ci_ssod.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import pytest
 from ssod.engine.setup import load_config
 
 FOLDER = Path(__file__).parents[3] / "configs" / "ci_ssod"
-# setting: (classes, steps, first drop, second drop, gamma of CrS, labelled repeat threshold, warm-up of GbR, and of thresholds
-# and CrS)
+# setting: (classes, steps, first drop, second drop, gamma of CrS, labelled repeat threshold,
+# warm-up of GbR, and of thresholds and CrS)
 SETTINGS = {
     "split1": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000, 12_000),
     "split2": (80, 180_000, 135_000, 162_000, 0.5, 0.1, 8_000, 12_000),

@@ -40,7 +40,8 @@ def test_clamp_above() -> None:
 def test_matching_thresholds() -> None:
     histogram = torch.tensor([[2.0, 1.0, 0.5, 0.5], [0.1, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
     found = matching_thresholds(histogram, torch.tensor([1.0, 1.0, 1.0]))
-    # Class 0: the bins from 0.5 up hold one per image. Class 1: all detections are too few. Class 2: too many at the top.
+    # Class 0: the bins from 0.5 up hold one per image. Class 1: all detections are too few. Class
+    # 2: too many at the top.
     assert found.tolist() == [0.5, 0.0, 1.0]
 
 

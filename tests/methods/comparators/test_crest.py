@@ -27,7 +27,8 @@ from tiny import make_sample, tiny_cfg
 
 
 def test_shares_by_hand() -> None:
-    # Ranked: class 1 (64), 0 (27), 2 (8). The first gets (8/64)^(1/3), the second (27/64)^(1/3), the last 1.
+    # Ranked: class 1 (64), 0 (27), 2 (8). The first gets (8/64)^(1/3), the second (27/64)^(1/3),
+    # the last 1.
     shares = kept_shares(torch.tensor([27, 64, 8]), 3.0)
     assert shares.tolist() == pytest.approx([0.75, 0.5, 1.0])
     assert kept_shares(torch.tensor([5, 0]), 3.0).tolist() == [0.0, 1.0]

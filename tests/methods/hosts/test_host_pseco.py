@@ -1,4 +1,6 @@
-"""PseCo step by step: whose proposals, which are positive, what their boxes weigh, the second view."""
+"""PseCo step by step: whose proposals, which are positive, what their boxes weigh, the second
+view.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ def build(*keys: object) -> TeacherStudent:
 
 
 def step(core: TeacherStudent, scores: List[List[float]]) -> Tuple[PseudoLabels, StepContext]:
-    """Refined labels of unlabelled images; the teacher is made to detect its own proposals with these scores."""
+    """Refined labels of unlabelled images; the teacher is made to detect its own proposals with
+    these scores.
+    """
     batch = SSODBatch(
         [make_sample(0, True)], [make_sample(10 + i, False) for i in range(len(scores))]
     )
@@ -182,7 +186,8 @@ def test_second_view_learns_the_same_rois_and_the_rpn() -> None:
         names = ["loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"]
         assert sorted(losses) == sorted(f"{name}_pseco" for name in names)
         assert all(torch.isfinite(loss) and loss.item() > 0 for loss in losses.values())
-        # Were the second view's maps the main ones, the RoI losses would be lambda_u times the main branch's.
+        # Were the second view's maps the main ones, the RoI losses would be lambda_u times the main
+        # branch's.
         same = method.losses(_with_main_maps(outputs), pseudo, context)
     main = core._detection_losses(outputs.unlabeled)
     for name in ("loss_cls", "loss_box_reg"):

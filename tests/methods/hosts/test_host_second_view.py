@@ -11,7 +11,9 @@ from ssod.methods.hosts.second_view import align_levels
 
 
 def coordinates(height: int, width: int, stride: float) -> torch.Tensor:
-    """A map whose channels are the x and y, in pixels of the full-size image, of its cells' centres."""
+    """A map whose channels are the x and y, in pixels of the full-size image, of its cells'
+    centres.
+    """
     y, x = torch.meshgrid(
         (torch.arange(height) + 0.5) * stride, (torch.arange(width) + 0.5) * stride, indexing="ij"
     )

@@ -16,7 +16,8 @@ def logits(*rows: list[float]) -> torch.Tensor:
 
 
 def test_hand_computed_kl() -> None:
-    # KL((1/2, 1/2) || (1/4, 3/4)) = ln 2 / 2 + ln(2/3) / 2, and the other way round it would be another number.
+    # KL((1/2, 1/2) || (1/4, 3/4)) = ln 2 / 2 + ln(2/3) / 2, and the other way round it would be
+    # another number.
     main, aux = logits([0.25, 0.75]), logits([0.5, 0.5])
     loss = self_distillation_loss(main, aux, torch.tensor([0.6]), 0.5, 0.7)
     assert loss.item() == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))

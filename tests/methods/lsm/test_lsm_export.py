@@ -50,5 +50,6 @@ def test_exported_model_is_plain_detectron2(squares: Path, tmp_path: Path) -> No
     model.load_state_dict(weights)
     image, _ = make_image(np.random.default_rng(5))
     count = flops(model, image)
-    # The teacher in training does nothing more either: as the same weights find the same proposals, all counts are equal.
+    # The teacher in training does nothing more either: as the same weights find the same proposals,
+    # all counts are equal.
     assert count > 1e5 and flops(trainer.core.teacher, image) == count

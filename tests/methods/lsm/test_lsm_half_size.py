@@ -25,7 +25,8 @@ NAMES = ["p2", "p3", "p4", "p5"]
 
 
 def pyramid(height: int, width: int, pixel: float, images: int = 1) -> List[torch.Tensor]:
-    """P2..P5 of an image: channels are level, image, and the cell's centre in pixels of the full-size image.
+    """P2..P5 of an image: channels are level, image, and the cell's centre in pixels of the
+    full-size image.
 
     Args:
         pixel: full-size pixels that one pixel of this image covers a side.
@@ -92,7 +93,9 @@ def test_same_grid_of_cells_except_from_p2(level: int) -> None:
 
 @pytest.mark.parametrize("size", [(640, 640), (97, 131), (1, 1), (2, 5)])
 def test_half_pixels_lie_where_the_full_ones_do(size: Tuple[int, int]) -> None:
-    """Each pixel of the half-size image is the mean of the pixels it covers, so boxes times 0.5 are exact."""
+    """Each pixel of the half-size image is the mean of the pixels it covers, so boxes times 0.5 are
+    exact.
+    """
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
     half = half_size(image)
     assert half.shape == (3, -(-size[0] // 2), -(-size[1] // 2))
@@ -151,7 +154,9 @@ def test_which_half_size_maps_there_are() -> None:
 
 @pytest.mark.parametrize("level", BOXES)
 def test_a_box_head_from_p3_on_is_aligned_without_a_clamp(level: int) -> None:
-    """PseCo's P3-P6: the same cells of P_{l-1}^d as of P_l, for P3 too, because the backbone also makes P2."""
+    """PseCo's P3-P6: the same cells of P_{l-1}^d as of P_l, for P3 too, because the backbone also
+    makes P2.
+    """
 
     class Head:
         box_in_features = ["p3", "p4", "p5"]

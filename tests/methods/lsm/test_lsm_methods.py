@@ -1,4 +1,6 @@
-"""PIM, self-distillation and the comparators on the tiny detector: what they learn from, and what nothing does to them."""
+"""PIM, self-distillation and the comparators on the tiny detector: what they learn from, and what
+nothing does to them.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ FULL = ("ScoreThreshold", "PIM", "SelfDistillation")
 
 
 def test_branch_learns_what_the_main_branch_does_not() -> None:
-    """A label between alpha and t: background to the main branch, foreground to PIM, which regresses it too."""
+    """A label between alpha and t: background to the main branch, foreground to PIM, which
+    regresses it too.
+    """
     rig = Rig(config(*FULL), [[(BOX, 1, 0.6)], [(OTHER, 2, 0.45)]])
     losses = rig.step()
     assert (rig.outputs.unlabeled.labels == 3).all()
@@ -184,7 +188,9 @@ def test_who_learns_from_what() -> None:
 
 
 def test_distillation_compares_the_same_rois() -> None:
-    """The loss is recomputed from the pooled features of exactly PIM's RoIs on the full-size maps."""
+    """The loss is recomputed from the pooled features of exactly PIM's RoIs on the full-size
+    maps.
+    """
     rig = Rig(config(*FULL), [[(BOX, 1, 0.6), (OTHER, 0, 0.9)], [(OTHER, 2, 0.65)]])
     branches: List[Any] = []
     pim = rig.core.methods["PIM"]
@@ -249,7 +255,9 @@ def test_rois_of_disabled_maps_are_dropped(names: Tuple[str, ...], kept: bool) -
 
 
 def test_rois_of_disabled_maps_count_in_the_divisor() -> None:
-    """Half of the RoIs are dropped: what is left weighs as much as before, in every loss of the branch."""
+    """Half of the RoIs are dropped: what is left weighs as much as before, in every loss of the
+    branch.
+    """
     found = [[(BOX, 1, 0.6)], [(OTHER, 2, 0.65)]]
     branch_losses = []
     for enabled in ([True, True, True, True], [True, False, True, True]):
@@ -278,7 +286,9 @@ def test_rois_of_disabled_maps_count_in_the_divisor() -> None:
 
 
 def test_one_forward_one_rpn_one_nms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The student: one pass of the backbone for the main view and one for the half-size images; proposals once."""
+    """The student: one pass of the backbone for the main view and one for the half-size images;
+    proposals once.
+    """
     rig = Rig(config(*FULL), [[(BOX, 1, 0.6)], []])
     student, calls = rig.core.student, []
     for name in ("backbone", "proposal_generator.rpn_head"):
@@ -321,7 +331,9 @@ def test_order_of_the_methods_does_not_matter() -> None:
 
 
 def test_pasted_labels_are_learned_and_hidden_ones_are_not() -> None:
-    """The strong view's labels count, not the teacher's: a method may have pasted objects over them."""
+    """The strong view's labels count, not the teacher's: a method may have pasted objects over
+    them.
+    """
 
     class Paste(Method):
         def views(self, views: Any, pseudo: Optional[PseudoLabels], context: StepContext) -> Any:
@@ -341,7 +353,9 @@ def test_pasted_labels_are_learned_and_hidden_ones_are_not() -> None:
 
 
 def test_image_level_rejection_holds_for_pim() -> None:
-    """A class that TwoStageFilter finds absent from an image is not mined there; pasted and selected rows stay."""
+    """A class that TwoStageFilter finds absent from an image is not mined there; pasted and
+    selected rows stay.
+    """
 
     class TwoStage:
         mode = "filter"

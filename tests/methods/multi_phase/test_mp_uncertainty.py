@@ -18,7 +18,8 @@ def gompertz(value: float, b: float, c: float) -> float:
 
 
 def test_one_pair_by_hand() -> None:
-    # 10 x 10 beside 10 x 10, overlap 4 x 10: IoU 40 / 160 = 0.25, IoF 0.4; cosine 0.6, so D = 1 - 0.6 * 0.6 = 0.64.
+    # 10 x 10 beside 10 x 10, overlap 4 x 10: IoU 40 / 160 = 0.25, IoF 0.4; cosine 0.6, so D = 1 -
+    # 0.6 * 0.6 = 0.64.
     weight = background_weights(
         torch.tensor([[0.0, 0, 10, 10]]),
         torch.tensor([[3.0, 4.0]]),

@@ -57,7 +57,9 @@ def test_logistic_loss_by_hand() -> None:
     "beta, gamma, expected", [(0.0, 1.0, 0.35), (0.0, 0.5, 0.175), (0.4, 1.0, 0.05 - 0.35)]
 )
 def test_gradient_ascent(beta: float, gamma: float, expected: float) -> None:
-    """N = 0.1 - 0.5 * 0.9 = -0.35: below -beta the step minimises -gamma N, else the unclamped risk."""
+    """N = 0.1 - 0.5 * 0.9 = -0.35: below -beta the step minimises -gamma N, else the unclamped
+    risk.
+    """
     positive = torch.tensor([logit(0.9)])
     unlabelled = torch.tensor([logit(0.1)], requires_grad=True)
     value = nnpu_ascent(positive, unlabelled, 0.5, beta, gamma)

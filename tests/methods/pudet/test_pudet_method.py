@@ -177,7 +177,9 @@ def test_images_without_boxes_give_zero_hint_and_box(
 
 @pytest.mark.parametrize("norm", ["GN", "BN"])
 def test_images_of_many_sizes(storage: Any, norm: str) -> None:
-    """The teacher pads as the student does; with live batch norm both put all images into one batch."""
+    """The teacher pads as the student does; with live batch norm both put all images into one
+    batch.
+    """
     cfg = distil_cfg()
     cfg.MODEL.RESNETS.NORM = norm
     core = build(cfg)
@@ -269,7 +271,9 @@ def test_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_teacher_with_the_other_channel_order(storage: Any, tmp_path: Path) -> None:
-    """The student's own copy that wants RGB: it finds what the student does when its first layer is turned round too."""
+    """The student's own copy that wants RGB: it finds what the student does when its first layer is
+    turned round too.
+    """
     cfg = distil_cfg()
     core = build(cfg)
     state = core.student.state_dict()

@@ -71,7 +71,9 @@ def build(*keys: Any) -> TeacherStudent:
 
 
 def with_pasted(pseudo: PseudoLabels) -> PseudoLabels:
-    """What a method that pastes makes of the labels: a box over the upper half, its other columns 0."""
+    """What a method that pastes makes of the labels: a box over the upper half, its other columns
+    0.
+    """
     rows = []
     for old in pseudo.instances:
         box = Boxes(torch.tensor([[0.0, 0, 64, 32]]))

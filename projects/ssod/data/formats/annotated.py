@@ -1,15 +1,18 @@
-"""What the formats of annotation tools share: from the labels of each image to Detectron2's records.
+"""What the formats of annotation tools share: from the labels of each image to Detectron2's
+records.
 
-A format reads its files in `read`, with a `LabelReader` that finds the images, checks the boxes and counts what cannot
-be used.
+A format reads its files in `read`, with a `LabelReader` that finds the images, checks the boxes and
+counts what cannot be used.
 
 Why no converter library does this: four were run on the cases of tests/data/formats.
-globox 2.9 and labelformat 0.1.17 ignore the rotation of CVAT's boxes and leave out all its other shapes, and reversed
-boxes stay reversed or are an error. globox and supervision 0.31 give up the whole set at the first line or box that is
-malformed. labelformat leaves out polygons and scores in YOLO's files. globox refuses, and supervision misses, images in
-sub-folders that share a name. supervision and globox cannot tell an image without a label file from one without
-objects, which is what semi-supervised training is about. None of these three reads Label Studio's JSON or a table with
-columns of other names. datumaro 1.13 needs other versions of OpenCV, Pillow and pandas than this project pins.
+globox 2.9 and labelformat 0.1.17 ignore the rotation of CVAT's boxes and leave out all its other
+shapes, and reversed boxes stay reversed or are an error. globox and supervision 0.31 give up the
+whole set at the first line or box that is malformed. labelformat leaves out polygons and scores in
+YOLO's files. globox refuses, and supervision misses, images in sub-folders that share a name.
+supervision and globox cannot tell an image without a label file from one without objects, which is
+what semi-supervised training is about. None of these three reads Label Studio's JSON or a table
+with columns of other names. datumaro 1.13 needs other versions of OpenCV, Pillow and pandas than
+this project pins.
 """
 
 from __future__ import annotations
@@ -98,7 +101,9 @@ class LabelReader:
         return self.entries.setdefault(path, ImageLabels(path))
 
     def find_image(self, written: str, beside: str = "", where: str = "") -> Optional[ImageLabels]:
-        """The entry of the image that an annotation names; None, and counted, where there is no such image."""
+        """The entry of the image that an annotation names; None, and counted, where there is no
+        such image.
+        """
         try:
             return self.add_image(self.folder.find(written, beside))
         except ImageNotFound as error:
@@ -169,8 +174,8 @@ class LabelReader:
 class AnnotatedSet(ABC):
     """A declared dataset whose format has a `read`: all else follows from what that returns.
 
-    ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS. CLASSES, where it is
-    given, fixes the classes and their order.
+    ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS.
+    CLASSES, where it is given, fixes the classes and their order.
     """
 
     REQUIRED: ClassVar[Tuple[str, ...]] = ("ANNOTATIONS",)
@@ -232,7 +237,10 @@ class AnnotatedSet(ABC):
         return _read_once(self, len(watched), stamp)
 
     def image_paths(self) -> List[str]:
-        """All images of the set, sorted. A format that can list them without reading a label overrides this."""
+        """All images of the set, sorted.
+
+        A format that can list them without reading a label overrides this.
+        """
         return [entry.path for entry in self.reading().images]
 
     def files_to_hash(self) -> List[str]:
@@ -258,7 +266,10 @@ class AnnotatedSet(ABC):
         return True
 
     def unlabeled_records(self) -> List[Record]:
-        """Every image of the set alone, labelled or not. Image ids count from 1 in the order of the paths."""
+        """Every image of the set alone, labelled or not.
+
+        Image ids count from 1 in the order of the paths.
+        """
         root = self.image_root
         return [
             Record(file_name=os.path.join(root, path), image_id=i + 1)

@@ -1,4 +1,6 @@
-"""A table with one box a line: CSV as Roboflow, AutoML, Open Images, keras-retinanet and many scripts write it."""
+"""A table with one box a line: CSV as Roboflow, AutoML, Open Images, keras-retinanet and many
+scripts write it.
+"""
 
 from __future__ import annotations
 
@@ -142,10 +144,12 @@ def _columns(
 @register_format("csv", required=AnnotatedSet.REQUIRED, optional=(*AnnotatedSet.OPTIONAL, "SPLIT"))
 @dataclass(frozen=True)
 class CsvSet(AnnotatedSet):
-    """`{FORMAT: csv, ANNOTATIONS: labels.csv, IMAGES: folder}`; SPLIT picks the rows of one value of the column split.
+    """`{FORMAT: csv, ANNOTATIONS: labels.csv, IMAGES: folder}`; SPLIT picks the rows of one value
+    of the column split.
 
-    Boxes are corners or corner and size, in pixels, or relative where no value is above 1. A row with an image and no
-    box says that nothing is on the image. Without a column for the class, every box is an "object".
+    Boxes are corners or corner and size, in pixels, or relative where no value is above 1. A row
+    with an image and no box says that nothing is on the image. Without a column for the class,
+    every box is an "object".
     """
 
     def label_files(self) -> List[str]:

@@ -1,4 +1,6 @@
-"""CVAT: one XML for a task or project, as "CVAT for images 1.1" and "CVAT for video 1.1" write it."""
+"""CVAT: one XML for a task or project, as "CVAT for images 1.1" and "CVAT for video 1.1" write
+it.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ _OTHER_LABELS = ("tag", "points", "polyline")
 
 
 def shape_box(shape: ElementTree.Element) -> Optional[List[float]]:
-    """XYXY around a shape, turned by its rotation; [] where a number is missing; None for points and lines."""
+    """XYXY around a shape, turned by its rotation; [] where a number is missing; None for points
+    and lines.
+    """
     try:
         return _shape_box(shape)
     except (TypeError, ValueError):  # float(None), float("x")
@@ -68,7 +72,9 @@ def _points(text: Optional[str]) -> List[Point]:
 
 
 def label_names(root: ElementTree.Element) -> List[str]:
-    """The labels that the task or project defines, in its order; parts of skeletons and tags are left out."""
+    """The labels that the task or project defines, in its order; parts of skeletons and tags are
+    left out.
+    """
     names = []
     for label in root.iterfind("./meta//labels/label"):
         name = (label.findtext("name") or "").strip()
@@ -80,11 +86,13 @@ def label_names(root: ElementTree.Element) -> List[str]:
 @register_format("cvat", required=AnnotatedSet.REQUIRED, optional=(*AnnotatedSet.OPTIONAL, "SPLIT"))
 @dataclass(frozen=True)
 class CvatSet(AnnotatedSet):
-    """`{FORMAT: cvat, ANNOTATIONS: annotations.xml, IMAGES: folder}`; SPLIT names a subset of a project.
+    """`{FORMAT: cvat, ANNOTATIONS: annotations.xml, IMAGES: folder}`; SPLIT names a subset of a
+    project.
 
-    ANNOTATIONS may be a folder with the XML files of several tasks. Every shape with an inside becomes the box around
-    it, turned as it is; points and lines are skipped and counted. An image without any shape counts as unlabelled:
-    CVAT lists every image of a task, whether somebody has worked on it or not.
+    ANNOTATIONS may be a folder with the XML files of several tasks. Every shape with an inside
+    becomes the box around it, turned as it is; points and lines are skipped and counted. An image
+    without any shape counts as unlabelled: CVAT lists every image of a task, whether somebody has
+    worked on it or not.
     """
 
     def label_files(self) -> List[str]:
@@ -93,7 +101,9 @@ class CvatSet(AnnotatedSet):
         return [path for path in files_below(self.annotations, ".xml") if _is_cvat(path)]
 
     def _place_of(self, path: str) -> str:
-        """The folder of an XML file, below the folder of the images; of two tasks each may have its own images beside it."""
+        """The folder of an XML file, below the folder of the images; of two tasks each may have its
+        own images beside it.
+        """
         place = os.path.relpath(os.path.dirname(path) or ".", self.image_root)
         return "" if place.startswith("..") else place.replace(os.sep, "/")
 
@@ -175,7 +185,9 @@ def _read_tracks(reader: LabelReader, root: ElementTree.Element) -> None:
 
 
 def _images_by_frame(folder: ImageFolder) -> Dict[str, str]:
-    """The frame number that a file name ends with, as CVAT names a video's frames: frame_000012.PNG."""
+    """The frame number that a file name ends with, as CVAT names a video's frames:
+    frame_000012.PNG.
+    """
     frames: Dict[str, str] = {}
     for path in folder.paths:
         number = re.search(r"(\d+)\.\w+$", path)

@@ -46,7 +46,9 @@ class FoundSet:
 
 
 def find_datasets(path: str) -> List[FoundSet]:
-    """All that can be read at a path, each once; nothing where it has no labels that a FORMAT knows."""
+    """All that can be read at a path, each once; nothing where it has no labels that a FORMAT
+    knows.
+    """
     if os.path.isdir(path):
         return _in_folder(path)
     if not os.path.isfile(path):
@@ -55,7 +57,9 @@ def find_datasets(path: str) -> List[FoundSet]:
 
 
 def split_named(path: str) -> str:
-    """The split that a file name, or the folder it lies in, speaks of: "train", "val", "test" or ""."""
+    """The split that a file name, or the folder it lies in, speaks of: "train", "val", "test" or
+    "".
+    """
     for part in reversed(PurePath(path).parts):
         stem = part.lower().replace("-", "_").replace(".", "_")
         for word in reversed(stem.split("_")):
@@ -90,7 +94,9 @@ def _in_folder(folder: str) -> List[FoundSet]:
 
 
 def _first_files(paths: Sequence[str]) -> List[str]:
-    """The first few of each folder: many XML files in one folder are VOC's, of which none needs to be opened."""
+    """The first few of each folder: many XML files in one folder are VOC's, of which none needs to
+    be opened.
+    """
     seen: Counter = Counter()
     chosen = []
     for path in paths:
@@ -218,7 +224,9 @@ def _csv(path: str, folder: str) -> List[FoundSet]:
 
 
 def _folder_of(names: Sequence[str], path: str, folder: str) -> str:
-    """The folder that image names are relative to: in the file's own, beside it, or further up to `folder`."""
+    """The folder that image names are relative to: in the file's own, beside it, or further up to
+    `folder`.
+    """
     tried = [name for name in names[:: max(1, len(names) // _TRIED)] if name][:_TRIED]
     own = os.path.dirname(path) or "."
     parent = os.path.dirname(own) or "."

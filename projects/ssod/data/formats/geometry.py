@@ -1,4 +1,6 @@
-"""Boxes around the shapes that annotation tools draw; boxes are XYXY, angles are degrees clockwise on the screen."""
+"""Boxes around the shapes that annotation tools draw; boxes are XYXY, angles are degrees clockwise
+on the screen.
+"""
 
 from __future__ import annotations
 

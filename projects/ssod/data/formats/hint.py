@@ -17,7 +17,8 @@ class _HintedError(UserError):
 
 
 def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optional[str]:
-    """The sentence "This looks like ...", where none of the formats that read the paths is the declared one.
+    """The sentence "This looks like ...", where none of the formats that read the paths is the
+    declared one.
 
     Args:
         images: the declared folder of images, which is not doubted.
@@ -41,7 +42,9 @@ def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optio
 
 
 def hints_at_format(declared: str) -> Callable[[_Kind], _Kind]:
-    """Makes the reading methods of a dataset's class name the right FORMAT where they fail, as a decorator."""
+    """Makes the reading methods of a dataset's class name the right FORMAT where they fail, as a
+    decorator.
+    """
 
     def decorate(kind: _Kind) -> _Kind:
         for name in _READING:

@@ -27,7 +27,8 @@ def list_images(root: str) -> List[str]:
 class ImageFolder:
     """The images below a folder, by relative path with "/".
 
-    Annotation files name images by relative paths, by paths of the machine where they were made, or by bare names.
+    Annotation files name images by relative paths, by paths of the machine where they were made, or
+    by bare names.
     """
 
     def __init__(self, root: str) -> None:
@@ -64,9 +65,9 @@ class ImageFolder:
     def find(self, written: str, beside: str = "") -> str:
         """The relative path of the image that a file in the folder `beside` calls `written`.
 
-        The path itself comes first, relative to `beside` and to the root. Then comes the image that shares most of
-        the path's last parts: "/home/me/set/a/1.jpg" is a/1.jpg rather than b/1.jpg. Then comes an image with
-        another suffix.
+        The path itself comes first, relative to `beside` and to the root. Then comes the image that
+        shares most of the path's last parts: "/home/me/set/a/1.jpg" is a/1.jpg rather than b/1.jpg.
+        Then comes an image with another suffix.
 
         Raises:
             ImageNotFound: there is none, or several fit equally well.

@@ -1,4 +1,6 @@
-"""Label Studio: one JSON for a project, exported as "JSON" or "JSON-MIN"; coordinates are percent of the image."""
+"""Label Studio: one JSON for a project, exported as "JSON" or "JSON-MIN"; coordinates are percent
+of the image.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import register_format
 from ssod.errors import UserError
 
-# Where a region keeps its class names; other results (choices, texts, ratings) label the whole image.
+# Where a region keeps its class names; other results (choices, texts, ratings) label the whole
+# image.
 _LABEL_KEYS = (
     "rectanglelabels",
     "polygonlabels",
@@ -52,7 +55,8 @@ def image_of(task: Dict[str, Any]) -> Optional[str]:
 def image_names(written: str) -> List[str]:
     """What the image's file may be called, the likeliest first.
 
-    "/data/local-files/?d=a/b.jpg" is a/b.jpg; "/data/upload/1/0a1b2c3d-b.jpg" is b.jpg, unless the upload itself was copied.
+    "/data/local-files/?d=a/b.jpg" is a/b.jpg; "/data/upload/1/0a1b2c3d-b.jpg" is b.jpg, unless the
+    upload itself was copied.
     """
     url = urlsplit(written)
     local = parse_qs(url.query).get("d")
@@ -66,7 +70,8 @@ def image_names(written: str) -> List[str]:
 
 
 def region_box(value: Dict[str, Any], width: float, height: float) -> Optional[List[float]]:
-    """XYXY in pixels around a region; [] where a number is missing; None where the region has no box.
+    """XYXY in pixels around a region; [] where a number is missing; None where the region has no
+    box.
 
     A rectangle turns clockwise about its top left corner, an ellipse about its centre.
     """
@@ -96,9 +101,9 @@ def _region_box(value: Dict[str, Any], sx: float, sy: float) -> Optional[List[fl
 class LabelStudioSet(AnnotatedSet):
     """`{FORMAT: label_studio, ANNOTATIONS: export.json, IMAGES: folder}`.
 
-    Of several annotations of a task, the one marked as ground truth counts, else the latest. Cancelled ones and
-    predictions do not count. Polygons and ellipses become the boxes around them; brush strokes and key points are
-    skipped and counted. A task without annotations is unlabelled.
+    Of several annotations of a task, the one marked as ground truth counts, else the latest.
+    Cancelled ones and predictions do not count. Polygons and ellipses become the boxes around them;
+    brush strokes and key points are skipped and counted. A task without annotations is unlabelled.
     """
 
     def label_files(self) -> List[str]:
@@ -153,7 +158,8 @@ def _regions(task: Dict[str, Any]) -> Optional[List[Any]]:
         )
         result = best.get("result")
         return result if isinstance(result, list) else []
-    # JSON-MIN: the regions lie under the name of the control, which the labelling interface chooses.
+    # JSON-MIN: the regions lie under the name of the control, which the labelling interface
+    # chooses.
     regions = [v for v in task.values() if isinstance(v, list) and any(map(_is_region, v))]
     return [region for found in regions for region in found] if regions else None
 

@@ -28,7 +28,8 @@ def is_labelme(content: Any) -> bool:
 def shape_box(shape: Dict[str, Any]) -> Optional[List[float]]:
     """XYXY around a shape; [] where its points are no numbers; None where its type has no inside.
 
-    A rectangle's two corners come in the order in which they were drawn. A circle is its centre and a point of its rim.
+    A rectangle's two corners come in the order in which they were drawn. A circle is its centre and
+    a point of its rim.
     """
     kind = shape.get("shape_type") or "polygon"  # old files have no type
     try:
@@ -45,9 +46,11 @@ def shape_box(shape: Dict[str, Any]) -> Optional[List[float]]:
 @register_format("labelme", required=AnnotatedSet.REQUIRED, optional=AnnotatedSet.OPTIONAL)
 @dataclass(frozen=True)
 class LabelMeSet(AnnotatedSet):
-    """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`; IMAGES where the images lie elsewhere.
+    """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`; IMAGES where the images lie
+    elsewhere.
 
-    Polygons, circles and masks become the boxes around them. Points and lines are skipped and counted.
+    Polygons, circles and masks become the boxes around them. Points and lines are skipped and
+    counted.
     """
 
     def label_files(self) -> List[str]:
@@ -84,8 +87,8 @@ class LabelMeSet(AnnotatedSet):
 def _find_image(
     reader: LabelReader, relative: str, content: Dict[str, Any]
 ) -> Optional[ImageLabels]:
-    # The image beside the file comes before the path in the file: files are renamed and copied together with their
-    # images, and nobody changes the path inside.
+    # The image beside the file comes before the path in the file: files are renamed and copied
+    # together with their images, and nobody changes the path inside.
     try:
         return reader.add_image(reader.folder.of_stem(relative))
     except ImageNotFound:

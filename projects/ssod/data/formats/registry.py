@@ -64,7 +64,9 @@ class DeclaredSet(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """One value of `FORMAT`: the class of its datasets, the keys they need, and the keys they may have."""
+    """One value of `FORMAT`: the class of its datasets, the keys they need, and the keys they may
+    have.
+    """
 
     name: str
     kind: Any
@@ -103,7 +105,9 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
 
 
 def resolve_path(path: str) -> str:
-    """A leading "datasets/" stands for $DETECTRON2_DATASETS/ where that is set, as in Detectron2."""
+    """A leading "datasets/" stands for $DETECTRON2_DATASETS/ where that is set, as in
+    Detectron2.
+    """
     root = os.environ.get("DETECTRON2_DATASETS")
     if root and path.replace(os.sep, "/").startswith("datasets/"):
         path = os.path.join(root, path[len("datasets/") :])

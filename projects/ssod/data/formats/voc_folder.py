@@ -1,4 +1,6 @@
-"""VOC's XML files without lists of splits: beside their images as labelImg leaves them, or in a folder of their own."""
+"""VOC's XML files without lists of splits: beside their images as labelImg leaves them, or in a
+folder of their own.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,11 @@ from ssod.errors import UserError
 @hints_at_format("voc")
 @dataclass(frozen=True)
 class VocFolderSet(AnnotatedSet):
-    """`{FORMAT: voc, ROOT: folder}` without SPLIT: every XML file below ROOT labels an image below ROOT.
+    """`{FORMAT: voc, ROOT: folder}` without SPLIT: every XML file below ROOT labels an image below
+    ROOT.
 
-    A file without objects says that nothing is on the image; an image without a file counts as unlabelled.
+    A file without objects says that nothing is on the image; an image without a file counts as
+    unlabelled.
     """
 
     @classmethod
@@ -71,9 +75,11 @@ class VocFolderSet(AnnotatedSet):
 
 
 def _find_image(reader: LabelReader, relative: str, written: str) -> Optional[ImageLabels]:
-    """The image beside the file, else the one of the same name in a parallel folder, else the one that the file names.
+    """The image beside the file, else the one of the same name in a parallel folder, else the one
+    that the file names.
 
-    <filename> and <path> come last: files are renamed and moved together with their images, and nobody changes them.
+    <filename> and <path> come last: files are renamed and moved together with their images, and
+    nobody changes them.
     """
     try:
         return reader.add_image(reader.folder.of_stem(relative))

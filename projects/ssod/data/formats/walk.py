@@ -7,7 +7,8 @@ from typing import List
 
 
 def files_below(root: str, *suffixes: str) -> List[str]:
-    """The files with one of the suffixes (lower case, with dot), sorted; hidden files and folders are left out.
+    """The files with one of the suffixes (lower case, with dot), sorted; hidden files and folders
+    are left out.
 
     Links to folders are followed, but no folder is visited twice.
     """

@@ -22,8 +22,9 @@ _LARGEST = 2.0
 def parse_line(line: str, keypoint_values: int = 0) -> Optional[Tuple[int, List[float]]]:
     """(class index, relative XYXY) of a line; None where it is no label.
 
-    Five numbers are class, centre and size; a sixth is a score or a track. Seven and more are the class and a polygon,
-    of which four corners are an oriented box. With `keypoint_values` numbers more than five, they are key points.
+    Five numbers are class, centre and size; a sixth is a score or a track. Seven and more are the
+    class and a polygon, of which four corners are an oriented box. With `keypoint_values` numbers
+    more than five, they are key points.
     """
     try:
         numbers = [float(word) for word in line.split()]
@@ -43,10 +44,12 @@ def parse_line(line: str, keypoint_values: int = 0) -> Optional[Tuple[int, List[
 @register_format("yolo", required=AnnotatedSet.REQUIRED, optional=(*AnnotatedSet.OPTIONAL, "SPLIT"))
 @dataclass(frozen=True)
 class YoloSet(AnnotatedSet):
-    """`{FORMAT: yolo, ANNOTATIONS: data.yaml, SPLIT: train}`, Darknet's obj.data, or a folder with classes.txt.
+    """`{FORMAT: yolo, ANNOTATIONS: data.yaml, SPLIT: train}`, Darknet's obj.data, or a folder with
+    classes.txt.
 
-    Labels are found as Ultralytics and Darknet find them: in `labels/` where the image is in `images/`, else beside the
-    image. An empty file says that nothing is on the image; an image without a file counts as unlabelled.
+    Labels are found as Ultralytics and Darknet find them: in `labels/` where the image is in
+    `images/`, else beside the image. An empty file says that nothing is on the image; an image
+    without a file counts as unlabelled.
     """
 
     def layout(self) -> Layout:

@@ -1,4 +1,6 @@
-"""Where the parts of a YOLO dataset lie: Ultralytics' data.yaml, Darknet's obj.data, or a folder alone."""
+"""Where the parts of a YOLO dataset lie: Ultralytics' data.yaml, Darknet's obj.data, or a folder
+alone.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,10 @@ class Layout:
     """The parts of one split.
 
     Args:
-        root: the folder below which everything lies. places: folders and lists of images. names: the classes.
-        files: the files that were read for this. keypoint_values: numbers after the box in a pose label.
+        root: the folder below which everything lies. places: folders and lists of images. names:
+            the classes.
+        files: the files that were read for this. keypoint_values: numbers after the box in a pose
+            label.
     """
 
     root: str
@@ -61,7 +65,9 @@ class Layout:
 
 
 def label_paths(image: str) -> List[str]:
-    """Where the label file of an image may be: the last `images` of its path becomes `labels`, or it lies beside."""
+    """Where the label file of an image may be: the last `images` of its path becomes `labels`, or
+    it lies beside.
+    """
     stem = os.path.splitext(image)[0].replace(os.sep, "/")
     parts = stem.split("/")
     paths = []
@@ -179,8 +185,9 @@ def _different(path: str, names: List[str]) -> Tuple[str, ...]:
 def find_below(root: str, written: str) -> str:
     """The file or folder below `root` that a path means which another machine wrote.
 
-    The path is tried as it is, then below the root, then without its first parts one by one: Roboflow writes
-    "../train/images", Darknet and CVAT "data/train.txt", notebooks "/content/set/images".
+    The path is tried as it is, then below the root, then without its first parts one by one:
+    Roboflow writes "../train/images", Darknet and CVAT "data/train.txt", notebooks
+    "/content/set/images".
     """
     name = written.strip().replace("\\", "/")
     if os.path.isabs(name) and os.path.exists(name):
@@ -276,7 +283,8 @@ def _class_files(folder: str) -> List[str]:
 def _names_of(
     paths: Sequence[str], described: Tuple[str, ...] = (), source: str = ""
 ) -> Tuple[str, ...]:
-    """The longest list of classes; the others must be its beginning, since labelImg writes a list that grows.
+    """The longest list of classes; the others must be its beginning, since labelImg writes a list
+    that grows.
 
     Args:
         described: the list that `source` has, which goes first.

@@ -1,4 +1,5 @@
-"""How anchors are numbered, so that those of one forward pass can be found in another with other padding.
+"""How anchors are numbered, so that those of one forward pass can be found in another with other
+padding.
 
 Shapes: L levels, S anchors of one image.
 """
@@ -17,7 +18,8 @@ class AnchorGrid:
     """Anchors are numbered level after level, row after row, location after location.
 
     Attributes:
-        sizes: (height, width) of each level's map. per_location: anchors at each location of each level.
+        sizes: (height, width) of each level's map. per_location: anchors at each location of each
+            level.
     """
 
     sizes: Tuple[Tuple[int, int], ...]
@@ -30,14 +32,15 @@ class AnchorGrid:
         return cls(sizes, tuple(per_location))
 
     def find_in(self, other: "AnchorGrid", indices: Tensor) -> Tuple[Tensor, Tensor]:
-        """The same anchors in another grid of the same levels, whose maps may be smaller or larger at the right and the bottom.
+        """The same anchors in another grid of the same levels, whose maps may be smaller or larger
+        at the right and the bottom.
 
         Args:
             indices: (S,) in this grid.
 
         Returns:
-            (S,) indices in `other`, and (S,) bool whether it has the location; where it has not, the index is that of
-            another anchor.
+            (S,) indices in `other`, and (S,) bool whether it has the location; where it has not,
+            the index is that of another anchor.
         """
         if self == other:
             return indices, torch.ones_like(indices, dtype=torch.bool)

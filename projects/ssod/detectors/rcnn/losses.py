@@ -15,10 +15,12 @@ from ssod.errors import UserError
 
 
 def roi_classification_loss(logits: Tensor, labels: Tensor, kind: str, gamma: float) -> Tensor:
-    """Softmax cross-entropy, or the multi-class focal loss of Unbiased Teacher, `(1 - p)^gamma * CE`, no alpha.
+    """Softmax cross-entropy, or the multi-class focal loss of Unbiased Teacher, `(1 - p)^gamma *
+    CE`, no alpha.
 
     Args:
-        logits: (R, K+1). labels: (R,) in [0, K]. kind: "cross_entropy" or "focal". gamma: of the focal loss.
+        logits: (R, K+1). labels: (R,) in [0, K]. kind: "cross_entropy" or "focal". gamma: of the
+            focal loss.
 
     Returns:
         (R,) losses.
@@ -27,7 +29,8 @@ def roi_classification_loss(logits: Tensor, labels: Tensor, kind: str, gamma: fl
     if kind == "cross_entropy":
         return cross_entropy
     if kind == "focal":
-        # 1 - p by expm1: exact where p is near 1. The floor keeps the gradient finite for gamma < 1.
+        # 1 - p by expm1: exact where p is near 1. The floor keeps the gradient finite for gamma <
+        # 1.
         miss = -torch.expm1(-cross_entropy)
         return miss.clamp(min=1e-12) ** gamma * cross_entropy
     raise UserError(f"SSOD.ROI_CLS_LOSS is {kind!r}: use 'cross_entropy' or 'focal'.")

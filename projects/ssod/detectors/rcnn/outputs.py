@@ -27,7 +27,8 @@ class ViewOutputs:
         maps: backbone features.
         proposals: N `Instances`, all RPN proposals before sampling.
         anchors: N `SampledAnchors`.
-        rois: N `Instances` of sampled RoIs: proposal_boxes, gt_boxes, gt_classes, gt_scores, gt_<weights>.
+        rois: N `Instances` of sampled RoIs: proposal_boxes, gt_boxes, gt_classes, gt_scores,
+            gt_<weights>.
         predictions: box features (R, D), logits (R, K+1) and deltas of the RoIs.
         cls_weights, reg_weights: (R,) loss weights; methods change them in `weigh`.
     """

@@ -1,6 +1,7 @@
 """Detectron2's box head, step by step: sampling, prediction, weighted losses, detections.
 
-Shapes: N images, R RoIs over all of them, K foreground classes (class K is background), D box-head channels.
+Shapes: N images, R RoIs over all of them, K foreground classes (class K is background), D box-head
+channels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from ssod.structures import WEIGHT_COLUMNS
 
 @dataclass
 class BoxPredictions:
-    """The box head's outputs: features (R, D), logits (R, K+1), deltas (R, 4) or (R, 4K), in image order."""
+    """The box head's outputs: features (R, D), logits (R, K+1), deltas (R, 4) or (R, 4K), in image
+    order.
+    """
 
     features: Tensor
     logits: Tensor
@@ -49,11 +52,12 @@ def sample_rois(
 ) -> List[Instances]:
     """Detectron2's `label_and_sample_proposals`, with every `gt_*` column present and meant.
 
-    Detectron2 gives a background RoI the values of an arbitrary ground truth, and none at all in an image without
-    ground truth. Here a background RoI has gt_scores 0 and every loss weight 1.
+    Detectron2 gives a background RoI the values of an arbitrary ground truth, and none at all in an
+    image without ground truth. Here a background RoI has gt_scores 0 and every loss weight 1.
 
     Returns:
-        N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores, gt_<weights>.
+        N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores,
+        gt_<weights>.
     """
     rois = roi_heads.label_and_sample_proposals(proposals, targets)
     for roi in rois:
@@ -78,7 +82,8 @@ def roi_losses(
     cls_loss: str,
     gamma: float,
 ) -> Dict[str, Tensor]:
-    """Detectron2's `FastRCNNOutputLayers.losses`, each RoI times its weight; divided by R whatever the weights.
+    """Detectron2's `FastRCNNOutputLayers.losses`, each RoI times its weight; divided by R whatever
+    the weights.
 
     Args:
         rois: from `sample_rois`. predictions: of these RoIs. cls_weights, reg_weights: (R,).
@@ -115,9 +120,11 @@ def detect(
     predictions: BoxPredictions,
     score_floor: float,
 ) -> List[Instances]:
-    """Detections in view coordinates: per-class NMS as at test time, every score above `score_floor`.
+    """Detections in view coordinates: per-class NMS as at test time, every score above
+    `score_floor`.
 
-    Boxes that clipping left without area are dropped: as labels, they would match every anchor equally badly.
+    Boxes that clipping left without area are dropped: as labels, they would match every anchor
+    equally badly.
     """
     predictor = roi_heads.box_predictor
     raw = (predictions.logits, predictions.deltas)

@@ -1,8 +1,8 @@
 """Detectron2's RPN, step by step, with a weight for every sampled anchor.
 
-The RPN itself is used as it is; what it keeps to itself is which ground truth an anchor was matched with, and a
-recording matcher tells.
-Shapes: A anchors of one image, S sampled ones, F foreground ones among these.
+The RPN itself is used as it is; what it keeps to itself is which ground truth an anchor was matched
+with, and a recording matcher tells. Shapes: A anchors of one image, S sampled ones, F foreground
+ones among these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class SampledAnchors:
 
     Attributes:
         logits, labels, cls_weights: (S,) objectness, 1 for foreground, loss weight.
-        deltas, boxes, gt_boxes, reg_weights: (F, 4), (F, 4), (F, 4), (F,) of the foreground anchors.
+        deltas, boxes, gt_boxes, reg_weights: (F, 4), (F, 4), (F, 4), (F,) of the foreground
+            anchors.
         sampled_boxes: (S, 4) all of them.
         indices, grid: (S,) which of the A anchors they are, and how these are numbered.
     """
@@ -47,7 +48,9 @@ class SampledAnchors:
 
 @contextmanager
 def recorded_matches(rpn: RPN) -> Iterator[List[Tensor]]:
-    """Yields a list that collects, for each image that is labelled inside, every anchor's matched index (A,)."""
+    """Yields a list that collects, for each image that is labelled inside, every anchor's matched
+    index (A,).
+    """
     matcher, matches = rpn.anchor_matcher, []
 
     def record(quality: Tensor) -> Tuple[Tensor, Tensor]:
@@ -85,7 +88,8 @@ def run_rpn(
         rpn: Detectron2's. maps: N images. targets: N `Instances` from `make_targets`, or None.
 
     Returns:
-        N `Instances` with proposal_boxes and objectness_logits; N `SampledAnchors` (none without targets).
+        N `Instances` with proposal_boxes and objectness_logits; N `SampledAnchors` (none without
+        targets).
     """
     proposals: List[Optional[Instances]] = [None] * maps.num_images
     sampled: List[Optional[SampledAnchors]] = [None] * maps.num_images
@@ -154,7 +158,9 @@ def _grid(rpn: RPN, features: Dict[str, Tensor]) -> AnchorGrid:
 
 
 def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]:
-    """Detectron2's `RPN.losses`, each anchor times its weight; the normaliser counts images, not weights."""
+    """Detectron2's `RPN.losses`, each anchor times its weight; the normaliser counts images, not
+    weights.
+    """
     normalizer = rpn.batch_size_per_image * len(anchors)
     logits = torch.cat([a.logits for a in anchors])
     cls = F.binary_cross_entropy_with_logits(

@@ -1,4 +1,5 @@
-"""Background of unlabelled images weighted by the teacher's own background score, as a method for every host.
+"""Background of unlabelled images weighted by the teacher's own background score, as a method for
+every host.
 
 Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors of one image.
 """
@@ -32,11 +33,13 @@ _SCALAR_PERIOD = 20
 
 @METHOD_REGISTRY.register()
 class BackgroundWeights(Method):
-    """An object without a pseudo-label is not taught as background where the teacher half believes in it.
+    """An object without a pseudo-label is not taught as background where the teacher half believes
+    in it.
 
-    "soft": a background RoI weighs the teacher's background probability of the same box in the weak view, divided
-    by the mean over its image (Soft Teacher). "ignore": it weighs 1 where that probability is `min_score` or more, else 0.
-    The same holds for background anchors, with 1 minus the teacher's objectness.
+    "soft": a background RoI weighs the teacher's background probability of the same box in the weak
+    view, divided by the mean over its image (Soft Teacher). "ignore": it weighs 1 where that
+    probability is `min_score` or more, else 0. The same holds for background anchors, with 1 minus
+    the teacher's objectness.
 
     Args:
         mode, min_score: see above. rpn: whether anchors are weighted too.

@@ -1,4 +1,6 @@
-"""Gradient-based sampling for class-imbalanced semi-supervised object detection (Li et al., ICCV 2023), and comparators."""
+"""Gradient-based sampling for class-imbalanced semi-supervised object detection (Li et al., ICCV
+2023), and comparators.
+"""
 
 from ssod.methods.ci_ssod.class_weights import jacobi_target, solve_class_weights
 from ssod.methods.ci_ssod.equalization import EQLv2

@@ -1,4 +1,5 @@
-"""The running gradient matrix and the class weights that follow from it; GbR and GbT read the same one.
+"""The running gradient matrix and the class weights that follow from it; GbR and GbT read the same
+one.
 
 Shapes: R RoIs, K foreground classes (class K is background).
 """
@@ -27,14 +28,17 @@ StreamWeights = Tuple[Tensor, Tensor]
 
 
 class ClassBalance(nn.Module):
-    """A moving average of the gradient matrix and weights `w = (K+1) softmax(a)` that approach its balance.
+    """A moving average of the gradient matrix and weights `w = (K+1) softmax(a)` that approach its
+    balance.
 
     Args:
-        num_classes: K. decay: of the moving average, per micro-batch. lr, momentum: of SGD on `a`. align_weight: of L_align.
+        num_classes: K. decay: of the moving average, per micro-batch. lr, momentum: of SGD on `a`.
+            align_weight: of L_align.
         solver: "jacobi", or "direct": `a` is the logarithm of the direct solution, clamped.
         bounds: of the target before the logarithm, and of the weights.
         warmup: optimiser steps that fill the matrix before `a` starts to move.
-        micro_batches: of an optimiser step: the matrix takes in each of them, `a` moves after the last.
+        micro_batches: of an optimiser step: the matrix takes in each of them, `a` moves after the
+            last.
         loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
     """
 
@@ -134,7 +138,8 @@ class ClassBalance(nn.Module):
         """This micro-batch's gradient matrix on this rank, with the same normalisers as the loss.
 
         Args:
-            applied: the class weights that `cls_weights` contain already and that the matrix must not; None: none.
+            applied: the class weights that `cls_weights` contain already and that the matrix must
+                not; None: none.
 
         Returns:
             (K+1, K+1).

@@ -1,7 +1,8 @@
 """Class weights that balance positive and negative gradients (CI-SSOD, Eq. 3 to 7).
 
-Shapes: K foreground classes; matrices are (K+1, K+1) and weights (K+1,), background last. Row i of a gradient matrix G
-holds what reaches logit i, column k what comes from RoIs of class k (see `gradient_matrix`).
+Shapes: K foreground classes; matrices are (K+1, K+1) and weights (K+1,), background last. Row i of
+a gradient matrix G holds what reaches logit i, column k what comes from RoIs of class k (see
+`gradient_matrix`).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from torch import Tensor
 
 @torch.no_grad()
 def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
-    """Solves `w_i G_ii = -sum_{k != i} w_k G_ik` for every foreground class i, and `sum w = K + 1` (Eq. 3, 4).
+    """Solves `w_i G_ii = -sum_{k != i} w_k G_ik` for every foreground class i, and `sum w = K + 1`
+    (Eq. 3, 4).
 
-    Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1 and the others sum to their number.
-    Should background be among them, the last class that is left gives its equation for the sum. A
-    singular system is solved in the least-squares sense. Weights may be negative, as the paper says; they are not clamped.
+    Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1 and the others
+    sum to their number. Should background be among them, the last class that is left gives its
+    equation for the sum. A singular system is solved in the least-squares sense. Weights may be
+    negative, as the paper says; they are not clamped.
 
     Args:
         gradient_matrix: (K+1, K+1).
@@ -46,15 +49,15 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
 def _equilibrate(matrix: Tensor) -> Tuple[Tensor, Tensor]:
     """Scales rows and columns until the largest entry of each is about 1.
 
-    A moving average leaves both of very different size: a class that was not drawn for long has a column that has decayed,
-    while its row still receives gradients.
+    A moving average leaves both of very different size: a class that was not drawn for long has a
+    column that has decayed, while its row still receives gradients.
 
     Args:
         matrix: (n, n), without zero rows or columns.
 
     Returns:
-        The scaled (n, n) and the columns' factors (n,), at most 1: what solves the scaled rows, times these, solves the
-        matrix's.
+        The scaled (n, n) and the columns' factors (n,), at most 1: what solves the scaled rows,
+        times these, solves the matrix's.
     """
     factors = torch.ones_like(matrix[0])
     for _ in range(10):
@@ -67,10 +70,11 @@ def _equilibrate(matrix: Tensor) -> Tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def jacobi_target(gradient_matrix: Tensor, weights: Tensor, low: float, high: float) -> Tensor:
-    """One Jacobi iteration: `w_hat_i = -sum_{k != i} w_k G_ik / G_ii` (Eq. 6), clamped to [low, high].
+    """One Jacobi iteration: `w_hat_i = -sum_{k != i} w_k G_ik / G_ii` (Eq. 6), clamped to [low,
+    high].
 
-    Classes with `G_ii = 0` keep their weight. Background gets `K + 1` minus the sum of the foreground targets before
-    they are clamped.
+    Classes with `G_ii = 0` keep their weight. Background gets `K + 1` minus the sum of the
+    foreground targets before they are clamped.
 
     Args:
         gradient_matrix: (K+1, K+1). weights: (K+1,) of the last iteration.
@@ -99,10 +103,12 @@ def alignment_step(
     momentum: float = 0.0,
     loss_weight: float = 1.0,
 ) -> Tuple[Tensor, Tensor]:
-    """One step of SGD on `loss_weight * L_align`, `L_align = mean((log w_hat - a)^2)` (Eq. 7), its derivative written out.
+    """One step of SGD on `loss_weight * L_align`, `L_align = mean((log w_hat - a)^2)` (Eq. 7), its
+    derivative written out.
 
     Args:
-        logits: (K+1,) `a`. velocity: (K+1,) of the last step; 0 before the first. target: (K+1,) `w_hat`, positive.
+        logits: (K+1,) `a`. velocity: (K+1,) of the last step; 0 before the first. target: (K+1,)
+            `w_hat`, positive.
 
     Returns:
         The new `a` and velocity, (K+1,) each.

@@ -1,7 +1,8 @@
 """Equalization Loss v2, a comparator: Tan et al., CVPR 2021.
 
-Each class is a binary classifier of its own, and its positive and negative gradients are re-weighted by their ratio so far.
-The last logit is the background's, whose gradients are not re-weighted. Shapes: R RoIs, K foreground classes.
+Each class is a binary classifier of its own, and its positive and negative gradients are
+re-weighted by their ratio so far. The last logit is the background's, whose gradients are not
+re-weighted. Shapes: R RoIs, K foreground classes.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ def equalization_weights(
 ) -> Tuple[Tensor, Tensor]:
     """EQL v2's factors of positive and negative gradients, from their sums so far.
 
-    `r = 1 / (1 + exp(-gamma (positive / negative - mu)))` weighs negatives, `1 + alpha (1 - r)` positives.
+    `r = 1 / (1 + exp(-gamma (positive / negative - mu)))` weighs negatives, `1 + alpha (1 - r)`
+    positives.
 
     Args:
-        positive, negative: (K,) accumulated absolute gradients. Without any yet, the class counts as balanced.
+        positive, negative: (K,) accumulated absolute gradients. Without any yet, the class counts
+            as balanced.
 
     Returns:
         Factors of positives and of negatives, (K+1,) each; 1 for background.
@@ -49,8 +52,8 @@ def equalization_weights(
 class SigmoidOutputLayers(FastRCNNOutputLayers):
     """Detectron2's box predictor with a sigmoid per class and EQL v2's loss.
 
-    The gradient sums are buffers here rather than in the Method, so that the loss finds them wherever the
-    classifier is.
+    The gradient sums are buffers here rather than in the Method, so that the loss finds them
+    wherever the classifier is.
     """
 
     positive: Tensor
@@ -66,13 +69,18 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
         return torch.where(is_label, positive, negative)
 
     def classification_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(R, K+1) logits, (R,) labels -> (R,): weighted binary cross-entropy, summed over logits."""
+        """(R, K+1) logits, (R,) labels -> (R,): weighted binary cross-entropy, summed over
+        logits.
+        """
         target = F.one_hot(labels, self.num_classes + 1).to(logits.dtype)
         each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         return (each * self.factors(labels)).sum(dim=1)
 
     def accumulate(self, logits: Tensor, labels: Tensor, roi_weights: Tensor) -> Tensor:
-        """(2, K): what these RoIs add to the sums of positive and negative gradients. `roi_weights`: (R,)."""
+        """(2, K): what these RoIs add to the sums of positive and negative gradients.
+
+        `roi_weights`: (R,).
+        """
         is_label = F.one_hot(labels, self.num_classes + 1).bool()
         probability = torch.sigmoid(logits)
         size = torch.where(is_label, 1 - probability, probability)
@@ -102,7 +110,9 @@ def make_sigmoid(predictor: Any) -> None:
 
 @ROI_HEADS_REGISTRY.register()
 class SigmoidROIHeads(StandardROIHeads):
-    """`StandardROIHeads` with `SigmoidOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what EQLv2 has trained."""
+    """`StandardROIHeads` with `SigmoidOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what
+    EQLv2 has trained.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,7 +123,8 @@ class SigmoidROIHeads(StandardROIHeads):
 class EQLv2(Method):
     """Trains the box head with EQL v2's loss, on both streams, and keeps its gradient sums.
 
-    `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads": whoever loads the saved weights knows about the sigmoids by it.
+    `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads": whoever loads the saved weights knows about
+    the sigmoids by it.
     """
 
     config_key = "EQLV2"

@@ -1,4 +1,5 @@
-"""The gradient matrix of "Gradient-based Sampling for Class Imbalanced Semi-supervised Object Detection", Eq. 1 and 2.
+"""The gradient matrix of "Gradient-based Sampling for Class Imbalanced Semi-supervised Object
+Detection", Eq. 1 and 2.
 
 Shapes: R RoIs, K foreground classes (class K is background).
 """
@@ -26,18 +27,21 @@ def gradient_matrix(
     *,
     roi_weights: Optional[Tensor] = None,
 ) -> Tensor:
-    """Sums the loss's derivatives by logit and label: `G[i, k] = sum over RoIs j with label k of d f(x_j) / d x_j[i]`.
+    """Sums the loss's derivatives by logit and label: `G[i, k] = sum over RoIs j with label k of d
+    f(x_j) / d x_j[i]`.
 
-    In closed form: with `p` the probability of the label, both losses have `d f / d x_i = factor * (p_i - 1[i is the
-    label])`, where the factor is 1 for cross-entropy `-log p` and `(1-p)^gamma - gamma p (1-p)^(gamma-1) log p` for
-    the focal loss `-(1-p)^gamma log p`. Nothing larger than the logits and the result is allocated.
+    In closed form: with `p` the probability of the label, both losses have `d f / d x_i = factor *
+    (p_i - 1[i is the label])`, where the factor is 1 for cross-entropy `-log p` and `(1-p)^gamma -
+    gamma p (1-p)^(gamma-1) log p` for the focal loss `-(1-p)^gamma log p`. Nothing larger than the
+    logits and the result is allocated.
 
     Args:
         logits: (R, K+1). labels: (R,) in [0, K]. loss: "ce" or "focal". gamma: of the focal loss.
         roi_weights: (R,) factor of each RoI's loss; 1 where not given.
 
     Returns:
-        (K+1, K+1), row: the logit that receives the gradient, column: the label. The diagonal is <= 0, the rest >= 0.
+        (K+1, K+1), row: the logit that receives the gradient, column: the label. The diagonal is <=
+        0, the rest >= 0.
     """
     if loss not in ("ce", "focal") or (loss == "focal" and gamma is None):
         raise UserError(f"Gradient matrix of the loss {loss!r}: use 'ce', or 'focal' with a gamma.")

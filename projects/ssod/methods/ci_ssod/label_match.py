@@ -1,7 +1,8 @@
-"""Class thresholds that give pseudo-labels the class distribution of the labels: a comparator of GbT (Table 5).
+"""Class thresholds that give pseudo-labels the class distribution of the labels: a comparator of
+GbT (Table 5).
 
-Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022. Only its thresholds; its proposal
-self-assignment is another idea. Shapes: K foreground classes.
+Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022. Only its thresholds; its
+proposal self-assignment is another idea. Shapes: K foreground classes.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ _BINS = 1000
 class LabelMatchThresholds(ClassThresholds):
     """Keeps as many pseudo-labels of each class per image as the labelled set has boxes.
 
-    The distribution of the teacher's scores is a moving average of histograms instead of lists of the last scores.
+    The distribution of the teacher's scores is a moving average of histograms instead of lists of
+    the last scores.
 
     Args:
-        initial: threshold during warm-up, and before the teacher has labelled anything. decay: of the histograms, per
-            micro-batch. first_step, rpn_threshold: see `ClassThresholds`.
+        initial: threshold during warm-up, and before the teacher has labelled anything. decay: of
+            the histograms, per micro-batch. first_step, rpn_threshold: see `ClassThresholds`.
     """
 
     config_key = "LABEL_MATCH"

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from ssod.structures import PseudoLabels, Sample
 
-# Keys (R,) int64 and scores (R,) float32 on the CPU. A key is `image * (K + 1) + slot`: slot 0 says that the image was
-# visited and is there once for each such image, slot c + 1 that it has a label of class c.
+# Keys (R,) int64 and scores (R,) float32 on the CPU. A key is `image * (K + 1) + slot`: slot 0 says
+# that the image was visited and is there once for each such image, slot c + 1 that it has a label
+# of class c.
 _Rows = Tuple[Tensor, Tensor]
 
 
 class LabelMemory(nn.Module):
     """Per visited image, the highest score of each class among its selected pseudo-labels.
 
-    Eq. 11 takes a maximum over an image's labels that grows with the score, so nothing else of them matters. 12 bytes a
-    row: LVIS and Objects365 need some 100 MB, where (images x classes) tables would take gigabytes. Visits are collected
-    and merged when somebody asks.
+    Eq. 11 takes a maximum over an image's labels that grows with the score, so nothing else of them
+    matters. 12 bytes a row: LVIS and Objects365 need some 100 MB, where (images x classes) tables
+    would take gigabytes. Visits are collected and merged when somebody asks.
 
     Args:
         num_classes: K.
@@ -41,7 +42,9 @@ class LabelMemory(nn.Module):
         return int((self._merged()[0] % self._slots == 0).sum())
 
     def remember(self, samples: Sequence[Sample], pseudo: PseudoLabels) -> None:
-        """Replaces what is known of these images, on every rank by what all ranks have seen in this step."""
+        """Replaces what is known of these images, on every rank by what all ranks have seen in this
+        step.
+        """
         rows = self._pack(samples, pseudo)
         parts = comm.all_gather(rows) if comm.get_world_size() > 1 else [rows]
         self._visits.append(_join(parts))
@@ -67,7 +70,9 @@ class LabelMemory(nn.Module):
         return self._rows
 
     def _last_visits(self) -> _Rows:
-        """Of the images visited since the last merge, the rows of the last visit, each key once with its best score."""
+        """Of the images visited since the last merge, the rows of the last visit, each key once
+        with its best score.
+        """
         keys, scores = _join(self._visits)
         lengths = torch.tensor([len(visit) for visit, _ in self._visits])
         visit = torch.repeat_interleave(torch.arange(len(lengths)), lengths)

@@ -15,7 +15,8 @@ def class_sampling_rates(class_image_counts: Tensor, num_images: int, epsilon: f
     """`S_c = max(1, sqrt(epsilon * num_images / m_c))` (Eq. 10); 1 for a class that no image has.
 
     Args:
-        class_image_counts: (K,) m, images with a box of the class. num_images: all images counted, N_l + N_u.
+        class_image_counts: (K,) m, images with a box of the class. num_images: all images counted,
+            N_l + N_u.
 
     Returns:
         (K,) float.
@@ -28,10 +29,12 @@ def class_sampling_rates(class_image_counts: Tensor, num_images: int, epsilon: f
 def repeat_factors_of_rows(
     images: Tensor, classes: Tensor, scores: Tensor, rates: Tensor, thresholds: Tensor, count: int
 ) -> Tensor:
-    """`max(1, max over the image's pseudo-labels of S_c (p - theta_c))` (Eq. 11), pseudo-labels as rows of one table.
+    """`max(1, max over the image's pseudo-labels of S_c (p - theta_c))` (Eq. 11), pseudo-labels as
+    rows of one table.
 
     Args:
-        images: (M,) index of each pseudo-label's image, below `count`. classes: (M,). scores: (M,) p.
+        images: (M,) index of each pseudo-label's image, below `count`. classes: (M,). scores: (M,)
+            p.
         rates: (K,) S. thresholds: (K,) theta.
 
     Returns:
@@ -52,8 +55,8 @@ def image_repeat_factors(
     """Repeat factor of each unlabelled image (Eq. 10, 11): fractional, at least 1.
 
     Args:
-        pseudo_labels: N pairs (classes (n,), scores (n,)). class_image_counts, num_images, epsilon: see
-            `class_sampling_rates`. thresholds: (K,).
+        pseudo_labels: N pairs (classes (n,), scores (n,)). class_image_counts, num_images, epsilon:
+            see `class_sampling_rates`. thresholds: (K,).
 
     Returns:
         (N,) float.

@@ -1,4 +1,5 @@
-"""The report's sections about the methods of this folder, from the files that `RecordArrays` has written.
+"""The report's sections about the methods of this folder, from the files that `RecordArrays` has
+written.
 
 Shapes: K foreground classes (class K is background).
 """
@@ -25,9 +26,11 @@ _DECADES = 3.0  # gradients smaller than the largest by more are white
 
 
 def heat_map(matrix: np.ndarray, pixels: int = 280) -> str:
-    """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a logarithmic scale.
+    """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a
+    logarithmic scale.
 
-    Of more classes than pixels, a pixel shows the largest gradient of a block, so that the diagonal stays visible.
+    Of more classes than pixels, a pixel shows the largest gradient of a block, so that the diagonal
+    stays visible.
     """
     block = -(-len(matrix) // pixels)
     if block > 1:
@@ -133,7 +136,9 @@ def threshold_section(run: RunData, name: str) -> Optional[Section]:
 
 
 def sampling_section(run: RunData, name: str) -> Optional[Section]:
-    """CrS: sampling rates of the classes, repeat factors of the images, and class histograms (Fig. 4)."""
+    """CrS: sampling rates of the classes, repeat factors of the images, and class histograms (Fig.
+    4).
+    """
     records = read_recorded(run.folder, name)
     if not records:
         return None

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class GradientReweighting(Method):
-    """Weighs each RoI's classification loss by its label's class weight: `w_c` unlabelled, `w_c ** beta` labelled (Eq. 8).
+    """Weighs each RoI's classification loss by its label's class weight: `w_c` unlabelled, `w_c **
+    beta` labelled (Eq. 8).
 
-    The weights bring positive and negative gradients of each class into balance (`ClassBalance`). In each stream they are
-    divided by their running mean over its RoIs: GbR moves weight between classes, not between classification and the
-    other losses (the authors' code).
+    The weights bring positive and negative gradients of each class into balance (`ClassBalance`).
+    In each stream they are divided by their running mean over its RoIs: GbR moves weight between
+    classes, not between classification and the other losses (the authors' code).
     """
 
     config_key = "GRADIENT_REWEIGHTING"
@@ -55,8 +56,8 @@ class GradientReweighting(Method):
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.GRADIENT_REWEIGHTING = CfgNode()
-        # Of the gradient matrix (the paper's eta_g), and of the mean weight of RoIs. These keys, BETA apart, serve
-        # GradientThresholding too.
+        # Of the gradient matrix (the paper's eta_g), and of the mean weight of RoIs. These keys,
+        # BETA apart, serve GradientThresholding too.
         node.EMA_DECAY = 0.9995
         node.LR = 0.01  # of SGD on the class logits a
         node.MOMENTUM = 0.9

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 
 def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) -> np.ndarray:
-    """(N_l,) factors of Gupta et al., "LVIS", CVPR 2019: `max over classes of max(1, sqrt(threshold / frequency))`."""
+    """(N_l,) factors of Gupta et al., "LVIS", CVPR 2019: `max over classes of max(1, sqrt(threshold
+    / frequency))`.
+    """
     images = [{"annotations": [{"category_id": k} for k in trained_classes(r)]} for r in records]
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(images, threshold)
     return factors.numpy()
@@ -44,7 +46,8 @@ def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) 
 
 @METHOD_REGISTRY.register()
 class RepeatFactorSampling(Method):
-    """Labelled images with rare classes are drawn more often: the comparator RFS, and part of the others.
+    """Labelled images with rare classes are drawn more often: the comparator RFS, and part of the
+    others.
 
     Args:
         threshold: share of images below which a class is rare.
@@ -66,7 +69,8 @@ class RepeatFactorSampling(Method):
                 f"{self.threshold_key} is {threshold}: use a share of images, 0 or more."
             )
         self.threshold = threshold
-        # Part of the state: a run that resumes has published already, one that branches off has not.
+        # Part of the state: a run that resumes has published already, one that branches off has
+        # not.
         self.register_buffer("published", torch.zeros((), dtype=torch.bool))
         # Images with a factor above 1, as published last.
         self.register_buffer("repeated", torch.zeros(()))
@@ -107,16 +111,20 @@ class RepeatFactorSampling(Method):
 class ClassRebalancingSampling(RepeatFactorSampling):
     """Draws unlabelled images with confident pseudo-labels of rare classes more often (Eq. 10, 11).
 
-    Mutual learning is cut into generations; at the beginning of each, factors are computed from the labels that the main
-    branch trained on at the last visit of each image after warm-up. Images that were never visited have factor 1 and are
-    not counted in Eq. 10. The class thresholds are those of the method that has some (GbT, LabelMatch), else the fixed one.
+    Mutual learning is cut into generations; at the beginning of each, factors are computed from the
+    labels that the main branch trained on at the last visit of each image after warm-up. Images
+    that were never visited have factor 1 and are not counted in Eq. 10. The class thresholds are
+    those of the method that has some (GbT, LabelMatch), else the fixed one.
 
-    The paper gathers statistics at a generation's end. Here ranks exchange them in each step, because Detectron2's
-    checkpoints hold rank 0's state alone and a run may be resumed in the middle of a generation.
+    The paper gathers statistics at a generation's end. Here ranks exchange them in each step,
+    because Detectron2's checkpoints hold rank 0's state alone and a run may be resumed in the
+    middle of a generation.
 
     Args:
-        generations: N_t. gamma: the last generation's epsilon, nearly. first_step, last_step: of mutual learning.
-        remember_from: the step that ends the warm-up. fixed_threshold: theta where no method has class thresholds.
+        generations: N_t. gamma: the last generation's epsilon, nearly. first_step, last_step: of
+            mutual learning.
+        remember_from: the step that ends the warm-up. fixed_threshold: theta where no method has
+            class thresholds.
     """
 
     config_key = "CLASS_REBALANCING_SAMPLING"
@@ -158,7 +166,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         node.GENERATIONS = 10
         node.GAMMA = 0.5  # COCO; 0.05 Objects365 and LVIS
         node.LABELED_REPEAT_THRESHOLD = 0.1  # 0.02 Objects365, 0.01 LVIS
-        # Steps of mutual learning whose labels are not remembered: COCO's; 16,000 LVIS, 32,000 Objects365.
+        # Steps of mutual learning whose labels are not remembered: COCO's; 16,000 LVIS, 32,000
+        # Objects365.
         node.WARMUP_STEPS = 12000
 
     @classmethod

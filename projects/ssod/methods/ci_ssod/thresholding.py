@@ -39,13 +39,14 @@ _REWEIGHTING = GradientReweighting.__name__
 class GradientThresholding(ClassThresholds):
     """Selects pseudo-labels with the thresholds of `class_thresholds`.
 
-    The class weights are those of GradientReweighting where that is listed too; else they are computed here in the same
-    way, and applied to thresholds only.
+    The class weights are those of GradientReweighting where that is listed too; else they are
+    computed here in the same way, and applied to thresholds only.
 
     Args:
         balance: None: GradientReweighting has it. base: theta, and the threshold during warm-up.
-        low, high: of the final thresholds. score_decay: of the moving average of the teacher's scores per class, over all
-            its detections. use_gradient, use_score: the two terms (Table 5 has each alone).
+        low, high: of the final thresholds. score_decay: of the moving average of the teacher's
+            scores per class, over all its detections. use_gradient, use_score: the two terms (Table
+            5 has each alone).
         first_step, rpn_threshold: see `ClassThresholds`.
     """
 

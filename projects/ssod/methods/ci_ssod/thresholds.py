@@ -18,14 +18,17 @@ def class_thresholds(
     low: float = 0.5,
     high: float = 0.9,
 ) -> Tensor:
-    """Lower thresholds for classes that need more weight, and for classes of which the teacher is less sure.
+    """Lower thresholds for classes that need more weight, and for classes of which the teacher is
+    less sure.
 
-    `min(theta_p, theta_s)` clamped to [low, high], with `theta_p = min(base, base / w_c)` (Eq. 9) and
-    `theta_s = base * s_c / mean(s)`, the mean over the classes seen. The second formula and the clamp are the authors' code's.
+    `min(theta_p, theta_s)` clamped to [low, high], with `theta_p = min(base, base / w_c)` (Eq. 9)
+    and `theta_s = base * s_c / mean(s)`, the mean over the classes seen. The second formula and the
+    clamp are the authors' code's.
 
     Args:
         weights: (K,) foreground classes only. base: theta.
-        score_means: (K,) mean score of the teacher's detections of each class, NaN: class not seen; None: theta_p alone.
+        score_means: (K,) mean score of the teacher's detections of each class, NaN: class not seen;
+            None: theta_p alone.
 
     Returns:
         (K,).
@@ -38,11 +41,12 @@ def class_thresholds(
 
 
 def matching_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
-    """The lowest score of each class above which there are no more detections than wanted (LabelMatch).
+    """The lowest score of each class above which there are no more detections than wanted
+    (LabelMatch).
 
-    Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022: the pseudo-labels of a class should be as
-    frequent as its labels. They keep lists of scores; a histogram has a fixed size. Where even all detections are too
-    few, the threshold is 0.
+    Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022: the pseudo-labels of
+    a class should be as frequent as its labels. They keep lists of scores; a histogram has a fixed
+    size. Where even all detections are too few, the threshold is 0.
 
     Args:
         histogram: (K, B) detections per image by score, bins of equal width over [0, 1].

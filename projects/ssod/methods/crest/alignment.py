@@ -1,4 +1,5 @@
-"""Progressive distribution alignment of CReST+ (Wei et al., CVPR 2021, section 3.3; the alignment itself is ReMixMatch's).
+"""Progressive distribution alignment of CReST+ (Wei et al., CVPR 2021, section 3.3; the alignment
+itself is ReMixMatch's).
 
 Shapes: M labels of all images, K foreground classes.
 """
@@ -25,7 +26,9 @@ _SMOOTHING = 1e-6
 
 
 def target_distribution(class_counts: Tensor, temperature: float) -> Tensor:
-    """The labelled set's class distribution to the power t, normalised: t 1 leaves it, t 0 is uniform. (K,) -> (K,)."""
+    """The labelled set's class distribution to the power t, normalised: t 1 leaves it, t 0 is
+    uniform. (K,) -> (K,).
+    """
     share = class_counts / class_counts.sum().clamp(min=1e-12)
     powered = torch.where(share > 0, share**temperature, 0.0)
     return powered / powered.sum().clamp(min=1e-12)
@@ -35,7 +38,8 @@ def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) ->
     """`p * target / model`, normalised to what it was: a detector's p leaves a part to background.
 
     Args:
-        probabilities: (M, K), rows sum to 1 or less. target: (K,) wanted distribution. model: (K,) the teacher's.
+        probabilities: (M, K), rows sum to 1 or less. target: (K,) wanted distribution. model: (K,)
+            the teacher's.
 
     Returns:
         (M, K), with the row sums of p.
@@ -47,7 +51,8 @@ def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) ->
 
 @METHOD_REGISTRY.register()
 class DistributionAlignment(Relabelling):
-    """Makes the pseudo-labels' class distribution that of the labelled set, to the power of `temperature`.
+    """Makes the pseudo-labels' class distribution that of the labelled set, to the power of
+    `temperature`.
 
     Args:
         temperature: t. decay: of the teacher's mean distribution over its labels, per micro-batch.
@@ -77,7 +82,8 @@ class DistributionAlignment(Relabelling):
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.DISTRIBUTION_ALIGNMENT = CfgNode()
         cls.add_common_config(node, warmup=0)
-        # Of the labelled set's distribution. `ssod.tools.run_generations` lowers it from 1 to this one.
+        # Of the labelled set's distribution. `ssod.tools.run_generations` lowers it from 1 to this
+        # one.
         node.TEMPERATURE = 0.5
         node.EMA_DECAY = 0.99  # of the teacher's mean distribution
 

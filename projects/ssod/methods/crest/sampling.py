@@ -15,8 +15,9 @@ ADDED = "crest_labels"
 def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
     """`mu_c = (N_(K+1-c) / N_1) ** (1 / alpha)`: the share of a class's pseudo-labels that is kept.
 
-    Classes are ranked by their number of labels, c = 1 the most frequent one, whose share is that of the rarest: the rarer
-    the class, the more of its pseudo-labels are kept, and of the rarest all.
+    Classes are ranked by their number of labels, c = 1 the most frequent one, whose share is that
+    of the rarest: the rarer the class, the more of its pseudo-labels are kept, and of the rarest
+    all.
 
     Args:
         class_counts: (K,) labels of each class in the labelled set. Ties keep class order.
@@ -32,7 +33,8 @@ def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
 
 
 def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
-    """The highest-scoring `shares` of each class's pseudo-labels, their number rounded down (as the authors' code).
+    """The highest-scoring `shares` of each class's pseudo-labels, their number rounded down (as the
+    authors' code).
 
     Args:
         classes: (M,) int64. scores: (M,). shares: (K,).

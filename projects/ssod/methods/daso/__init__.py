@@ -1,5 +1,6 @@
-"""DASO, a comparator of CI-SSOD: Oh et al., "DASO: Distribution-Aware Semantics-Oriented Pseudo-label for Imbalanced
-Semi-Supervised Learning", CVPR 2022; here for the boxes of a detector."""
+"""DASO, a comparator of CI-SSOD: Oh et al., "DASO: Distribution-Aware Semantics-Oriented
+Pseudo-label for Imbalanced Semi-Supervised Learning", CVPR 2022; here for the boxes of a detector.
+"""
 
 from ssod.methods.daso.blending import (
     blend_distributions,

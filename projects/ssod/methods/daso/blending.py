@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logit of a class without prototype: its probability is 0 in single precision, and nothing becomes infinite.
+# Logit of a class without prototype: its probability is 0 in single precision, and nothing becomes
+# infinite.
 _NEVER = -1e4
 
 
@@ -36,8 +37,8 @@ def semantic_distribution(
 
 
 def blending_shares(counts: Tensor, temperature: float) -> Tensor:
-    """`v_k = (n_k / max n) ** (1 / temperature)`: the more frequent a class among the pseudo-labels, the less its linear
-    classifier is trusted; 0 where nothing was counted.
+    """`v_k = (n_k / max n) ** (1 / temperature)`: the more frequent a class among the
+    pseudo-labels, the less its linear classifier is trusted; 0 where nothing was counted.
 
     Args:
         counts: (K,) pseudo-labels of each class.
@@ -51,7 +52,8 @@ def blending_shares(counts: Tensor, temperature: float) -> Tensor:
 def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor) -> Tensor:
     """`(1 - v_k) p + v_k q`, k the most probable class of p.
 
-    A detector's p leaves a part to background: q is scaled to the foreground's part, which so stays what it was.
+    A detector's p leaves a part to background: q is scaled to the foreground's part, which so stays
+    what it was.
 
     Args:
         probabilities: (M, K) p, rows sum to 1 or less. semantic: (M, K) q. shares: (K,) v.
@@ -67,10 +69,12 @@ def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor)
 def semantic_alignment_loss(
     features: Tensor, targets: Tensor, prototypes: Tensor, known: Tensor, temperature: float
 ) -> Tensor:
-    """Cross-entropy of the strong view's semantic distribution with the weak view's, mean over boxes.
+    """Cross-entropy of the strong view's semantic distribution with the weak view's, mean over
+    boxes.
 
     Args:
-        features: (M, D) of the strong view. targets: (M, K) of the weak one, see `semantic_distribution`.
+        features: (M, D) of the strong view. targets: (M, K) of the weak one, see
+            `semantic_distribution`.
 
     Returns:
         A scalar; 0 with a gradient of 0 for no boxes.

@@ -1,4 +1,5 @@
-"""DASO in the step: queues of labelled features, blended pseudo-labels, and the alignment of both views.
+"""DASO in the step: queues of labelled features, blended pseudo-labels, and the alignment of both
+views.
 
 Shapes: K foreground classes, Q features of each, D box-head channels, M labels of all images.
 """
@@ -35,15 +36,18 @@ _BLENDED = "daso_blended"
 
 @METHOD_REGISTRY.register()
 class DASO(Relabelling):
-    """Blends the classifier's pseudo-labels with those of the nearest prototype, more for classes that it favours.
+    """Blends the classifier's pseudo-labels with those of the nearest prototype, more for classes
+    that it favours.
 
-    Prototypes are means of the teacher's features of labelled boxes, from a queue of the same size for each class. The student's
-    features of the selected boxes are drawn to the prototypes that the teacher's are near to.
+    Prototypes are means of the teacher's features of labelled boxes, from a queue of the same size
+    for each class. The student's features of the selected boxes are drawn to the prototypes that
+    the teacher's are near to.
 
     Args:
-        queue_size: Q. temperature: of the softmax over prototypes. distribution_temperature: of `blending_shares`.
-        count_decay: of the pseudo-labels' class counts, per micro-batch. align_weight: of the alignment loss, times
-            `unsup_loss_weight`. The others: see `Relabelling`.
+        queue_size: Q. temperature: of the softmax over prototypes. distribution_temperature: of
+            `blending_shares`.
+        count_decay: of the pseudo-labels' class counts, per micro-batch. align_weight: of the
+            alignment loss, times `unsup_loss_weight`. The others: see `Relabelling`.
     """
 
     queue: Tensor
@@ -92,7 +96,8 @@ class DASO(Relabelling):
         cls.add_common_config(node, warmup=5000)
         node.QUEUE_SIZE = 256  # labelled boxes of each class
         node.TEMPERATURE = 0.05  # of the softmax over prototypes
-        # Of the blending shares: the authors' where both sets have the same class frequencies, else 0.3.
+        # Of the blending shares: the authors' where both sets have the same class frequencies, else
+        # 0.3.
         node.DISTRIBUTION_TEMPERATURE = 1.5
         node.EMA_DECAY = 0.99  # of the pseudo-labels' class counts
         node.ALIGN_WEIGHT = 1.0  # of the semantic alignment loss, times UNSUP_LOSS_WEIGHT
@@ -119,7 +124,8 @@ class DASO(Relabelling):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         channels = student.roi_heads.box_predictor.cls_score.in_features
-        # Half precision: a mean over the queue does not need more, and 1,203 classes of 1,024 channels take 0.6 GB.
+        # Half precision: a mean over the queue does not need more, and 1,203 classes of 1,024
+        # channels take 0.6 GB.
         empty = torch.zeros(len(self.filled), self.queue_size, channels, dtype=torch.float16)
         self.register_buffer("queue", empty)
 
@@ -179,7 +185,9 @@ class DASO(Relabelling):
         self.counts.mul_(self.count_decay).add_(batch)
 
     def _labeled_features(self, context: StepContext) -> Tuple[Tensor, Tensor]:
-        """The teacher's features (B, D) of this rank's labelled boxes in the weak view, and their classes (B,), on the CPU."""
+        """The teacher's features (B, D) of this rank's labelled boxes in the weak view, and their
+        classes (B,), on the CPU.
+        """
         samples = [s for s in context.batch.labeled if s.instances is not None and len(s.instances)]
         if not samples:
             empty = torch.zeros(0, self.queue.shape[2], dtype=self.queue.dtype)

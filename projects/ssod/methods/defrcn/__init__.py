@@ -1,4 +1,6 @@
-"""DeFRCN, a comparator of CI-SSOD: Qiao et al., "DeFRCN: Decoupled Faster R-CNN for Few-Shot Object Detection", ICCV 2021."""
+"""DeFRCN, a comparator of CI-SSOD: Qiao et al., "DeFRCN: Decoupled Faster R-CNN for Few-Shot Object
+Detection", ICCV 2021.
+"""
 
 from ssod.methods.defrcn.calibration import calibrated_scores, class_prototypes
 from ssod.methods.defrcn.heads import DecoupledROIHeads, DecoupledRPNHead

@@ -1,7 +1,8 @@
-"""The prototypical calibration block (DeFRCN, section 3.3): an ImageNet backbone has a say in the scores at test time.
+"""The prototypical calibration block (DeFRCN, section 3.3): an ImageNet backbone has a say in the
+scores at test time.
 
-Shapes: M boxes of one image, B labelled boxes, K classes, D channels of the backbone's last stage. Boxes are XYXY in
-pixels of the image file.
+Shapes: M boxes of one image, B labelled boxes, K classes, D channels of the backbone's last stage.
+Boxes are XYXY in pixels of the image file.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ def calibrated_scores(
     alpha: float = 0.5,
     lowest: float = 0.05,
 ) -> Tensor:
-    """`alpha * score + (1 - alpha) * cos(feature, prototype of the class)`, where that class is calibrated.
+    """`alpha * score + (1 - alpha) * cos(feature, prototype of the class)`, where that class is
+    calibrated.
 
     Args:
-        scores: (M,). classes: (M,). features: (M, D). prototypes: (K, D). calibrated: (K,) bool, the minority classes that
-            have a prototype. lowest: scores up to it stay.
+        scores: (M,). classes: (M,). features: (M, D). prototypes: (K, D). calibrated: (K,) bool,
+            the minority classes that have a prototype. lowest: scores up to it stay.
 
     Returns:
         (M,).
@@ -110,7 +112,8 @@ class CalibratedDetector(nn.Module):
     """A detector at test time whose scores of minority classes are calibrated.
 
     Args:
-        model: any Detectron2 detector. extract: of the ImageNet backbone. prototypes, calibrated: see `calibrated_scores`.
+        model: any Detectron2 detector. extract: of the ImageNet backbone. prototypes, calibrated:
+            see `calibrated_scores`.
     """
 
     def __init__(

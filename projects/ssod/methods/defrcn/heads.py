@@ -1,4 +1,6 @@
-"""Detectron2's RPN head and RoI heads behind a gradient decoupled layer each (DeFRCN, section 3.2)."""
+"""Detectron2's RPN head and RoI heads behind a gradient decoupled layer each (DeFRCN, section
+3.2).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ _RPN_SCALE, _ROI_SCALE = 0.0, 0.75
 
 @RPN_HEAD_REGISTRY.register()
 class DecoupledRPNHead(StandardRPNHead):
-    """`StandardRPNHead` on affine maps of the features. `MODEL.RPN.HEAD_NAME` loads what DeFRCN has trained."""
+    """`StandardRPNHead` on affine maps of the features.
+
+    `MODEL.RPN.HEAD_NAME` loads what DeFRCN has trained.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,7 +45,10 @@ class DecoupledPooler(ROIPooler):
 
 @ROI_HEADS_REGISTRY.register()
 class DecoupledROIHeads(StandardROIHeads):
-    """`StandardROIHeads` with `DecoupledPooler`. `MODEL.ROI_HEADS.NAME` loads what DeFRCN has trained."""
+    """`StandardROIHeads` with `DecoupledPooler`.
+
+    `MODEL.ROI_HEADS.NAME` loads what DeFRCN has trained.
+    """
 
     def __init__(self, cfg: Any, input_shape: Any) -> None:
         super().__init__(cfg, input_shape)

@@ -1,4 +1,5 @@
-"""The gradient decoupled layer (DeFRCN, section 3.2): forward a channel-wise affine map, backward a part of the gradient.
+"""The gradient decoupled layer (DeFRCN, section 3.2): forward a channel-wise affine map, backward a
+part of the gradient.
 
 Shapes: N images, C channels.
 """

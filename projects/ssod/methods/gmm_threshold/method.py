@@ -1,4 +1,5 @@
-"""Consistent-Teacher's adaptive threshold as a method: the teacher's recent scores decide what is selected.
+"""Consistent-Teacher's adaptive threshold as a method: the teacher's recent scores decide what is
+selected.
 
 Shapes: K foreground classes, S stored scores of each.
 """
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class GMMThreshold(ClassThresholds):
-    """Keeps labels whose score lies in the high one of two Gaussians, fitted per class to the teacher's last scores.
+    """Keeps labels whose score lies in the high one of two Gaussians, fitted per class to the
+    teacher's last scores.
 
-    The threshold follows the teacher: while its scores are low, low ones are selected, so that no class is without a
-    label for long; when they rise, so does the threshold.
+    The threshold follows the teacher: while its scores are low, low ones are selected, so that no
+    class is without a label for long; when they rise, so does the threshold.
 
     Args:
-        scores_per_class: S, how many of the last scores of each class are kept. min_scores: a class with fewer has the
-            threshold `initial`. policy: see `mixture_thresholds`. low, high: bounds of every threshold.
+        scores_per_class: S, how many of the last scores of each class are kept. min_scores: a class
+            with fewer has the threshold `initial`. policy: see `mixture_thresholds`. low, high:
+            bounds of every threshold.
     """
 
     config_key = "GMM_THRESHOLD"
@@ -84,7 +87,8 @@ class GMMThreshold(ClassThresholds):
         # A class with fewer scores so far has the threshold INITIAL.
         node.MIN_SCORES = 10
         node.INITIAL = 0.5
-        # "boundary": what more probably comes from the high Gaussian; "mean": of that the scores above its mean.
+        # "boundary": what more probably comes from the high Gaussian; "mean": of that the scores
+        # above its mean.
         node.POLICY = "mean"
         # Bounds of every threshold.
         node.LOW = 0.05

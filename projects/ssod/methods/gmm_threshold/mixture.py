@@ -1,6 +1,7 @@
 """Two Gaussians per class, fitted to scores of the teacher by expectation maximisation.
 
-Shapes: K classes, S stored scores of each. Of class k the first `counts[k]` entries of its row are valid.
+Shapes: K classes, S stored scores of each. Of class k the first `counts[k]` entries of its row are
+valid.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ class Mixtures(NamedTuple):
 def fit_mixtures(scores: Tensor, counts: Tensor) -> Tuple[Mixtures, Tensor]:
     """Fits `p(s) = sum_j share_j N(s | mean_j, deviation_j)` for each class, j of low and high.
 
-    The means start at the lowest and at the highest score, both deviations at a quarter of their distance. A fixed number of
-    iterations keeps the result a function of the scores alone.
+    The means start at the lowest and at the highest score, both deviations at a quarter of their
+    distance. A fixed number of iterations keeps the result a function of the scores alone.
 
     Args:
         scores: (K, S). counts: (K,) int64, at least 1 for a class whose result is used.
 
     Returns:
-        The mixtures, and (K, S) the probability that a score comes from the high component (0 where invalid).
+        The mixtures, and (K, S) the probability that a score comes from the high component (0 where
+        invalid).
     """
     scores = scores.double()
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
@@ -71,12 +73,14 @@ def _responsibilities(scores: Tensor, mixtures: Mixtures) -> Tensor:
 def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
     """(K,) the score from which on a label is selected.
 
-    "boundary": the lowest stored score that more probably comes from the high component. "mean": the lowest one that
-    is also at least that component's mean, where its density is highest (the paper's choice). A low component wider than the
-    high one is more probable again above it; such scores are selected.
+    "boundary": the lowest stored score that more probably comes from the high component. "mean":
+    the lowest one that is also at least that component's mean, where its density is highest (the
+    paper's choice). A low component wider than the high one is more probable again above it; such
+    scores are selected.
 
     Args:
-        scores, counts: as in `fit_mixtures`. A class with fewer than 2 scores has no use of its threshold.
+        scores, counts: as in `fit_mixtures`. A class with fewer than 2 scores has no use of its
+            threshold.
     """
     mixtures, high = fit_mixtures(scores, counts)
     positive = high > 0.5
@@ -84,7 +88,8 @@ def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
         positive &= scores.double() >= mixtures.means[:, 1:]
     elif policy != "boundary":
         raise ValueError(f"{policy!r} is none of {', '.join(POLICIES)}")
-    # The highest score started the high component; with it at the least there is always something to select.
+    # The highest score started the high component; with it at the least there is always something
+    # to select.
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
     highest = torch.where(valid, scores, -math.inf).amax(dim=1)
     lowest = torch.where(positive, scores, math.inf).amin(dim=1)

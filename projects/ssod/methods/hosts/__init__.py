@@ -1,4 +1,6 @@
-"""Host frameworks that choose, assign and weight pseudo-labels in their own way: Soft Teacher and PseCo."""
+"""Host frameworks that choose, assign and weight pseudo-labels in their own way: Soft Teacher and
+PseCo.
+"""
 
 from ssod.methods.hosts.pseco import PseCo
 from ssod.methods.hosts.soft_teacher import SoftTeacher

@@ -1,6 +1,8 @@
-"""PseCo's label assignment and its vote on boxes (Li et al., "PseCo: Pseudo Labeling and Consistency Training", ECCV 2022).
+"""PseCo's label assignment and its vote on boxes (Li et al., "PseCo: Pseudo Labeling and
+Consistency Training", ECCV 2022).
 
-Shapes: P proposals of one image, M pseudo-labels of it, F positive RoIs, K foreground classes. Boxes are XYXY in pixels.
+Shapes: P proposals of one image, M pseudo-labels of it, F positive RoIs, K foreground classes.
+Boxes are XYXY in pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from torch import Tensor
 
 
 def candidate_labels(proposals: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The bag of candidates of each label: proposals whose IoU with it is the best of all labels, and high enough.
+    """The bag of candidates of each label: proposals whose IoU with it is the best of all labels,
+    and high enough.
 
     Args:
         proposals: (P, 4). labels: (M, 4). iou_threshold: at least this IoU.
@@ -28,14 +31,18 @@ def candidate_labels(proposals: Tensor, labels: Tensor, iou_threshold: float) ->
 def prediction_guided_assignment(
     candidates: Tensor, scores: Tensor, ious: Tensor, num_labels: int, top: int
 ) -> Tensor:
-    """Prediction-guided label assignment (PLA): of each bag the best by the teacher's predictions are positive.
+    """Prediction-guided label assignment (PLA): of each bag the best by the teacher's predictions
+    are positive.
 
-    Quality is `sqrt(score * IoU)`. How many are positive is the sum of the bag's `top` highest IoUs, rounded down, but at
-    least one: the better the teacher localises an object, the more proposals learn it.
+    Quality is `sqrt(score * IoU)`. How many are positive is the sum of the bag's `top` highest
+    IoUs, rounded down, but at least one: the better the teacher localises an object, the more
+    proposals learn it.
 
     Args:
-        candidates: (P,) from `candidate_labels`. scores: (P,) the teacher's probability of the label's class.
-        ious: (P,) of the teacher's refined box with the label. Both of rows with a candidate label; others are ignored.
+        candidates: (P,) from `candidate_labels`. scores: (P,) the teacher's probability of the
+            label's class.
+        ious: (P,) of the teacher's refined box with the label. Both of rows with a candidate label;
+            others are ignored.
         num_labels: M. top: how many IoUs are summed.
 
     Returns:
@@ -55,10 +62,12 @@ def prediction_guided_assignment(
 
 
 def consistency_votes(ious: Tensor, labels: Tensor, num_labels: int) -> Tensor:
-    """Positive-proposal consistency voting (PCV): a label weighs the mean IoU of what its positive RoIs predict for it.
+    """Positive-proposal consistency voting (PCV): a label weighs the mean IoU of what its positive
+    RoIs predict for it.
 
     Args:
-        ious: (F,) of each positive RoI's predicted box with its label's. labels: (F,) int64 in [0, num_labels).
+        ious: (F,) of each positive RoI's predicted box with its label's. labels: (F,) int64 in [0,
+            num_labels).
 
     Returns:
         (F,) the weight of each RoI's label.

@@ -1,6 +1,8 @@
-"""PseCo (Li et al., ECCV 2022) as a Method: assignment by predictions, voting on boxes, consistency over scales.
+"""PseCo (Li et al., ECCV 2022) as a Method: assignment by predictions, voting on boxes, consistency
+over scales.
 
-Shapes: N images, P proposals and M pseudo-labels of one image, R RoIs over all images, K foreground classes.
+Shapes: N images, P proposals and M pseudo-labels of one image, R RoIs over all images, K foreground
+classes.
 """
 
 from __future__ import annotations
@@ -46,15 +48,19 @@ _LABEL_COLUMN = "pseco_label"
 
 @METHOD_REGISTRY.register()
 class PseCo(Method):
-    """Labels with `score > score_threshold`; which RoIs learn them, and how much their boxes count, predictions say.
+    """Labels with `score > score_threshold`; which RoIs learn them, and how much their boxes count,
+    predictions say.
 
-    Unlabelled RoIs are the teacher's proposals, assigned by `prediction_guided_assignment` on the teacher's predictions.
-    Box regression is weighted by `consistency_votes` on the student's. The same RoIs, and the RPN's loss, are learnt once
-    more on the image at half its size (`align_levels`).
+    Unlabelled RoIs are the teacher's proposals, assigned by `prediction_guided_assignment` on the
+    teacher's predictions. Box regression is weighted by `consistency_votes` on the student's. The
+    same RoIs, and the RPN's loss, are learnt once more on the image at half its size
+    (`align_levels`).
 
     Args:
-        score_threshold: see above. candidate_iou: of a proposal that may learn a label. top_candidates: of PLA.
-        unsup_loss_weight: lambda_u. cls_loss, focal_gamma: the main branch's RoI classification loss.
+        score_threshold: see above. candidate_iou: of a proposal that may learn a label.
+            top_candidates: of PLA.
+        unsup_loss_weight: lambda_u. cls_loss, focal_gamma: the main branch's RoI classification
+            loss.
     """
 
     config_key = "PSECO"
@@ -134,7 +140,8 @@ class PseCo(Method):
             first = rows.stop
             boxes = proposals.proposal_boxes.tensor
             own = self._assign(context.teacher, boxes, found.predictions[rows], target)
-            # A label that no proposal is near (an object pasted into the strong view) brings its own box.
+            # A label that no proposal is near (an object pasted into the strong view) brings its
+            # own box.
             missing = torch.ones(len(target), dtype=torch.bool, device=own.device)
             missing[own[own >= 0]] = False
             alone = missing.nonzero().flatten()
@@ -154,7 +161,9 @@ class PseCo(Method):
     def _assign(
         self, teacher: GeneralizedRCNN, boxes: Tensor, found: BoxPredictions, target: Instances
     ) -> Tensor:
-        """(P,) index of the label that each of the teacher's proposals (P, 4) learns, -1 for none."""
+        """(P,) index of the label that each of the teacher's proposals (P, 4) learns, -1 for
+        none.
+        """
         labels = target.gt_boxes.tensor
         candidates = candidate_labels(boxes, labels, self.candidate_iou)
         if len(labels) == 0:
@@ -254,7 +263,8 @@ def _sampled(
     """Draws RoIs as Detectron2 does, and gives them the columns of `sample_rois`.
 
     Args:
-        target: M labels. boxes: (P, 4). own: (P,) index of the label, -1 for background. background: K.
+        target: M labels. boxes: (P, 4). own: (P,) index of the label, -1 for background.
+            background: K.
         most: RoIs. fraction: of them that are positive at most.
     """
     positive = own >= 0

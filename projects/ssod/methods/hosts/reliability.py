@@ -1,4 +1,5 @@
-"""Soft Teacher's two measures of trust (Xu et al., "End-to-End Semi-Supervised Object Detection with Soft Teacher", ICCV 2021).
+"""Soft Teacher's two measures of trust (Xu et al., "End-to-End Semi-Supervised Object Detection
+with Soft Teacher", ICCV 2021).
 
 Shapes: R background RoIs, N images, M boxes, J jittered copies of each. Boxes are XYXY in pixels.
 """
@@ -12,11 +13,13 @@ from torch import Tensor
 def soft_background_weights(scores: Tensor, images: Tensor, num_images: int) -> Tensor:
     """`w_j = n r_j / sum_k r_k` over the n background RoIs of each image: they weigh 1 in the mean.
 
-    The paper's weights (its Eq. 4) sum to 1 in a sum that it sets beside a mean over the foreground; here both are
-    divided by the number of RoIs, so that the background's share of the loss stays what it is without weights.
+    The paper's weights (its Eq. 4) sum to 1 in a sum that it sets beside a mean over the
+    foreground; here both are divided by the number of RoIs, so that the background's share of the
+    loss stays what it is without weights.
 
     Args:
-        scores: (R,) r, the teacher's background probabilities. images: (R,) int64 in [0, N). num_images: N.
+        scores: (R,) r, the teacher's background probabilities. images: (R,) int64 in [0, N).
+            num_images: N.
 
     Returns:
         (R,), the mean over each image's rows is 1; all 1 where the teacher is sure of none.
@@ -46,8 +49,9 @@ def jitter_boxes(boxes: Tensor, draws: Tensor, amount: float) -> Tensor:
 def box_deviation(refined: Tensor, boxes: Tensor) -> Tensor:
     """How much the teacher's refinements of the jittered copies disagree.
 
-    The (sample) standard deviation of each coordinate, divided by the box's width or height, averaged over the four.
-    The paper (its Eq. 6-7) divides by the mean of width and height; its code, as here, by each coordinate's own.
+    The (sample) standard deviation of each coordinate, divided by the box's width or height,
+    averaged over the four. The paper (its Eq. 6-7) divides by the mean of width and height; its
+    code, as here, by each coordinate's own.
 
     Args:
         refined: (J, M, 4), J >= 2. boxes: (M, 4), the boxes before jittering.

@@ -12,7 +12,9 @@ from ssod.plotting.section import Section, grid, run_colour
 def scalar_section(
     run: RunData, heading: str, prefix: str, titles: Mapping[str, str]
 ) -> Optional[Section]:
-    """Charts of `<prefix>/<key>` over the run, titles by key; None where the run has written none of them."""
+    """Charts of `<prefix>/<key>` over the run, titles by key; None where the run has written none
+    of them.
+    """
     charts = [
         line_chart(
             title,

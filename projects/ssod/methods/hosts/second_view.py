@@ -14,14 +14,16 @@ from ssod.methods.shared.half_size import level_below
 def align_levels(
     maps: FeatureMaps, names: Collection[str], image_sizes: Sequence[Tuple[int, int]]
 ) -> FeatureMaps:
-    """Features of half-size images under the names that the full-size images' features of the same stride have.
+    """Features of half-size images under the names that the full-size images' features of the same
+    stride have.
 
-    P2 of an image at half its size has the stride of P3 in pixels of the whole one: proposals, anchors and targets of the
-    full-size image then fit as they are. The finest level, which has none below, is its own map enlarged by 2.
+    P2 of an image at half its size has the stride of P3 in pixels of the whole one: proposals,
+    anchors and targets of the full-size image then fit as they are. The finest level, which has
+    none below, is its own map enlarged by 2.
 
     Args:
-        maps: of the half-size images. names: levels that are wanted ("p3", ...). image_sizes: (height, width) of the
-            full-size images.
+        maps: of the half-size images. names: levels that are wanted ("p3", ...). image_sizes:
+            (height, width) of the full-size images.
     """
     groups = []
     for group in maps.groups:

@@ -1,6 +1,8 @@
-"""Soft Teacher (Xu et al., ICCV 2021) as a Method: weighted background, and box regression where the teacher is steady.
+"""Soft Teacher (Xu et al., ICCV 2021) as a Method: weighted background, and box regression where
+the teacher is steady.
 
-Shapes: N images, M labels of one image, J jittered copies, R RoIs over all images, K foreground classes.
+Shapes: N images, M labels of one image, J jittered copies, R RoIs over all images, K foreground
+classes.
 """
 
 from __future__ import annotations
@@ -33,17 +35,22 @@ _SCALAR_PERIOD = 20
 
 @METHOD_REGISTRY.register()
 class SoftTeacher(Method):
-    """Classification and box regression trust different pseudo-labels, and RoIs are assigned for each of them.
+    """Classification and box regression trust different pseudo-labels, and RoIs are assigned for
+    each of them.
 
-    Classification (the main branch): labels with `score > score_threshold`; every other RoI is background, weighted by
-    the teacher's background score of the same box (`soft_background_weights`). The RPN may have a threshold of its own.
-    Regression: labels with `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or
-    not. They have `roi_reg_weight` 1; RoIs are matched with and sampled for them anew, and the main branch's own
-    regression is switched off. The RPN regresses those of the selected labels that are reliable.
+    Classification (the main branch): labels with `score > score_threshold`; every other RoI is
+    background, weighted by the teacher's background score of the same box
+    (`soft_background_weights`). The RPN may have a threshold of its own. Regression: labels with
+    `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or not.
+    They have `roi_reg_weight` 1; RoIs are matched with and sampled for them anew, and the main
+    branch's own regression is switched off. The RPN regresses those of the selected labels that are
+    reliable.
 
     Args:
-        score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold: 0: `score_threshold`.
-        num_jitters: J. jitter: the largest offset in widths and heights. unsup_loss_weight: lambda_u.
+        score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold: 0:
+            `score_threshold`.
+        num_jitters: J. jitter: the largest offset in widths and heights. unsup_loss_weight:
+            lambda_u.
     """
 
     config_key = "SOFT_TEACHER"
@@ -163,7 +170,8 @@ class SoftTeacher(Method):
         """(R,): `soft_background_weights` of background RoIs, 1 of the others."""
         assert context.teacher_outputs is not None
         boxes = [roi.proposal_boxes for roi in view.rois]
-        # The two views share their geometry, so the student's boxes are where they are in the teacher's maps.
+        # The two views share their geometry, so the student's boxes are where they are in the
+        # teacher's maps.
         judged = classify(context.teacher.roi_heads, context.teacher_outputs.maps, boxes)
         predictor = context.teacher.roi_heads.box_predictor  # softmax, or EQL v2's sigmoids
         probabilities = predictor.predict_probs((judged.logits, judged.deltas), boxes)
@@ -199,7 +207,8 @@ class SoftTeacher(Method):
         found = roi_losses(
             heads, rois, predictions, torch.zeros_like(weights), weights, "cross_entropy", 0.0
         )
-        # Divided by all sampled RoIs, as everywhere, though only the foreground has gone through the head.
+        # Divided by all sampled RoIs, as everywhere, though only the foreground has gone through
+        # the head.
         share = len(weights) / max(count, 1)
         return {"loss_box_reg_reliable": self.unsup_loss_weight * share * found["loss_box_reg"]}
 

@@ -1,7 +1,8 @@
-"""A second branch of the box head on half-size images: what PIM and MLC have in common (LSM, section 3.3).
+"""A second branch of the box head on half-size images: what PIM and MLC have in common (LSM,
+section 3.3).
 
-It takes the strong unlabelled images at half their size and the main branch's RPN proposals, matches and samples these anew with
-labels of its own, and pools them shift-aligned (half_size.py).
+It takes the strong unlabelled images at half their size and the main branch's RPN proposals,
+matches and samples these anew with labels of its own, and pools them shift-aligned (half_size.py).
 
 Shapes: N images, R sampled RoIs over all of them, K foreground classes, D box-head channels.
 """
@@ -39,9 +40,11 @@ class BranchOutputs:
     """What the branch computed in one step.
 
     Attributes:
-        rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size images.
+        rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size
+            images.
         predictions: of these R RoIs.
-        sampled: how many RoIs were sampled, those of disabled maps included. Every loss of the branch is divided by it.
+        sampled: how many RoIs were sampled, those of disabled maps included. Every loss of the
+            branch is divided by it.
     """
 
     rois: List[Instances]
@@ -57,11 +60,12 @@ class BranchOutputs:
 def branch_targets(
     pseudo: PseudoLabels, masks: Sequence[Tensor], all_regress: bool
 ) -> List[Instances]:
-    """Training targets of the rows in `masks`, one bool (M,) an image; they classify with their own weight.
+    """Training targets of the rows in `masks`, one bool (M,) an image; they classify with their own
+    weight.
 
     Args:
-        all_regress: all labels regress, also where the main branch, as in Unbiased Teacher, does not. False: with their
-            own weight, as in the main branch.
+        all_regress: all labels regress, also where the main branch, as in Unbiased Teacher, does
+            not. False: with their own weight, as in the main branch.
     """
     targets = []
     for row, mask in zip(pseudo.instances, masks):
@@ -90,7 +94,8 @@ def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) 
 
 
 class HalfSizeBranch(Method):
-    """Base class: the half-size view, its RoIs, and their detection losses times `loss_weight * unsup_loss_weight`.
+    """Base class: the half-size view, its RoIs, and their detection losses times `loss_weight *
+    unsup_loss_weight`.
 
     Subclasses say which labels it learns (`masks`) and may replace the classifier (`logits`).
 
@@ -150,7 +155,9 @@ class HalfSizeBranch(Method):
         raise NotImplementedError
 
     def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
-        """(R, K+1) class logits of box-head features (R, D); the main branch's classifier unless overridden."""
+        """(R, K+1) class logits of box-head features (R, D); the main branch's classifier unless
+        overridden.
+        """
         return predictor.cls_score(features)
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:

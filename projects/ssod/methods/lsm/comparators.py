@@ -1,4 +1,6 @@
-"""What LSM is compared with: multi-scale label consistency (Table 4) and mining by area (Table 5, row 2)."""
+"""What LSM is compared with: multi-scale label consistency (Table 4) and mining by area (Table 5,
+row 2).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from ssod.structures import PseudoLabels
 
 @METHOD_REGISTRY.register()
 class MLC(HalfSizeBranch):
-    """Multi-scale label consistency: the half-size branch with the main branch's labels and classifier.
+    """Multi-scale label consistency: the half-size branch with the main branch's labels and
+    classifier.
 
     Its boxes regress where the host's do.
     """
@@ -56,7 +59,8 @@ class AreaMining(Method):
     """ScoreThreshold that also keeps large boxes of a lower score.
 
     Args:
-        threshold: `score >= threshold` is enough (t). low_threshold: `score > low_threshold` is, of a large box.
+        threshold: `score >= threshold` is enough (t). low_threshold: `score > low_threshold` is, of
+            a large box.
         min_area: a box is large if its area, in square pixels of the image file, is greater.
     """
 

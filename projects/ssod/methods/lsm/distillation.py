@@ -23,16 +23,19 @@ def self_distillation_loss(
     low: float,
     high: Union[float, Tensor],
 ) -> Tensor:
-    """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`, over R (Eq. 7).
+    """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`,
+    over R (Eq. 7).
 
-    The division is that of Eq. 5 and 6, whose losses have the same indicator inside a mean over all RoIs. So a RoI
-    weighs as much as in the losses beside this one, however few are in the interval. The auxiliary classifier has seen
-    low-confidence labels, so its distribution is the target; neither side is detached, so the main branch teaches it as
-    well. The direction and temperature 1 are decisions: the paper only says KL.
+    The division is that of Eq. 5 and 6, whose losses have the same indicator inside a mean over all
+    RoIs. So a RoI weighs as much as in the losses beside this one, however few are in the interval.
+    The auxiliary classifier has seen low-confidence labels, so its distribution is the target;
+    neither side is detached, so the main branch teaches it as well. The direction and temperature 1
+    are decisions: the paper only says KL.
 
     Args:
-        main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the pseudo-label that each
-            RoI was matched with, 0 for background and for RoIs that take no part. low, high: alpha and t; t may be (R,).
+        main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the
+            pseudo-label that each RoI was matched with, 0 for background and for RoIs that take no
+            part. low, high: alpha and t; t may be (R,).
 
     Returns:
         A scalar; 0, with a zero gradient, where no RoI is in the interval.

@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class PIM(HalfSizeBranch):
-    """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of their own (Eq. 6).
+    """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of
+    their own (Eq. 6).
 
     The box regressor, the box head and everything below are the main branch's.
 
     Args:
         alpha: labels with a higher score take part.
-        main_threshold: t, the main branch's threshold, which must be higher. main_key: its config key.
+        main_threshold: t, the main branch's threshold, which must be higher. main_key: its config
+            key.
         thresholds_move: a method of the main branch has thresholds of its own for each class. Then
-            t is the threshold of the label's class in this step, and `main_threshold` its lower bound.
+            t is the threshold of the label's class in this step, and `main_threshold` its lower
+            bound.
         num_classes: K. The rest as in `HalfSizeBranch`.
     """
 
@@ -103,7 +106,8 @@ class PIM(HalfSizeBranch):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         super().attach(student)
-        # Of the Method, so that neither teacher nor exported model has it. Initialised as Detectron2's own.
+        # Of the Method, so that neither teacher nor exported model has it. Initialised as
+        # Detectron2's own.
         self.classifier = nn.Linear(
             student.roi_heads.box_predictor.cls_score.in_features, self.num_classes + 1
         ).to(student.device)
@@ -113,8 +117,9 @@ class PIM(HalfSizeBranch):
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, selected by the main branch or not.
 
-        Where TwoStageFilter has found that a class is absent from an image, PIM does not learn it there either, however
-        high the score: a low score is doubtful evidence, an image without the class is evidence against it.
+        Where TwoStageFilter has found that a class is absent from an image, PIM does not learn it
+        there either, however high the score: a low score is doubtful evidence, an image without the
+        class is evidence against it.
         """
         masks = [row.scores > self.alpha for row in pseudo.instances]
         other: Any = context.methods.get("TwoStageFilter")
@@ -190,13 +195,15 @@ class PIM(HalfSizeBranch):
 
 @METHOD_REGISTRY.register()
 class SelfDistillation(Method):
-    """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence (Eq. 7).
+    """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence
+    (Eq. 7).
 
-    Labels of a step with few of them weigh no more than those of a step with many: the sum over RoIs is divided by the
-    number that PIM sampled, as its own losses are.
+    Labels of a step with few of them weigh no more than those of a step with many: the sum over
+    RoIs is divided by the number that PIM sampled, as its own losses are.
 
     Args:
-        loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
+        loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq.
+            3).
     """
 
     config_key = "SELF_DISTILLATION"

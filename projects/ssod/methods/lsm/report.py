@@ -26,7 +26,9 @@ def pim_section(run: RunData) -> Optional[Section]:
 
 
 def _iou_by_size(run: RunData) -> str:
-    """Mean IoU of the teacher's boxes with the truth at the last measurement, a group of bars for each size."""
+    """Mean IoU of the teacher's boxes with the truth at the last measurement, a group of bars for
+    each size.
+    """
     measured = [record for record in run.quality.values() if "iou_by_size" in record]
     if not measured:
         return note("No truth of the unlabelled images is declared: no IoU by size.")

@@ -1,4 +1,6 @@
-"""Pictures of background weights over an image (the paper's Fig. 5), drawn in training and shown in the report."""
+"""Pictures of background weights over an image (the paper's Fig. 5), drawn in training and shown in
+the report.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class WeightedImage:
 
 
 def weight_map(boxes: Tensor, weights: Tensor, height: int, width: int) -> np.ndarray:
-    """The mean weight of the boxes over each pixel, float32 (height, width); NaN where there is none."""
+    """The mean weight of the boxes over each pixel, float32 (height, width); NaN where there is
+    none.
+    """
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for (x0, y0, x1, y1), weight in zip(boxes.round().int().tolist(), weights.tolist()):
         part = np.s_[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
@@ -55,7 +59,8 @@ def weight_map(boxes: Tensor, weights: Tensor, height: int, width: int) -> np.nd
 
 
 def draw_weights(shown: WeightedImage, class_names: Sequence[str], image_format: str) -> np.ndarray:
-    """The image with its pseudo-labels, and beside it the weights from blue (0) to red (1); grey where no RoI lies.
+    """The image with its pseudo-labels, and beside it the weights from blue (0) to red (1); grey
+    where no RoI lies.
 
     Returns:
         uint8 RGB (H', 2W', 3), enlarged where the image is small.

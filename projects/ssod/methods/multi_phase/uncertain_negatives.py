@@ -1,6 +1,7 @@
 """Down-weights background RoIs that may be objects without a pseudo-label.
 
-Shapes: N images, R RoIs over all of them, M the most RoIs of one image, D box-head channels, E embedding channels.
+Shapes: N images, R RoIs over all of them, M the most RoIs of one image, D box-head channels, E
+embedding channels.
 """
 
 from __future__ import annotations
@@ -56,15 +57,18 @@ class _PaddedRois:
 
 @METHOD_REGISTRY.register()
 class UncertainNegatives(Method):
-    """Region-uncertainty guided RoI re-weighting (Eq. 2-7) on the background RoIs of unlabelled images.
+    """Region-uncertainty guided RoI re-weighting (Eq. 2-7) on the background RoIs of unlabelled
+    images.
 
-    The similarity of two RoIs is that of a linear embedding of their detached box-head features, learnt from how the
-    boxes lie in each other, on both streams (the boxes are right on labelled images, and burn-in has no others).
+    The similarity of two RoIs is that of a linear embedding of their detached box-head features,
+    learnt from how the boxes lie in each other, on both streams (the boxes are right on labelled
+    images, and burn-in has no others).
 
     Args:
         a, b, c1, c2: of Eq. 5. mode: "full", or "soft_sampling" for the overlap factor alone.
         similarity_loss_weight: of Eq. 7. embedding_dim: E.
-        draw_period: steps between heat maps, 0 for none. folder: where they go. image_format: "BGR" or "RGB".
+        draw_period: steps between heat maps, 0 for none. folder: where they go. image_format: "BGR"
+            or "RGB".
     """
 
     config_key = "UNCERTAIN_NEGATIVES"
@@ -222,7 +226,8 @@ def _background(view: ViewOutputs) -> int:
 def _pad(views: Sequence[ViewOutputs]) -> _PaddedRois:
     """All images of the views, with rows of zeros up to the largest number of RoIs.
 
-    The counts are known without asking the GPU, so a whole batch takes a handful of kernels and no waiting.
+    The counts are known without asking the GPU, so a whole batch takes a handful of kernels and no
+    waiting.
     """
     rois = [roi for view in views for roi in view.rois]
     counts = [len(roi) for roi in rois]

@@ -1,8 +1,10 @@
-"""How certain a background RoI is: it lies apart from, and looks unlike, every positive RoI of its image.
+"""How certain a background RoI is: it lies apart from, and looks unlike, every positive RoI of its
+image.
 
 "Data-Uncertainty Guided Multi-Phase Learning for Semi-Supervised Object Detection", Eq. 2-7.
-Shapes: N background RoIs, P positive RoIs, D feature channels; every tensor may have further, equal leading
-dimensions (images of a batch), with masks where images have fewer rows. Boxes are XYXY in pixels.
+Shapes: N background RoIs, P positive RoIs, D feature channels; every tensor may have further, equal
+leading dimensions (images of a batch), with masks where images have fewer rows. Boxes are XYXY in
+pixels.
 """
 
 from __future__ import annotations
@@ -28,16 +30,17 @@ def background_weights(
 ) -> Tensor:
     """Eq. 3-5: `w_i = (a + (1 - a) exp(-b exp(-c1 IoU_i))) * exp(-b exp(-c2 D_i))`.
 
-    `IoU_i = max_j IoU_ij` and `D_i = 1 - max_j d_ij (1 - IoF_ij)`, where `d_ij`, a distance in the paper's words, is
-    the absolute cosine similarity, and `IoF_ij = |i n j| / |i|`.
+    `IoU_i = max_j IoU_ij` and `D_i = 1 - max_j d_ij (1 - IoF_ij)`, where `d_ij`, a distance in the
+    paper's words, is the absolute cosine similarity, and `IoF_ij = |i n j| / |i|`.
 
     Args:
         boxes, features: (N, 4), (N, D). positive_boxes, positive_features: (P, 4), (P, D).
-        a, b, c1, c2: the parameters of Eq. 5. positive_mask: bool (P,), False for rows that are padding.
+        a, b, c1, c2: the parameters of Eq. 5. positive_mask: bool (P,), False for rows that are
+            padding.
 
     Returns:
-        (N,) weights without gradient; 1 where the image has no positive RoI. A box without area overlaps nothing, a
-        feature of norm 0 is similar to nothing.
+        (N,) weights without gradient; 1 where the image has no positive RoI. A box without area
+        overlaps nothing, a feature of norm 0 is similar to nothing.
     """
     first = soft_sampling_weights(boxes, positive_boxes, a, b, c1, positive_mask)
     if positive_boxes.shape[-2] == 0:
@@ -59,7 +62,9 @@ def soft_sampling_weights(
     c1: float,
     positive_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """Eq. 2, the first factor of Eq. 5 alone (Soft Sampling); arguments and result as in `background_weights`."""
+    """Eq. 2, the first factor of Eq. 5 alone (Soft Sampling); arguments and result as in
+    `background_weights`.
+    """
     if positive_boxes.shape[-2] == 0:
         return boxes.new_ones(boxes.shape[:-1])
     shared, area, positive_area = _overlaps(boxes, positive_boxes)
@@ -78,10 +83,12 @@ def similarity_loss(
     iof_threshold: float = 0.7,
     pair_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """Eq. 6-7, the mean over all pairs of `y (1 - d)^2 + (1 - y) d^2`; y is 1 where one box lies mostly in the other.
+    """Eq. 6-7, the mean over all pairs of `y (1 - d)^2 + (1 - y) d^2`; y is 1 where one box lies
+    mostly in the other.
 
     Args:
-        embeddings_a, boxes_a: (N, D), (N, 4), all RoIs. embeddings_b, boxes_b: (P, D), (P, 4), the positive ones.
+        embeddings_a, boxes_a: (N, D), (N, 4), all RoIs. embeddings_b, boxes_b: (P, D), (P, 4), the
+            positive ones.
         iof_threshold: the share of either box in the intersection above which y is 1.
         pair_mask: bool (N, P), False for pairs that are padding.
 
@@ -108,7 +115,8 @@ def _one_without_positives(weights: Tensor, positive_mask: Optional[Tensor]) -> 
 
 def _similarity(features: Tensor, others: Tensor) -> Tensor:
     """Eq. 3: (..., N, P) in [0, 1]."""
-    # Mixed precision would multiply in half precision: exp(-50 exp(-14 D)) turns its error of D into percents.
+    # Mixed precision would multiply in half precision: exp(-50 exp(-14 D)) turns its error of D
+    # into percents.
     with torch.autocast(features.device.type, enabled=False):
         return (F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).mT).abs()
 

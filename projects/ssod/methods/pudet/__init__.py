@@ -1,4 +1,5 @@
-"""PUDet (Guo et al., CVPR 2021): positive-unlabelled purification of wild images and ground-truth-bounded distillation.
+"""PUDet (Guo et al., CVPR 2021): positive-unlabelled purification of wild images and
+ground-truth-bounded distillation.
 
 The purification itself is a command, `python -m ssod.tools.purify` (package `ssod.purification`).
 """

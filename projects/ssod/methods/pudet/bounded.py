@@ -1,6 +1,7 @@
 """Distillation of the box head, bounded by the ground truth (Eq. 12 to 15).
 
-Shapes: R of the teacher's proposals, F foreground ones among them, K classes (class K is background).
+Shapes: R of the teacher's proposals, F foreground ones among them, K classes (class K is
+background).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from torch import Tensor
 
 
 def correct_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """q of Eq. 14: (R,) bool, proposals whose label is the teacher's first choice, background included.
+    """q of Eq. 14: (R,) bool, proposals whose label is the teacher's first choice, background
+    included.
 
     Args:
         teacher_logits: (R, K+1). labels: (R,) in [0, K].
@@ -22,12 +24,14 @@ def correct_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
 def bounded_classification_distillation(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> Tensor:
-    """`T^2 KL(p_t || p_s)` at temperature T, averaged over the proposals that the teacher classifies correctly (Eq. 14).
+    """`T^2 KL(p_t || p_s)` at temperature T, averaged over the proposals that the teacher
+    classifies correctly (Eq. 14).
 
     Eq. 14 prints a sum over proposals; a mean does not depend on how many the teacher gets right.
 
     Args:
-        student_logits, teacher_logits: (R, K+1) of the same proposals; the teacher's gets no gradient.
+        student_logits, teacher_logits: (R, K+1) of the same proposals; the teacher's gets no
+            gradient.
         labels: (R,) in [0, K], from the ground truth.
 
     Returns:
@@ -46,7 +50,8 @@ def bounded_box_distillation(
     """`min(||t_s - t_t||_1, ||t_s - t*||_1)` per box, averaged (Eq. 15): whoever is nearer teaches.
 
     Args:
-        student_deltas, teacher_deltas, gt_deltas: (F, 4) of foreground proposals; only the student's gets a gradient.
+        student_deltas, teacher_deltas, gt_deltas: (F, 4) of foreground proposals; only the
+            student's gets a gradient.
 
     Returns:
         A scalar; 0 with a gradient of 0 for no rows.

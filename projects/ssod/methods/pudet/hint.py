@@ -1,7 +1,7 @@
 """Hint learning on FPN levels inside the imitation region (Eq. 11; Wang et al., CVPR 2019).
 
-Shapes: A anchors of one level, location-major; M ground-truth boxes of one image; n images of (C, h, w) maps.
-Boxes are XYXY in pixels.
+Shapes: A anchors of one level, location-major; M ground-truth boxes of one image; n images of (C,
+h, w) maps. Boxes are XYXY in pixels.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from torch import Tensor
 
 
 def imitation_mask(anchors: Tensor, gt_boxes: Tensor, ratio: float = 0.5) -> Tensor:
-    """Anchors whose IoU with a ground truth exceeds `ratio` times that ground truth's best IoU on this level.
+    """Anchors whose IoU with a ground truth exceeds `ratio` times that ground truth's best IoU on
+    this level.
 
-    A location of the map is in the region if any of its anchors is (`location_mask`). A ground truth that touches no
-    anchor of the level adds none to it.
+    A location of the map is in the region if any of its anchors is (`location_mask`). A ground
+    truth that touches no anchor of the level adds none to it.
 
     Args:
         anchors: (A, 4) of one FPN level. gt_boxes: (M, 4). ratio: in [0, 1).
@@ -36,7 +37,8 @@ def location_mask(anchors: Tensor, gt_boxes: Tensor, size: Tuple[int, int], rati
     """The imitation region of one level as a (h, w) bool map.
 
     Args:
-        anchors: (h * w * anchors per location, 4), as Detectron2's generator orders them. size: (h, w).
+        anchors: (h * w * anchors per location, 4), as Detectron2's generator orders them. size: (h,
+            w).
     """
     height, width = size
     return imitation_mask(anchors, gt_boxes, ratio).view(height, width, -1).any(dim=2)
@@ -46,7 +48,8 @@ def masked_squared_error(adapted: Tensor, wanted: Tensor, mask: Tensor) -> Tenso
     """The double sum of Eq. 11 before its division by `2 N_I`.
 
     Args:
-        adapted: (n, C, h, w) of the student, after the adaptation layer. wanted: (n, C, h, w) of the teacher.
+        adapted: (n, C, h, w) of the student, after the adaptation layer. wanted: (n, C, h, w) of
+            the teacher.
         mask: (n, h, w) bool.
     """
     error = (adapted.float() - wanted.detach().float()).pow(2).sum(dim=1)

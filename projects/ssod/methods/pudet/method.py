@@ -1,6 +1,7 @@
 """Ground-truth-bounded distillation as a method (Eq. 8 of PUDet).
 
-Shapes: R of the teacher's proposals over all images, K foreground classes (class K is background), C channels.
+Shapes: R of the teacher's proposals over all images, K foreground classes (class K is background),
+C channels.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ _NAME = "bounded_distillation"
 
 @dataclass
 class _HintSums:
-    """Eq. 11 before the division. Attributes: error; weight: N_I; locations: in the region; cells: in all maps."""
+    """Eq. 11 before the division.
+
+    Attributes: error; weight: N_I; locations: in the region; cells: in all maps.
+    """
 
     error: Tensor
     weight: Tensor
@@ -67,16 +71,19 @@ class _HeadRows:
 
 @METHOD_REGISTRY.register()
 class BoundedDistillation(Method):
-    """Hint on FPN maps, and classification and box regression on the teacher's proposals, bounded by the ground truth.
+    """Hint on FPN maps, and classification and box regression on the teacher's proposals, bounded
+    by the ground truth.
 
-    Teacher and student see the same images, as in the paper: whatever methods did to the student's view (pasted
-    objects), the teacher judges that view. On unlabelled images the pseudo-labels in use are the ground truth.
+    Teacher and student see the same images, as in the paper: whatever methods did to the student's
+    view (pasted objects), the teacher judges that view. On unlabelled images the pseudo-labels in
+    use are the ground truth.
 
     Args:
         teacher: None for the moving average, which teaches from the end of burn-in on.
         start_step: first step with distillation.
         hint, cls, box: which of the three losses take part.
-        hint_weight: gamma. kd_weight: lambda. temperature: T. imitation_ratio: see `imitation_mask`.
+        hint_weight: gamma. kd_weight: lambda. temperature: T. imitation_ratio: see
+            `imitation_mask`.
         num_proposals: sampled per image.
     """
 
@@ -159,7 +166,9 @@ class BoundedDistillation(Method):
             self.frozen.load()
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        """Adds the adaptation layers, which belong to the method: they are trained, but neither averaged nor exported."""
+        """Adds the adaptation layers, which belong to the method: they are trained, but neither
+        averaged nor exported.
+        """
         if not self.hint:
             return
         ours = student.backbone.output_shape()
@@ -171,7 +180,8 @@ class BoundedDistillation(Method):
                     "use a teacher with the same levels, or switch HINT off."
                 )
             layer = nn.Conv2d(ours[level].channels, theirs[level].channels, 3, padding=1)
-            # Begins as the identity: with a random start, the student would first be pulled towards random maps.
+            # Begins as the identity: with a random start, the student would first be pulled towards
+            # random maps.
             nn.init.dirac_(layer.weight)
             nn.init.constant_(layer.get_parameter("bias"), 0.0)
             self.adapters[level] = layer
@@ -208,12 +218,15 @@ class BoundedDistillation(Method):
     def _teacher_maps(
         self, teacher: GeneralizedRCNN, streams: List[ViewOutputs]
     ) -> List[FeatureMaps]:
-        """Of the student's own images, in the student's batches: group norm feels how much padding there is."""
+        """Of the student's own images, in the student's batches: group norm feels how much padding
+        there is.
+        """
         images: List[Tensor] = []
         batches: Dict[Tuple[int, ...], List[int]] = {}
         for view in streams:
             for group in view.maps.groups:
-                # Batches of the student's pass differ in size, so that the size tells which one a part comes from.
+                # Batches of the student's pass differ in size, so that the size tells which one a
+                # part comes from.
                 size = tuple(next(iter(group.features.values())).shape[2:])
                 batches.setdefault(size, []).extend(len(images) + i for i in group.indices)
             images += view.view.images

@@ -1,6 +1,7 @@
 """The teacher's proposals with ground-truth labels.
 
-Shapes: N images, R sampled proposals over all of them, K foreground classes (class K is background).
+Shapes: N images, R sampled proposals over all of them, K foreground classes (class K is
+background).
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ def label_proposals(
     targets: Sequence[Instances],
     number: int,
 ) -> LabeledProposals:
-    """Matches each image's proposals with its targets and samples `number` of them as the student's head does.
+    """Matches each image's proposals with its targets and samples `number` of them as the student's
+    head does.
 
     Ground-truth boxes do not join the proposals: they are not the teacher's.
 
     Args:
         heads: the student's, for matching thresholds and the share of foreground.
-        proposals: N `Instances` with proposal_boxes. targets: N `Instances` with gt_boxes and gt_classes.
+        proposals: N `Instances` with proposal_boxes. targets: N `Instances` with gt_boxes and
+            gt_classes.
     """
     boxes, labels, gt_boxes = [], [], []
     for proposal, target in zip(proposals, targets):

@@ -20,8 +20,10 @@ def nnpu_risk(
     """`R = pi R_p^+(g) + max(0, R_u^-(g) - pi R_p^-(g))`.
 
     Args:
-        positive_logits: (P,). unlabelled_logits: (U,). prior: pi, the positives' share of the unlabelled, in (0, 1).
-        loss: l(z, y) of a logit and a label of +-1: "sigmoid" `sigma(-y z)`, or "logistic" `log(1 + exp(-y z))`.
+        positive_logits: (P,). unlabelled_logits: (U,). prior: pi, the positives' share of the
+            unlabelled, in (0, 1).
+        loss: l(z, y) of a logit and a label of +-1: "sigmoid" `sigma(-y z)`, or "logistic" `log(1 +
+            exp(-y z))`.
 
     Returns:
         A scalar. A mean over no example is 0, so an empty input gives a zero that back-propagates.
@@ -41,13 +43,15 @@ def nnpu_ascent(
     gamma: float = 1.0,
     loss: str = "sigmoid",
 ) -> Tensor:
-    """What to minimise instead of `nnpu_risk` for Kiryo's Algorithm 1, which undoes overfitting instead of pausing.
+    """What to minimise instead of `nnpu_risk` for Kiryo's Algorithm 1, which undoes overfitting
+    instead of pausing.
 
-    Where the negative part N = R_u^- - pi R_p^- lies below -beta the step ascends it: the value is -gamma N. Else it is
-    the unclamped risk.
+    Where the negative part N = R_u^- - pi R_p^- lies below -beta the step ascends it: the value is
+    -gamma N. Else it is the unclamped risk.
 
     Args:
-        beta: how far below 0 the negative part may go. gamma: in [0, 1], discounts the ascending step.
+        beta: how far below 0 the negative part may go. gamma: in [0, 1], discounts the ascending
+            step.
     """
     positive, negative = _parts(positive_logits, unlabelled_logits, prior, loss)
     return torch.where(negative < -beta, -gamma * negative, positive + negative)

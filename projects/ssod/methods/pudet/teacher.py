@@ -17,7 +17,8 @@ _KEY = "SSOD.BOUNDED_DISTILLATION"
 class FrozenTeacher:
     """A trained detector in eval mode and without gradients.
 
-    It is no `nn.Module` and no part of one, so that DDP, the optimiser, checkpoints and the moving average never see it.
+    It is no `nn.Module` and no part of one, so that DDP, the optimiser, checkpoints and the moving
+    average never see it.
 
     Args:
         cfg: its own config. weights: a weights file, or a full checkpoint, whose teacher it is.
@@ -34,7 +35,9 @@ class FrozenTeacher:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "FrozenTeacher":
-        """The teacher that `SSOD.BOUNDED_DISTILLATION` names, checked against the student's config."""
+        """The teacher that `SSOD.BOUNDED_DISTILLATION` names, checked against the student's
+        config.
+        """
         from ssod.engine.setup import load_config  # which imports the methods
 
         node = cfg.SSOD.BOUNDED_DISTILLATION

@@ -16,14 +16,17 @@ from ssod.structures import PseudoLabels
 
 
 class ClassThresholds(Method):
-    """Keeps pseudo-labels with `score >= threshold of their class`; their boxes classify but do not regress.
+    """Keeps pseudo-labels with `score >= threshold of their class`; their boxes classify but do not
+    regress.
 
-    The thresholds rule the RoI head's labels. The RPN, which knows no classes, keeps those of a fixed threshold. It replaces
-    the fixed threshold and other class thresholds. Filters that look at something else than the score
-    (ACRST's image-level stage) can be listed as well: a label must pass all.
+    The thresholds rule the RoI head's labels. The RPN, which knows no classes, keeps those of a
+    fixed threshold. It replaces the fixed threshold and other class thresholds. Filters that look
+    at something else than the score (ACRST's image-level stage) can be listed as well: a label must
+    pass all.
 
     Args:
-        fixed: threshold of all classes during warm-up. first_step: the step that ends it; 0: there is none.
+        fixed: threshold of all classes during warm-up. first_step: the step that ends it; 0: there
+            is none.
         rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
@@ -46,7 +49,8 @@ class ClassThresholds(Method):
         """Adds the keys that `common_config` reads."""
         # Of the RPN's labels; 0: they are the RoI head's.
         node.RPN_SCORE_THRESHOLD = 0.9
-        # Steps of mutual learning in which the fixed threshold holds: COCO's; 16,000 LVIS, 32,000 Objects365.
+        # Steps of mutual learning in which the fixed threshold holds: COCO's; 16,000 LVIS, 32,000
+        # Objects365.
         node.WARMUP_STEPS = 12000
 
     @staticmethod
@@ -88,7 +92,9 @@ class ClassThresholds(Method):
 
 
 def first_step_after(cfg: CfgNode, node: str, warmup: int) -> int:
-    """The step that ends a warm-up of so many steps of mutual learning; `node`.WARMUP_STEPS is their key."""
+    """The step that ends a warm-up of so many steps of mutual learning; `node`.WARMUP_STEPS is
+    their key.
+    """
     if warmup < 0:
         raise UserError(f"{node}.WARMUP_STEPS is {warmup}: use 0 or more.")
     return cfg.SSOD.BURN_IN_STEPS + warmup

@@ -1,8 +1,11 @@
-"""The half-size image and where its feature pyramid holds what the main one holds (LSM, section 3.3, "shift alignment").
+"""The half-size image and where its feature pyramid holds what the main one holds (LSM, section
+3.3, "shift alignment").
 
-Level `P_i^d` of an image of half the size has the stride, in pixels of the full-size image, of the main branch's `P_{i+1}`.
+Level `P_i^d` of an image of half the size has the stride, in pixels of the full-size image, of the
+main branch's `P_{i+1}`.
 
-Shapes: N images, R boxes over all of them, D channels after the box head, L half-size maps (index 0 is the finest, P2^d).
+Shapes: N images, R boxes over all of them, D channels after the box head, L half-size maps (index 0
+is the finest, P2^d).
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ from ssod.detectors.rcnn.outputs import Outputs
 from ssod.structures import Views
 
 SCALE = 0.5
-# Of `Views.extra` and `Outputs.extra`: one key for all methods, so that the images go through the backbone once.
+# Of `Views.extra` and `Outputs.extra`: one key for all methods, so that the images go through the
+# backbone once.
 HALF_SIZE = "half_size"
 
 
 def half_size(image: Tensor) -> Tensor:
     """Means over 2 x 2 pixels; a last odd row or column is averaged by itself.
 
-    So pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1 whatever the size: boxes times 0.5 are exact,
-    which a resize of an odd side to a whole number of pixels would not be.
+    So pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1 whatever the size:
+    boxes times 0.5 are exact, which a resize of an odd side to a whole number of pixels would not
+    be.
 
     Args:
         image: (3, H, W), any type.
@@ -79,7 +84,8 @@ def half_size_levels(names: Sequence[str], available: Collection[str]) -> List[s
 def idle_gradient(outputs: Outputs) -> Tensor:
     """A zero that depends on every map of the backbone.
 
-    A level that serves half-size images alone idles in burn-in, and DDP wants a gradient of everything.
+    A level that serves half-size images alone idles in burn-in, and DDP wants a gradient of
+    everything.
     """
     groups = outputs.labeled.maps.groups
     corners = [maps[0, 0, 0, 0] for group in groups for maps in group.features.values()]
@@ -89,7 +95,8 @@ def idle_gradient(outputs: Outputs) -> Tensor:
 def shift_aligned_levels(main_levels: Tensor) -> Tensor:
     """From the level that the main branch pools a RoI from to PIM's: one finer, P2 stays P2^d.
 
-    Both then cover the RoI with the same grid, except from P2, which P2^d covers with half as many cells a side.
+    Both then cover the RoI with the same grid, except from P2, which P2^d covers with half as many
+    cells a side.
 
     Args:
         main_levels: int64, any shape; 0 = P2, 1 = P3, 2 = P4, 3 = P5.
@@ -101,7 +108,9 @@ def shift_aligned_levels(main_levels: Tensor) -> Tensor:
 
 
 def main_branch_levels(pooler: ROIPooler, boxes: Sequence[Boxes]) -> Tensor:
-    """(R,) int64: the level that the main branch pools each box from; N `Boxes` of the full-size images."""
+    """(R,) int64: the level that the main branch pools each box from; N `Boxes` of the full-size
+    images.
+    """
     return assign_boxes_to_levels(
         list(boxes),
         pooler.min_level,
@@ -117,8 +126,8 @@ def pool_at_levels(
     """Detectron2's `ROIPooler.forward` with levels of our choice.
 
     Args:
-        features: L maps (n, C, h, w), as many as the pooler has levels or fewer; map i is pooled with the stride of the
-            pooler's level i. boxes: n `Boxes`. levels: (R,) int64 in [0, L).
+        features: L maps (n, C, h, w), as many as the pooler has levels or fewer; map i is pooled
+            with the stride of the pooler's level i. boxes: n `Boxes`. levels: (R,) int64 in [0, L).
 
     Returns:
         (R, C, size, size).
@@ -134,7 +143,9 @@ def pool_at_levels(
 def pooling_levels(
     roi_heads: StandardROIHeads, names: Sequence[str], boxes: Sequence[Boxes]
 ) -> Tensor:
-    """(R,) int64: which of the half-size maps `names`, of `half_size_levels`, each box of the full-size images comes from."""
+    """(R,) int64: which of the half-size maps `names`, of `half_size_levels`, each box of the
+    full-size images comes from.
+    """
     levels = main_branch_levels(roi_heads.box_pooler, boxes)
     # Where the box head's finest level is P3, P2^d is there too.
     return shift_aligned_levels(levels + int(_has_finer(roi_heads, names)))
@@ -147,17 +158,20 @@ def _has_finer(roi_heads: StandardROIHeads, names: Sequence[str]) -> bool:
 def half_size_box_features(
     roi_heads: StandardROIHeads, maps: FeatureMaps, names: Sequence[str], boxes: Sequence[Boxes]
 ) -> Tensor:
-    """Pools boxes of the full-size images, shift-aligned, from the maps of the half-size images; then the box head.
+    """Pools boxes of the full-size images, shift-aligned, from the maps of the half-size images;
+    then the box head.
 
     Args:
-        maps: of N half-size images. names: of `half_size_levels`. boxes: N `Boxes` in pixels of the full-size images.
+        maps: of N half-size images. names: of `half_size_levels`. boxes: N `Boxes` in pixels of the
+            full-size images.
 
     Returns:
         (R, D), in the order of the images.
     """
     pooler = roi_heads.box_pooler
-    # The pooler's level i has the stride of P_i. With a finer map it is given P_{i-1}^d, whose stride is the same in pixels
-    # of the full-size image; else P_i^d, whose stride is the same in pixels of the half-size one.
+    # The pooler's level i has the stride of P_i. With a finer map it is given P_{i-1}^d, whose
+    # stride is the same in pixels of the full-size image; else P_i^d, whose stride is the same in
+    # pixels of the half-size one.
     scale = 1.0 if _has_finer(roi_heads, names) else SCALE
     parts: List[Tensor] = [torch.empty(0)] * maps.num_images
     for group in maps.groups:

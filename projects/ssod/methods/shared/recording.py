@@ -21,11 +21,14 @@ FOLDER = "ci_ssod"
 
 
 class RecordArrays(HookBase):
-    """At every evaluation: `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz`, and per-class scalars. Rank 0 writes.
+    """At every evaluation: `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz`, and per-class scalars.
+
+    Rank 0 writes.
 
     Args:
         name: the method's.
-        arrays: called with the steps done; arrays of K entries also become `<name>/<array>/<class>` scalars.
+        arrays: called with the steps done; arrays of K entries also become `<name>/<array>/<class>`
+            scalars.
     """
 
     trainer: "SSODTrainer"
@@ -59,7 +62,9 @@ def _files(output_dir: str, name: str) -> StepFiles:
 
 
 def read_recorded(output_dir: str, name: str) -> List[Tuple[int, Dict[str, np.ndarray]]]:
-    """(step, arrays) of the files that can be read, ascending; a run may be writing while we look."""
+    """(step, arrays) of the files that can be read, ascending; a run may be writing while we
+    look.
+    """
     rows = []
     for step, path in _files(output_dir, name).found():
         try:

@@ -42,10 +42,12 @@ def relabelled(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The most probable class of each label of one image.
 
-    Labels of different classes may have had the same box: of those that now agree, the best one is kept.
+    Labels of different classes may have had the same box: of those that now agree, the best one is
+    kept.
 
     Args:
-        row: with `gt_boxes`. distribution: (M, K). nms_threshold: IoU from which on two boxes are the same object.
+        row: with `gt_boxes`. distribution: (M, K). nms_threshold: IoU from which on two boxes are
+            the same object.
 
     Returns:
         classes (M,), scores (M,) and which to keep, bool (M,).
@@ -57,14 +59,16 @@ def relabelled(
 
 
 class Relabelling(Method):
-    """Base class: changes the teacher's class distribution of each box, and selects by the score that follows from it.
+    """Base class: changes the teacher's class distribution of each box, and selects by the score
+    that follows from it.
 
-    The distribution is that of the label's own box, so that boxes whose class has no label of its own can get it. The RPN, which
-    knows no classes, keeps the labels whose own score passes a fixed threshold.
+    The distribution is that of the label's own box, so that boxes whose class has no label of its
+    own can get it. The RPN, which knows no classes, keeps the labels whose own score passes a fixed
+    threshold.
 
     Args:
-        threshold: of the new scores, and of the teacher's during warm-up. rpn_threshold: of the RPN's labels; 0: they
-            are the RoI head's. first_step: the step that ends the warm-up.
+        threshold: of the new scores, and of the teacher's during warm-up. rpn_threshold: of the
+            RPN's labels; 0: they are the RoI head's. first_step: the step that ends the warm-up.
     """
 
     selects_pseudo_labels = True

@@ -1,4 +1,5 @@
-"""What the teacher says, in the weak view, of the RoIs that the student has sampled in the strong one.
+"""What the teacher says, in the weak view, of the RoIs that the student has sampled in the strong
+one.
 
 Both views share their geometry, so the student's boxes are where they are in the teacher's maps.
 Shapes: R RoIs of all unlabelled images, K foreground classes.
@@ -20,7 +21,10 @@ _KEY = "teacher_judgement"
 
 @dataclass
 class Judgement:
-    """`predictions`: the box head's outputs. `probabilities`: (R, K+1), the last column is background."""
+    """`predictions`: the box head's outputs.
+
+    `probabilities`: (R, K+1), the last column is background.
+    """
 
     predictions: BoxPredictions
     probabilities: Tensor

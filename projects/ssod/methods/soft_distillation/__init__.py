@@ -1,4 +1,6 @@
-"""Soft distillation as in ALDI (Kay et al., "Align and Distill", TMLR 2025): the teacher's distributions are the targets."""
+"""Soft distillation as in ALDI (Kay et al., "Align and Distill", TMLR 2025): the teacher's
+distributions are the targets.
+"""
 
 from ssod.methods.soft_distillation.losses import (
     covered_by,

@@ -22,7 +22,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def covered_by(boxes: Tensor, pasted: Tensor, iou: float = 0.5, share: float = 0.5) -> Tensor:
-    """Which boxes (R, 4) show a pasted object: their IoU with one of (P, 4) is `iou` or more, or it covers `share` of them."""
+    """Which boxes (R, 4) show a pasted object: their IoU with one of (P, 4) is `iou` or more, or it
+    covers `share` of them.
+    """
     if not len(pasted):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     ours, theirs = Boxes(boxes), Boxes(pasted)

@@ -1,6 +1,8 @@
-"""ALDI's soft distillation as a method: on unlabelled images the teacher's distributions replace hard labels.
+"""ALDI's soft distillation as a method: on unlabelled images the teacher's distributions replace
+hard labels.
 
-Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors of one image, K foreground classes.
+Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors of one image, K
+foreground classes.
 """
 
 from __future__ import annotations
@@ -27,14 +29,16 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0: their labels are hard.
+# 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0: their labels
+# are hard.
 TEACHER_COLUMN = "soft_target"
 _SCALAR_PERIOD = 20
 
 
 @dataclass
 class _Targets:
-    """Of one step. rois: (R,) weights of the soft RoI losses, 0 for hard ones. anchors: (S,) an image, weights.
+    """Of one step. rois: (R,) weights of the soft RoI losses, 0 for hard ones. anchors: (S,) an
+    image, weights.
 
     objectness: (S,) an image, the teacher's probabilities.
     """
@@ -46,18 +50,23 @@ class _Targets:
 
 @METHOD_REGISTRY.register()
 class SoftDistillation(Method):
-    """RoIs and anchors of unlabelled images learn what the teacher says of the same box in the weak view.
+    """RoIs and anchors of unlabelled images learn what the teacher says of the same box in the weak
+    view.
 
-    RoI classification: cross-entropy with the teacher's class distribution, background included, so that an
-    object between two classes is taught as such, and an object without a label is not taught as background.
-    RPN: binary cross-entropy with the teacher's objectness. The labels that other methods select still say
-    which RoIs and anchors are sampled. RoIs and anchors on pasted objects keep their hard labels.
+    RoI classification: cross-entropy with the teacher's class distribution, background included, so
+    that an object between two classes is taught as such, and an object without a label is not
+    taught as background. RPN: binary cross-entropy with the teacher's objectness. The labels that
+    other methods select still say which RoIs and anchors are sampled. RoIs and anchors on pasted
+    objects keep their hard labels.
 
     Args:
-        loss_weight: of all soft losses, beside lambda_u, which weighs the hard losses of pasted objects too.
-        temperature: of the teacher's class distribution, below 1 sharpens. rpn: whether anchors are distilled too.
-        box_loss_weight: of a smooth L1 loss between the student's and the teacher's box deltas, each RoI weighted by
-            the teacher's foreground probability; 0: none. unsup_loss_weight: lambda_u.
+        loss_weight: of all soft losses, beside lambda_u, which weighs the hard losses of pasted
+            objects too.
+        temperature: of the teacher's class distribution, below 1 sharpens. rpn: whether anchors are
+            distilled too.
+        box_loss_weight: of a smooth L1 loss between the student's and the teacher's box deltas,
+            each RoI weighted by the teacher's foreground probability; 0: none. unsup_loss_weight:
+            lambda_u.
     """
 
     config_key = "SOFT_DISTILLATION"

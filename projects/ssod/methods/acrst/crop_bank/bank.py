@@ -17,7 +17,8 @@ from ssod.data.records import trained_annotations
 from ssod.structures import PseudoLabels, Sample
 
 # Columns of packed rows. A header row of each image is followed by its labels:
-# (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all of it exactly.
+# (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all
+# of it exactly.
 _COLUMNS = 7
 
 
@@ -27,7 +28,8 @@ class Instances:
 
     Attributes:
         boxes: float32 (M, 4). scores: float32 (M,), 1 for people's labels.
-        images: int32 (M,), index in the bank's dataset. sizes: int32 (M, 2), (height, width) of the image file.
+        images: int32 (M,), index in the bank's dataset. sizes: int32 (M, 2), (height, width) of the
+            image file.
         offsets: int64 (K + 1,); class k has rows offsets[k]:offsets[k + 1].
     """
 
@@ -66,7 +68,8 @@ class Instances:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Instances":
         """Inverse of `arrays`; what is mapped from a file stays so."""
-        # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes several times longer.
+        # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes
+        # several times longer.
         return cls(*(np.asarray(arrays[field.name]) for field in fields(cls)))
 
     def arrays(self) -> Dict[str, np.ndarray]:
@@ -80,7 +83,9 @@ class Instances:
 
 
 def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) -> Instances:
-    """The labelled bank, from Detectron2 dataset dicts; crowds are left out, unusable boxes skipped and listed."""
+    """The labelled bank, from Detectron2 dataset dicts; crowds are left out, unusable boxes skipped
+    and listed.
+    """
     skipped = SkippedBoxes("CropBank")
     rows: List[List[float]] = []
     for index, record in enumerate(records):
@@ -104,7 +109,9 @@ def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) ->
 def pack_labels(
     image: int, size: Sequence[int], boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """One image's labels as float64 packed rows (1 + M, 7): what ranks exchange and checkpoints hold."""
+    """One image's labels as float64 packed rows (1 + M, 7): what ranks exchange and checkpoints
+    hold.
+    """
     packed = np.zeros((1 + len(boxes), _COLUMNS))
     packed[:, 0] = image
     packed[0, 1:4] = (-1, *size)
@@ -115,8 +122,9 @@ def pack_labels(
 class PseudoBank:
     """The latest pseudo-labels of each unlabelled image.
 
-    Rows are appended and an image's former ones die; dead rows are swept out when the arrays are full, so that an update
-    costs its own size on average, whatever the bank's. The order of living rows is that of their arrival.
+    Rows are appended and an image's former ones die; dead rows are swept out when the arrays are
+    full, so that an update costs its own size on average, whatever the bank's. The order of living
+    rows is that of their arrival.
     """
 
     def __init__(self, num_images: int, num_classes: int) -> None:
@@ -161,7 +169,9 @@ class PseudoBank:
         return np.bincount(self._classes[: self._used][alive], minlength=self.num_classes)
 
     def replace(self, packed: np.ndarray) -> None:
-        """Replaces the labels of the images in `packed` (see `pack_labels`); of one that comes twice the last counts."""
+        """Replaces the labels of the images in `packed` (see `pack_labels`); of one that comes
+        twice the last counts.
+        """
         heads = np.flatnonzero(packed[:, 1] < 0)
         for head, end in zip(heads, np.append(heads[1:], len(packed))):
             image, rows = int(packed[head, 0]), packed[head + 1 : end]
@@ -210,7 +220,9 @@ class PseudoBank:
 
 
 def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
-    """The selected labels of a batch in original-image coordinates, packed; one transfer from the device."""
+    """The selected labels of a batch in original-image coordinates, packed; one transfer from the
+    device.
+    """
     columns = ("scores", "gt_classes", "selected")
     flat = torch.cat(
         [

@@ -16,7 +16,8 @@ from ssod.data.mapper import UnreadableImage
 from ssod.data.pixels import read_pixels
 
 _CACHE_BYTES = 64 << 20
-# A decoded image of up to this share of the cache is kept as a whole: pseudo-boxes move with every visit, the pixels do not.
+# A decoded image of up to this share of the cache is kept as a whole: pseudo-boxes move with every
+# visit, the pixels do not.
 _WHOLE_SHARE = 1024
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -27,7 +28,9 @@ _REDUCED = {
 
 
 class FileNames:
-    """Strings in one array of bytes: workers share its pages, which reference counts would copy in a list of strings."""
+    """Strings in one array of bytes: workers share its pages, which reference counts would copy in
+    a list of strings.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
@@ -40,9 +43,11 @@ class FileNames:
 
 
 def reduction(scale: float) -> int:
-    """By how much (1, 2, 4, 8) a file may be reduced while it is decoded, if its crop is scaled by `scale` later.
+    """By how much (1, 2, 4, 8) a file may be reduced while it is decoded, if its crop is scaled by
+    `scale` later.
 
-    A JPEG decoder skips the work for pixels that nobody will see; the rest of the scaling is done afterwards.
+    A JPEG decoder skips the work for pixels that nobody will see; the rest of the scaling is done
+    afterwards.
     """
     factor = 1
     while factor < 8 and 2 * factor * scale <= 1.0:
@@ -51,7 +56,8 @@ def reduction(scale: float) -> int:
 
 
 class CropReader:
-    """Reads crops and remembers the latest ones, of small images all pixels, up to a number of bytes.
+    """Reads crops and remembers the latest ones, of small images all pixels, up to a number of
+    bytes.
 
     What it returns does not depend on that.
     """
@@ -70,7 +76,8 @@ class CropReader:
         """The crop, reduced by `factor`; at least one pixel.
 
         Args:
-            box: whole pixels of the full image, not empty. size: the (height, width) that the file should have.
+            box: whole pixels of the full image, not empty. size: the (height, width) that the file
+                should have.
 
         Raises:
             UnreadableImage: the file is missing, damaged or of another size.

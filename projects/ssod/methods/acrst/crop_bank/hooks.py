@@ -57,7 +57,8 @@ def _as_list(items: List[Any]) -> List[Any]:
 
 
 class SweepUnlabeled(HookBase):
-    """Has the teacher label all unlabelled images every `refresh_period` steps, each rank its share.
+    """Has the teacher label all unlabelled images every `refresh_period` steps, each rank its
+    share.
 
     Images are resized as for testing, without the random part of the weak view.
     """
@@ -88,7 +89,8 @@ class SweepUnlabeled(HookBase):
             unreadable += len(chunk) - len(samples)
             if not samples:
                 continue
-            # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
+            # `refine` may draw random numbers, and writes metrics that belong to training steps
+            # alone.
             rng = np.random.default_rng([self.trainer.iter, samples[0].ref.index])
             with seeded_globals(rng), EventStorage(self.trainer.iter):
                 # `core.step` still is the last step's before this one's forward.
@@ -107,7 +109,8 @@ class SweepUnlabeled(HookBase):
 class CropBankDiagnostics(HookBase):
     """Statistics and pictures, on rank 0.
 
-    Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with the boxes they are trained towards, and index.json.
+    Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with the boxes they are trained
+    towards, and index.json.
     """
 
     def __init__(self, method: "CropBank") -> None:

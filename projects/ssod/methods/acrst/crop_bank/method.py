@@ -1,4 +1,5 @@
-"""ACRST's CropBank as a plug-in: what is pasted, what learns from it, and how classes are rebalanced.
+"""ACRST's CropBank as a plug-in: what is pasted, what learns from it, and how classes are
+rebalanced.
 
 Shapes: K foreground classes, M labels of one image, P crops pasted into it, R sampled RoIs.
 """
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 
 REFRESH = ("on_visit", "sweep")
 CLASS_SAMPLING = ("affr", "uniform", "instances")
-# Counting RoIs waits for the device, so not every step does it. Console and files are written as often.
+# Counting RoIs waits for the device, so not every step does it. Console and files are written as
+# often.
 _SHARE_PERIOD = 20
 
 
@@ -48,15 +50,17 @@ _SHARE_PERIOD = 20
 class CropBank(Method):
     """Pastes objects of labelled and unlabelled images into strong views.
 
-    FBR is `class_sampling` "instances" (every instance alike), AFFR "affr" (Eq. 9); "uniform" draws all classes alike.
-    On unlabelled images labels that are hidden by what was pasted are removed. With selective supervision (Eq. 10) only
-    pasted boxes regress there; without, none does (Eq. 5), or all do if `PseudoBoxRegression` is listed too.
+    FBR is `class_sampling` "instances" (every instance alike), AFFR "affr" (Eq. 9); "uniform" draws
+    all classes alike. On unlabelled images labels that are hidden by what was pasted are removed.
+    With selective supervision (Eq. 10) only pasted boxes regress there; without, none does (Eq. 5),
+    or all do if `PseudoBoxRegression` is listed too.
 
     Args:
         banks: which banks are drawn from, of "labeled" and "pseudo".
-        refresh: "on_visit": an image's entry is what the latest step that drew it was taught; "sweep": the teacher
-            labels all unlabelled images every `refresh_period` steps.
-        snapshot_period: steps between publications of an on-visit bank, and between entries of the statistics.
+        refresh: "on_visit": an image's entry is what the latest step that drew it was taught;
+            "sweep": the teacher labels all unlabelled images every `refresh_period` steps.
+        snapshot_period: steps between publications of an on-visit bank, and between entries of the
+            statistics.
         beta: of AFFR. settings: of pasting.
         picture_period: steps between pictures of pasted images; 0: none.
     """
@@ -96,7 +100,8 @@ class CropBank(Method):
         self._first_probabilities = np.zeros(num_classes)
         self._file_names: Dict[str, FileNames] = {}
         self._fresh = False  # whether a sweep waits for its publication
-        # Of the last step that pictures are due at: samples and the labels they are trained towards.
+        # Of the last step that pictures are due at: samples and the labels they are trained
+        # towards.
         self.picture: Optional[Tuple[List[Sample], List[Instances]]] = None
 
     @classmethod
@@ -104,8 +109,8 @@ class CropBank(Method):
         cfg.SSOD.CROP_BANK = CfgNode()
         node = cfg.SSOD.CROP_BANK
         node.BANKS = ("labeled", "pseudo")
-        # "on_visit": an unlabelled image's entry is renewed whenever training draws it; "sweep": the teacher labels the
-        # whole unlabelled set every REFRESH_PERIOD steps.
+        # "on_visit": an unlabelled image's entry is renewed whenever training draws it; "sweep":
+        # the teacher labels the whole unlabelled set every REFRESH_PERIOD steps.
         node.REFRESH = "on_visit"
         node.REFRESH_PERIOD = 5000
         # Steps between publications to the loader (on_visit) and between entries of the statistics.
@@ -116,15 +121,16 @@ class CropBank(Method):
         node.SCALE = (0.5, 1.5)
         node.FLIP_PROB = 0.5
         node.COLOR_JITTER = True
-        # "affr" (Eq. 9), "uniform" over classes, or "instances": uniform over the bank's instances (FBR alone).
+        # "affr" (Eq. 9), "uniform" over classes, or "instances": uniform over the bank's instances
+        # (FBR alone).
         node.CLASS_SAMPLING = "affr"
         node.BETA = 2.0
         # Labels of which no more than this share is left to see are removed.
         node.MIN_VISIBLE_FRACTION = 0.0
         # Whose strong views are pasted into: "unlabeled", "labeled" or both.
         node.PASTE_ON = ("unlabeled",)
-        # On unlabelled images only pasted boxes regress (Eq. 10). False: none does (Eq. 5), or all do if
-        # PseudoBoxRegression is listed too.
+        # On unlabelled images only pasted boxes regress (Eq. 10). False: none does (Eq. 5), or all
+        # do if PseudoBoxRegression is listed too.
         node.SELECTIVE_SUPERVISION = True
 
     @classmethod
@@ -180,7 +186,9 @@ class CropBank(Method):
     # ---------------------------------------------------------------- the bank and its classes
 
     def recall(self) -> Tensor:
-        """(K,) pseudo recall; the images expected to hold pseudo-labels are those visited so far."""
+        """(K,) pseudo recall; the images expected to hold pseudo-labels are those visited so
+        far.
+        """
         visited = self.pseudo_bank.visited
         truth = self.truth_counts()
         if not visited:  # nothing is known, so all classes are alike
@@ -198,7 +206,9 @@ class CropBank(Method):
         return self._labeled.counts + pseudo
 
     def probabilities(self) -> Tensor:
-        """float64 (K,) of the classes, 0 where there is nothing to draw; their sum is 1, or 0 if both banks are empty."""
+        """float64 (K,) of the classes, 0 where there is nothing to draw; their sum is 1, or 0 if
+        both banks are empty.
+        """
         sizes = torch.from_numpy(self.sizes())
         if self.class_sampling == "affr":
             return class_sampling_probabilities(self.recall(), self.beta, sizes > 0)
@@ -225,7 +235,9 @@ class CropBank(Method):
         return {**arrays, "probabilities": self.probabilities().numpy()}
 
     def replace_all(self, packed: np.ndarray) -> None:
-        """Renews the bank after a sweep; `packed` holds labels of all ranks' images, the same on every rank."""
+        """Renews the bank after a sweep; `packed` holds labels of all ranks' images, the same on
+        every rank.
+        """
         self.pseudo_bank.replace(packed)
         self._fresh = True
 

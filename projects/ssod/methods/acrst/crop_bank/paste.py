@@ -1,6 +1,8 @@
-"""Draws crops from the bank and pastes them into strong views, in the loader's workers (ACRST, Eq. 6 and 7).
+"""Draws crops from the bank and pastes them into strong views, in the loader's workers (ACRST, Eq.
+6 and 7).
 
-Shapes: views are uint8 (3, H, W) in the model's channel order; P pasted crops; boxes are XYXY in pixels of the view.
+Shapes: views are uint8 (3, H, W) in the model's channel order; P pasted crops; boxes are XYXY in
+pixels of the view.
 """
 
 from __future__ import annotations
@@ -70,7 +72,8 @@ class Pasted:
     Attributes:
         boxes: (P, 4) float32, whole pixels. classes: (P,) int64. scores: (P,) float32.
         banks: (P,) int64, index in `BANKS` of where it came from.
-        covering: (Q, 4) boxes of everything pasted, with those that lost their label; None: `boxes`.
+        covering: (Q, 4) boxes of everything pasted, with those that lost their label; None:
+            `boxes`.
     """
 
     boxes: Tensor
@@ -91,7 +94,9 @@ _Row = Tuple[Tuple[int, int, int, int], int, float, int]
 
 @dataclass(frozen=True)
 class Draw:
-    """One instance of the bank: its bank (index in `BANKS`), class and row among the bank's instances."""
+    """One instance of the bank: its bank (index in `BANKS`), class and row among the bank's
+    instances.
+    """
 
     bank: int
     label: int
@@ -101,7 +106,9 @@ class Draw:
 def draw_instance(
     rng: np.random.Generator, banks: Mapping[int, Instances], probabilities: np.ndarray
 ) -> Optional[Draw]:
-    """A class from `probabilities` (K,), then one of its instances, uniformly over all banks; None if there is none."""
+    """A class from `probabilities` (K,), then one of its instances, uniformly over all banks; None
+    if there is none.
+    """
     cumulative = np.cumsum(probabilities)
     class_draw, row_draw = rng.random(2)
     if not cumulative[-1] > 0:
@@ -229,7 +236,8 @@ class PasteCrops:
         """Labels of the crops that later ones leave visible; rows in the order of pasting."""
         kept = []
         for index, row in enumerate(rows):
-            # Whole pixels can be counted, which for so few boxes costs less than `visible_fraction`.
+            # Whole pixels can be counted, which for so few boxes costs less than
+            # `visible_fraction`.
             x0, y0, x1, y1 = row[0]
             free = np.ones((y1 - y0, x1 - x0), dtype=bool)
             for (left, top, right, bottom), *_ in rows[index + 1 :]:

@@ -10,15 +10,18 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-# A class that the teacher never finds still takes part in the ranking, with so much of the highest pseudo recall.
+# A class that the teacher never finds still takes part in the ranking, with so much of the highest
+# pseudo recall.
 _FLOOR = 1e-3
 
 
 def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: float) -> Tensor:
-    """Pseudo-labels found, of those expected if unlabelled images held what labelled ones do (Eq. 8).
+    """Pseudo-labels found, of those expected if unlabelled images held what labelled ones do (Eq.
+    8).
 
     Args:
-        num_pseudo, num_ground_truth: (K,) boxes of each class in the unlabelled and the labelled images.
+        num_pseudo, num_ground_truth: (K,) boxes of each class in the unlabelled and the labelled
+            images.
         image_ratio: unlabelled images per labelled image, positive.
 
     Returns:
@@ -34,18 +37,20 @@ def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: flo
 def class_sampling_probabilities(
     pseudo_recall: Tensor, beta: float, available: Optional[Tensor] = None
 ) -> Tensor:
-    """The most neglected class is drawn with the weight of the most over-focused one, and so on (Eq. 9).
+    """The most neglected class is drawn with the weight of the most over-focused one, and so on
+    (Eq. 9).
 
-    Different from the paper: pseudo recall is floored at 1/1000 of its maximum and the result is normalised, since
-    Eq. 9 sums to 1 for beta 1 alone.
+    Different from the paper: pseudo recall is floored at 1/1000 of its maximum and the result is
+    normalised, since Eq. 9 sums to 1 for beta 1 alone.
 
     Args:
         pseudo_recall: (K,); NaN: unknown. beta: 0 makes all classes alike, more sharpens.
         available: bool (K,), classes of which there are crops; None: all.
 
     Returns:
-        (K,) float64 that sums to 1. Classes that are unknown or not available get 0 and take no part in the ranking;
-        if none is left, all get 0; if all the others' pseudo recalls are 0, they get the same. Ties keep class order.
+        (K,) float64 that sums to 1. Classes that are unknown or not available get 0 and take no
+        part in the ranking; if none is left, all get 0; if all the others' pseudo recalls are 0,
+        they get the same. Ties keep class order.
     """
     recall = pseudo_recall.double()
     known = ~recall.isnan()

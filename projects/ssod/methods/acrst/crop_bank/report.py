@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def crop_bank_section(run: "RunData") -> Optional[Section]:
-    """Class statistics, shares and divergence over training, and pictures of pasted views; None before there are any."""
+    """Class statistics, shares and divergence over training, and pictures of pasted views; None
+    before there are any.
+    """
     charts = [
         bar_chart(
             title, list(latest), [Bars(title, list(latest.values()), run_colour(0))], digits=d

@@ -1,4 +1,6 @@
-"""What the CropBank writes to the event storage: foreground shares (Fig. 5a), and the bank's classes (Fig. 5b)."""
+"""What the CropBank writes to the event storage: foreground shares (Fig. 5a), and the bank's
+classes (Fig. 5b).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -
 
 
 def put_bank_statistics(bank: "CropBank") -> None:
-    """Pseudo recall, sampling probability and bank size of each class, and the classes' divergence."""
+    """Pseudo recall, sampling probability and bank size of each class, and the classes'
+    divergence.
+    """
     storage = get_event_storage()
     columns = {
         "pseudo_recall": bank.recall().tolist(),

@@ -10,16 +10,19 @@ from torch import Tensor
 
 
 def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
-    """The share of each box's area that the *union* of the occluders leaves uncovered (ACRST, Eq. 7).
+    """The share of each box's area that the *union* of the occluders leaves uncovered (ACRST, Eq.
+    7).
 
-    The occluders' edges cut the plane into cells, each of which is covered or not; the parts of a box in free cells add up.
-    A box that is covered entirely gets exactly 0 and one that nothing touches exactly 1.
+    The occluders' edges cut the plane into cells, each of which is covered or not; the parts of a
+    box in free cells add up. A box that is covered entirely gets exactly 0 and one that nothing
+    touches exactly 1.
 
     Args:
         boxes: (N, 4). occluders: (M, 4), in the same pixels. Those without area cover nothing.
 
     Returns:
-        (N,) in [0, 1], of the boxes' dtype (float32 for integers); 0 for boxes without area. No host synchronisation.
+        (N,) in [0, 1], of the boxes' dtype (float32 for integers); 0 for boxes without area. No
+        host synchronisation.
     """
     own = boxes.double().reshape(-1, 1, 2, 2)  # (N, 1, low or high, axis)
     above = occluders.to(own).reshape(-1, 1, 2, 2)

@@ -1,9 +1,11 @@
-"""MixUp and Mosaic of whole images, the comparator of ACRST's Table 5 (Zhou et al., Instant-Teaching, CVPR 2021).
+"""MixUp and Mosaic of whole images, the comparator of ACRST's Table 5 (Zhou et al.,
+Instant-Teaching, CVPR 2021).
 
-The strong view of an unlabelled image is mixed with *labelled* images: their boxes are known in the loader's workers, where
-the labels of another unlabelled image are not, because the teacher makes them later. The unlabelled image stays where it
-is, so that pseudo-boxes of the weak view remain valid: MixUp blends it with one labelled image, Mosaic covers three of four
-tiles around a random point by labelled images.
+The strong view of an unlabelled image is mixed with *labelled* images: their boxes are known in the
+loader's workers, where the labels of another unlabelled image are not, because the teacher makes
+them later. The unlabelled image stays where it is, so that pseudo-boxes of the weak view remain
+valid: MixUp blends it with one labelled image, Mosaic covers three of four tiles around a random
+point by labelled images.
 """
 
 from __future__ import annotations
@@ -50,8 +52,10 @@ class MixWithLabeled:
     Args:
         name: of the entry in `extras`. records: Detectron2 dataset dicts of the labelled images.
         image_format, strong, flip: labelled images are read, recoloured and mirrored like a
-            strong view, with the probability `flip_prob`. attempts: images that are tried where files are damaged.
-        mosaic_prob: of a Mosaic. mixup_prob: of a MixUp where there is none. alpha: of MixUp's Beta(alpha, alpha).
+            strong view, with the probability `flip_prob`. attempts: images that are tried where
+            files are damaged.
+        mosaic_prob: of a Mosaic. mixup_prob: of a MixUp where there is none. alpha: of MixUp's
+            Beta(alpha, alpha).
         min_visible: boxes of which a smaller share is left lose their label.
     """
 
@@ -138,7 +142,10 @@ class MixWithLabeled:
     def _tile(
         self, height: int, width: int, rng: np.random.Generator, skipped: Skipped
     ) -> Optional[Tile]:
-        """A random window of a random labelled image; unreadable files are added to `skipped`. None if all are."""
+        """A random window of a random labelled image; unreadable files are added to `skipped`.
+
+        None if all are.
+        """
         for _ in range(self.attempts):
             record = self.records[int(rng.integers(len(self.records)))]
             try:
@@ -169,7 +176,8 @@ class MixWithLabeled:
 class MixUpMosaic(Method):
     """Mixes labelled images into the strong views of unlabelled ones; an alternative to CropBank.
 
-    MixUp's labels weigh as much as their image shows: lambda for the unlabelled image's own, 1 - lambda for those mixed in.
+    MixUp's labels weigh as much as their image shows: lambda for the unlabelled image's own, 1 -
+    lambda for those mixed in.
     """
 
     config_key = "MIXUP_MOSAIC"

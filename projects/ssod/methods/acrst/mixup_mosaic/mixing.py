@@ -34,8 +34,10 @@ class MixedLabels:
     """What mixing did to one image's labels.
 
     Attributes:
-        boxes, classes: (P, 4) float and (P,) int64 of what was mixed in. weight: loss weight of these labels.
-        own_region: (4,) box in which the image itself can still be seen. own_weight: loss weight of its own labels.
+        boxes, classes: (P, 4) float and (P,) int64 of what was mixed in. weight: loss weight of
+            these labels.
+        own_region: (4,) box in which the image itself can still be seen. own_weight: loss weight of
+            its own labels.
     """
 
     boxes: Tensor
@@ -52,7 +54,8 @@ def clip_boxes(boxes: Tensor, region: Tensor) -> Tuple[Tensor, Tensor]:
         boxes: (P, 4). region: (4,).
 
     Returns:
-        (P, 4) clipped boxes, and (P,) the share of each box's area that is left, 0 for a box without area.
+        (P, 4) clipped boxes, and (P,) the share of each box's area that is left, 0 for a box
+        without area.
     """
     low, high = boxes[:, :2].maximum(region[:2]), boxes[:, 2:].minimum(region[2:])
     left = (high - low).clamp(min=0).prod(dim=1)
@@ -64,7 +67,8 @@ def clip_boxes(boxes: Tensor, region: Tensor) -> Tuple[Tensor, Tensor]:
 def cover_tile(
     tile: Tile, height: int, width: int, rng: np.random.Generator, min_visible: float
 ) -> Tile:
-    """Scales a labelled image until it just covers `height` x `width`, and cuts out a random window of that size.
+    """Scales a labelled image until it just covers `height` x `width`, and cuts out a random window
+    of that size.
 
     Boxes of which less than `min_visible` (a share of the area) is left, or nothing, are gone.
     """
@@ -87,7 +91,8 @@ def cover_tile(
 
 
 def draw_mosaic(height: int, width: int, rng: np.random.Generator) -> List[Tuple[int, ...]]:
-    """The four regions (x0, y0, x1, y1) of a mosaic in random order; the first one stays the image's own.
+    """The four regions (x0, y0, x1, y1) of a mosaic in random order; the first one stays the
+    image's own.
 
     Both sides must be at least 2.
     """
@@ -105,8 +110,8 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
         mixed: what was done. min_visible: least share of a box's area that must be left.
 
     Returns:
-        New `Instances`; what was mixed in is human-labelled, so it has score 1, is selected and regresses. Columns that are
-        unknown here are 0 for it.
+        New `Instances`; what was mixed in is human-labelled, so it has score 1, is selected and
+        regresses. Columns that are unknown here are 0 for it.
     """
     boxes, share = clip_boxes(row.gt_boxes.tensor, mixed.own_region.to(row.gt_boxes.device))
     keep = (share >= min_visible) & (share > 0)

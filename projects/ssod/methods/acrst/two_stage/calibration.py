@@ -1,4 +1,5 @@
-"""How well image-level activations tell which classes an image contains, and how far they are probabilities.
+"""How well image-level activations tell which classes an image contains, and how far they are
+probabilities.
 
 Shapes: N images, K foreground classes.
 """
@@ -10,7 +11,8 @@ from torch import Tensor
 
 
 def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
-    """Area under the ROC curve of each class: how often an image with it scores higher than one without; ties count half.
+    """Area under the ROC curve of each class: how often an image with it scores higher than one
+    without; ties count half.
 
     Args:
         scores: (N, K). present: (N, K) bool.
@@ -30,10 +32,12 @@ def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
-    """The probability of presence for which each activation is the one that minimises the focal loss.
+    """The probability of presence for which each activation is the one that minimises the focal
+    loss.
 
-    The focal loss is no proper score: its best activation p at a posterior q is not q. Setting the derivative of
-    `q alpha (1-p)^gamma (-ln p) + (1-q) (1-alpha) p^gamma (-ln(1-p))` to 0 gives q from p.
+    The focal loss is no proper score: its best activation p at a posterior q is not q. Setting the
+    derivative of `q alpha (1-p)^gamma (-ln p) + (1-q) (1-alpha) p^gamma (-ln(1-p))` to 0 gives q
+    from p.
 
     Args:
         activations: in (0, 1), any shape.
@@ -53,7 +57,8 @@ def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
 
 
 def calibration_error(posteriors: Tensor, present: Tensor, bins: int = 10) -> Tensor:
-    """Expected calibration error of each class: the gap between predicted and actual share, mean over bins of equal width.
+    """Expected calibration error of each class: the gap between predicted and actual share, mean
+    over bins of equal width.
 
     Args:
         posteriors: (N, K) predicted probabilities. present: (N, K) bool.

@@ -11,7 +11,8 @@ from torch import Tensor
 from ssod.errors import UserError
 
 MODES = ("filter", "mine")
-# Mining by the image-level activation alone would take every box of an active class, however unlikely.
+# Mining by the image-level activation alone would take every box of an active class, however
+# unlikely.
 MINE_SCORE_FLOOR = 0.05
 
 
@@ -56,7 +57,8 @@ def two_stage_filter(
     """The predictions that pass `two_stage_mask`, in their order.
 
     Args:
-        instances: M predictions with `scores` and `pred_classes`, any further fields. image_scores: (K,).
+        instances: M predictions with `scores` and `pred_classes`, any further fields. image_scores:
+            (K,).
     """
     keep = two_stage_mask(
         instances.scores,

@@ -1,4 +1,6 @@
-"""Measures the image-level head on validation images: does it tell which classes an image contains?"""
+"""Measures the image-level head on validation images: does it tell which classes an image
+contains?
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,14 @@ _CHUNK = 8  # images the teacher sees at once
 
 
 class HeadQuality(HookBase):
-    """At every evaluation: the teacher's activations on at most 500 validation images against these images' classes.
+    """At every evaluation: the teacher's activations on at most 500 validation images against these
+    images' classes.
 
-    Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the activation stands for, `active`
-    (share of the images in which the filter would let the class pass) and `present` (share that contain it).
-    Without DATASETS.VAL nothing is measured. A warning comes, once, where the filter removes every label of a class: a head
-    that does not tell images apart removes classes instead of labels. Runs on rank 0, and changes nothing that training
+    Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the
+    activation stands for, `active` (share of the images in which the filter would let the class
+    pass) and `present` (share that contain it). Without DATASETS.VAL nothing is measured. A warning
+    comes, once, where the filter removes every label of a class: a head that does not tell images
+    apart removes classes instead of labels. Runs on rank 0, and changes nothing that training
     reads.
     """
 
@@ -89,7 +93,9 @@ class HeadQuality(HookBase):
 
     @torch.no_grad()
     def _activations(self) -> Tuple[Tensor, Tensor]:
-        """(N, K) activations and (N, K) bool presence of the images that can be read, on the CPU."""
+        """(N, K) activations and (N, K) bool presence of the images that can be read, on the
+        CPU.
+        """
         teacher = self.trainer.core.teacher
         activations, present = [], []
         for start in range(0, len(self._images), _CHUNK):

@@ -1,4 +1,5 @@
-"""ACRST's pseudo-label filter as a plug-in: the multi-label module, its training and the second stage.
+"""ACRST's pseudo-label filter as a plug-in: the multi-label module, its training and the second
+stage.
 
 Shapes: N images of the step, K foreground classes.
 """
@@ -50,14 +51,17 @@ _PUBLISH_PERIOD = 20
 class TwoStageFilter(Method):
     """Keeps a prediction if its score *and* the image-level activation of its class pass.
 
-    The image-level classifier sits on the last backbone stage of student and teacher. It learns from the boxes of labelled
-    images, and on unlabelled ones from the teacher's activations on the weak view.
+    The image-level classifier sits on the last backbone stage of student and teacher. It learns
+    from the boxes of labelled images, and on unlabelled ones from the teacher's activations on the
+    weak view.
 
     Args:
-        score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see `two_stage_mask`.
+        score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see
+            `two_stage_mask`.
         loss_weight: of the image-level loss, on either stream. focal_gamma, focal_alpha: its shape.
-        warmup: steps with labelled images that the head must have had before it filters and teaches unlabelled images.
-            An untrained head calls classes present by their prior, which as a target would sustain itself.
+        warmup: steps with labelled images that the head must have had before it filters and teaches
+            unlabelled images. An untrained head calls classes present by their prior, which as a
+            target would sustain itself.
     """
 
     config_key = "TWO_STAGE_FILTER"
@@ -99,7 +103,8 @@ class TwoStageFilter(Method):
         self.prior: Optional[Tensor] = None
         self._counted_step = -1
         self.class_names: List[str] = [str(index) for index in range(num_classes)]
-        # Rows: unlabelled images in which the class is active, predictions with a score >= tau_cls, those selected in the end.
+        # Rows: unlabelled images in which the class is active, predictions with a score >= tau_cls,
+        # those selected in the end.
         self.register_buffer("counts", torch.zeros(3, num_classes))
         self.register_buffer("images", torch.zeros(1))
 
@@ -108,14 +113,16 @@ class TwoStageFilter(Method):
         cfg.SSOD.TWO_STAGE_FILTER = CfgNode()
         cfg.SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD = 0.7  # tau_cls
         cfg.SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD = 0.2  # tau_ml
-        # "filter": both stages must pass. "mine": either, from a score of 0.05 on (the paper's Table 6).
+        # "filter": both stages must pass. "mine": either, from a score of 0.05 on (the paper's
+        # Table 6).
         cfg.SSOD.TWO_STAGE_FILTER.MODE = "filter"
         cfg.SSOD.TWO_STAGE_FILTER.LOSS_WEIGHT = 1.0
-        # With alpha 0.25, gamma 1 makes an activation of 0.2 the best one at a posterior of 0.2; gamma 2 at one of 0.07.
+        # With alpha 0.25, gamma 1 makes an activation of 0.2 the best one at a posterior of 0.2;
+        # gamma 2 at one of 0.07.
         cfg.SSOD.TWO_STAGE_FILTER.FOCAL_GAMMA = 1.0
         cfg.SSOD.TWO_STAGE_FILTER.FOCAL_ALPHA = 0.25
-        # Steps with labelled images that the head needs before it filters, and before it learns from the teacher's
-        # activations. -1: SSOD.BURN_IN_STEPS.
+        # Steps with labelled images that the head needs before it filters, and before it learns
+        # from the teacher's activations. -1: SSOD.BURN_IN_STEPS.
         cfg.SSOD.TWO_STAGE_FILTER.WARMUP_STEPS = -1
 
     @classmethod
@@ -151,11 +158,16 @@ class TwoStageFilter(Method):
         self.add_head(student, MultiLabelHead.for_detector(student, self.prior))
 
     def warm(self, context: StepContext) -> Tensor:
-        """A bool scalar: the head has had its labelled steps. On the device, so that nobody waits for it."""
+        """A bool scalar: the head has had its labelled steps.
+
+        On the device, so that nobody waits for it.
+        """
         return context.student.ssod_heads[self.name].labeled_steps >= self.warmup
 
     def present(self, context: StepContext) -> Tensor:
-        """(N, K) bool: the classes that the unlabelled images may contain; all of them during warm-up."""
+        """(N, K) bool: the classes that the unlabelled images may contain; all of them during
+        warm-up.
+        """
         return (context.shared[self.name] >= self.image_threshold) | ~self.warm(context)
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
@@ -172,11 +184,15 @@ class TwoStageFilter(Method):
     def compared_labels(
         self, pseudo: PseudoLabels, context: StepContext
     ) -> Dict[str, List[Tensor]]:
-        """What passes the first stage, so that quality hooks measure what the second one removes (Table 6)."""
+        """What passes the first stage, so that quality hooks measure what the second one removes
+        (Table 6).
+        """
         return {"first_stage": [row.scores >= self.score_threshold for row in pseudo.instances]}
 
     def _masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
-        """Which labels pass, one bool (M,) an image: both stages, and during warm-up the first one alone."""
+        """Which labels pass, one bool (M,) an image: both stages, and during warm-up the first one
+        alone.
+        """
         warm = self.warm(context)
         return [
             torch.where(warm, self._mask(row, scores), row.scores >= self.score_threshold)
@@ -184,7 +200,9 @@ class TwoStageFilter(Method):
         ]
 
     def _mask(self, row: Instances, image_scores: Tensor) -> Tensor:
-        """(M,) bool: which of an image's labels pass both stages; `image_scores` (K,) activations."""
+        """(M,) bool: which of an image's labels pass both stages; `image_scores` (K,)
+        activations.
+        """
         return two_stage_mask(
             row.scores,
             row.gt_classes,
@@ -199,9 +217,9 @@ class TwoStageFilter(Method):
     ) -> Dict[str, Tensor]:
         """On labelled images each view's own boxes decide which classes are present.
 
-        On unlabelled ones: the teacher's activations, and the classes of all labels that the strong view is trained
-        towards. In "filter" mode these add what was pasted into it (CropBank), which the teacher has not seen.
-        During warm-up the loss on unlabelled images is 0.
+        On unlabelled ones: the teacher's activations, and the classes of all labels that the strong
+        view is trained towards. In "filter" mode these add what was pasted into it (CropBank),
+        which the teacher has not seen. During warm-up the loss on unlabelled images is 0.
         """
         head = context.student.ssod_heads[self.name]
         labeled = outputs.labeled
@@ -266,11 +284,14 @@ class TwoStageFilter(Method):
         )
 
     def removed_classes(self) -> List[str]:
-        """Classes of which the second stage has let no label pass lately, though the first one did."""
+        """Classes of which the second stage has let no label pass lately, though the first one
+        did.
+        """
         if self.mode != "filter":
             return []
         first, kept = self.counts[1], self.counts[2]
-        # The sums fade, so one label of some time ago is a small number; a class with a label in 50 images is no accident.
+        # The sums fade, so one label of some time ago is a small number; a class with a label in 50
+        # images is no accident.
         whole = (first > 0.02 * self.images) & (kept < 0.01 * first)
         return [self.class_names[index] for index in whole.nonzero().flatten().tolist()]
 

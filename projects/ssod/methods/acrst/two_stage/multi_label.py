@@ -1,4 +1,5 @@
-"""The multi-label module: which classes an image contains (ACRST, "Semi-supervised Multi-label Classification").
+"""The multi-label module: which classes an image contains (ACRST, "Semi-supervised Multi-label
+Classification").
 
 Shapes: N images, K foreground classes, C channels of the last backbone stage.
 """
@@ -17,10 +18,12 @@ from ssod.detectors.features import FeatureMaps
 
 
 def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: int) -> Tensor:
-    """Mean over each image's own part of a padded map: what an image contains must not depend on its neighbours' size.
+    """Mean over each image's own part of a padded map: what an image contains must not depend on
+    its neighbours' size.
 
     Args:
-        maps: (N, C, h, w). image_sizes: (height, width) of each image before padding, in pixels. stride: of the maps.
+        maps: (N, C, h, w). image_sizes: (height, width) of each image before padding, in pixels.
+            stride: of the maps.
 
     Returns:
         (N, C) in single precision.
@@ -43,8 +46,8 @@ class MultiLabelHead(nn.Module):
         prior: (K,) the classes' shares of the images, between 0 and 1.
 
     Attributes:
-        labeled_steps: int64 scalar, optimiser steps with labelled images so far. A run that branches off another one
-            (SSOD.BURN_IN_CHECKPOINT) takes it with the weights.
+        labeled_steps: int64 scalar, optimiser steps with labelled images so far. A run that
+            branches off another one (SSOD.BURN_IN_CHECKPOINT) takes it with the weights.
     """
 
     labeled_steps: Tensor
@@ -62,7 +65,8 @@ class MultiLabelHead(nn.Module):
     def for_detector(
         cls, detector: GeneralizedRCNN, prior: Optional[Tensor] = None
     ) -> "MultiLabelHead":
-        """The head for a detector's deepest backbone stage, the one before the FPN where there is one.
+        """The head for a detector's deepest backbone stage, the one before the FPN where there is
+        one.
 
         Args:
             prior: (K,); None: 0.5 for every class.
@@ -90,7 +94,8 @@ class MultiLabelHead(nn.Module):
 
 
 def image_prior(class_sets: Sequence[Sequence[int]], num_classes: int) -> Tensor:
-    """(K,) share of the images that contain each class, at least half an image and at most all but half a one.
+    """(K,) share of the images that contain each class, at least half an image and at most all but
+    half a one.
 
     Args:
         class_sets: the classes of each image's labels, repeated or not.
@@ -113,10 +118,12 @@ def present_classes(targets: Sequence[Instances], num_classes: int, device: torc
 
 
 def multi_label_loss(logits: Tensor, present: Tensor, gamma: float, alpha: float) -> Tensor:
-    """Focal binary cross-entropy (Lin et al., ICCV 2017), summed over the classes, mean over the images.
+    """Focal binary cross-entropy (Lin et al., ICCV 2017), summed over the classes, mean over the
+    images.
 
     Args:
-        logits: (N, K). present: (N, K) bool. gamma: focusing. alpha: weight of present classes, 1 - alpha of absent ones.
+        logits: (N, K). present: (N, K) bool. gamma: focusing. alpha: weight of present classes, 1 -
+            alpha of absent ones.
 
     Returns:
         A scalar; 0 without images.

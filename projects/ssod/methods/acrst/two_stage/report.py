@@ -22,7 +22,9 @@ def _latest(run: RunData, kind: str) -> Dict[str, float]:
 
 
 def two_stage_section(run: RunData) -> Optional[Section]:
-    """Labels per image after either stage over training, and per class at the end; None before mutual learning."""
+    """Labels per image after either stage over training, and per class at the end; None before
+    mutual learning.
+    """
     first, kept = (run.series(f"{_PREFIX}{key}_per_image") for key in ("first_stage", "kept"))
     if not first:
         return None
@@ -67,7 +69,9 @@ def two_stage_section(run: RunData) -> Optional[Section]:
 
 
 def _head_charts(run: RunData, names: Sequence[str]) -> List[str]:
-    """The image-level head on validation images: its AUC over training, and per class at the end."""
+    """The image-level head on validation images: its AUC over training, and per class at the
+    end.
+    """
     auc = Line("AUC", run.series(f"{_PREFIX}head_auc"), run_colour(0))
     title = "AUC of the image-level head, mean over the classes (0.5: it knows nothing)"
     charts = [line_chart(title, [auc], low=0.0, high=1.0)]
