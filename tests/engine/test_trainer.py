@@ -77,7 +77,9 @@ def test_resume_is_bit_identical(squares: Path, tmp_path: Path, keys: Dict[str, 
 
 
 def test_workers_do_not_change_the_result(squares: Path, tmp_path: Path) -> None:
-    """Toy publishes snapshots that change the images, so this fails if any comes too early or too late."""
+    """Toy publishes snapshots that change the images, so this fails if any comes too early or too
+    late.
+    """
     runs = [
         train(config(squares, tmp_path / str(n), SOLVER__MAX_ITER=10, DATALOADER__NUM_WORKERS=n))
         for n in (0, 2)
@@ -125,7 +127,9 @@ def test_kill_dash_nine_and_resume(squares: Path, tmp_path: Path) -> None:
 
 
 def test_branch_from_a_shared_burn_in(squares: Path, tmp_path: Path) -> None:
-    """A supervised run's checkpoint continues as a semi-supervised run, bit for bit as if it had always been one."""
+    """A supervised run's checkpoint continues as a semi-supervised run, bit for bit as if it had
+    always been one.
+    """
     methods = ("ScoreThreshold",)
     whole = train(config(squares, tmp_path / "whole", methods, SSOD__BURN_IN_STEPS=3))
     train(config(squares, tmp_path / "burn_in", (), SOLVER__MAX_ITER=3))
@@ -194,10 +198,11 @@ def test_mixed_precision_on_cpu(squares: Path, tmp_path: Path, dtype: str) -> No
 
 
 def test_accumulation_equals_one_large_batch(squares: Path, tmp_path: Path) -> None:
-    """Without sampling quotas that bind, two micro-batches of 2 give the gradient of one batch of 4.
+    """Without sampling quotas that bind, two micro-batches of 2 give the gradient of one batch of
+    4.
 
-    Every anchor and RoI takes part, so nothing random differs; the RPN's normaliser counts images, the RoI head's
-    counts RoIs, which are equally many in every image.
+    Every anchor and RoI takes part, so nothing random differs; the RPN's normaliser counts images,
+    the RoI head's counts RoIs, which are equally many in every image.
     """
     results = []
     for micro in (1, 2):

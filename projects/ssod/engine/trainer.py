@@ -1,7 +1,8 @@
 """SSODTrainer: Detectron2's `DefaultTrainer` with a teacher, two streams and methods.
 
-`SSODTrainer(cfg)`, `resume_or_load(resume)` and `train()` are Detectron2's, and so are the methods to override:
-`build_model`, `build_optimizer`, `build_lr_scheduler`, `build_evaluator`, `build_test_loader`, `build_hooks`, `build_writers`.
+`SSODTrainer(cfg)`, `resume_or_load(resume)` and `train()` are Detectron2's, and so are the methods
+to override: `build_model`, `build_optimizer`, `build_lr_scheduler`, `build_evaluator`,
+`build_test_loader`, `build_hooks`, `build_writers`.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ logger = logging.getLogger(__name__)
 class SSODTrainer(DefaultTrainer):
     """Trains `TeacherStudent` from a config with `add_ssod_config`'s keys.
 
-    Files in `OUTPUT_DIR`: `model_*.pth` (full state; `--resume` continues from the newest), `model_final.pth`,
-    `teacher_final.pth` and, with DATASETS.VAL, `teacher_best.pth` (plain Detectron2 weights), `results.json`,
-    `metrics.json`.
+    Files in `OUTPUT_DIR`: `model_*.pth` (full state; `--resume` continues from the newest),
+    `model_final.pth`, `teacher_final.pth` and, with DATASETS.VAL, `teacher_best.pth` (plain
+    Detectron2 weights), `results.json`, `metrics.json`.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -131,7 +132,8 @@ class SSODTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.stop_request = StopRequest()
-        # A signal ended the evaluation that belongs to the checkpoint's step; resuming begins with it.
+        # A signal ended the evaluation that belongs to the checkpoint's step; resuming begins with
+        # it.
         self._evaluation_due = False
         self.register_hooks(self.build_hooks())
 
@@ -171,7 +173,10 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Test images of a dataset; override for your own. Detectron2's would end the run at a damaged image."""
+        """Test images of a dataset; override for your own.
+
+        Detectron2's would end the run at a damaged image.
+        """
         return build_test_loader(cfg, dataset_name)
 
     def _loader_from(self, state: Optional[Dict[str, Any]], step: int) -> Any:
@@ -191,7 +196,8 @@ class SSODTrainer(DefaultTrainer):
     def build_hooks(self) -> List[Optional[HookBase]]:
         """In this order: average, methods, pictures, warnings, evaluation, writers, checkpoint.
 
-        The checkpoint comes last, so that a resumed run finds everything of its last step evaluated and written.
+        The checkpoint comes last, so that a resumed run finds everything of its last step evaluated
+        and written.
         """
         cfg = self.cfg
         mutual = self.mutual
@@ -228,7 +234,8 @@ class SSODTrainer(DefaultTrainer):
                 )
             )
         if comm.is_main_process():
-            # A value that is replaced before it is written is lost, so evaluations set the pace where they are frequent.
+            # A value that is replaced before it is written is lost, so evaluations set the pace
+            # where they are frequent.
             period = min(20, cfg.TEST.EVAL_PERIOD or 20)
             self._writer_hook = hooks.PeriodicWriter([], period=period)
             built.append(self._writer_hook)
@@ -244,7 +251,9 @@ class SSODTrainer(DefaultTrainer):
     # ---------------------------------------------------------------- running
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues the run in `OUTPUT_DIR`; or branches from `SSOD.BURN_IN_CHECKPOINT`; or loads MODEL.WEIGHTS."""
+        """Continues the run in `OUTPUT_DIR`; or branches from `SSOD.BURN_IN_CHECKPOINT`; or loads
+        MODEL.WEIGHTS.
+        """
         self._lock_output()
         if resume and self.checkpointer.has_checkpoint():
             self.checkpointer.resume_or_load("", resume=True)
@@ -270,7 +279,9 @@ class SSODTrainer(DefaultTrainer):
             run_lock.hold(self.cfg.OUTPUT_DIR)
 
     def _say_what_is_untrained(self) -> None:
-        """Warns where layers are frozen that nobody has trained: Detectron2's FREEZE_AT is 2 unless it is set."""
+        """Warns where layers are frozen that nobody has trained: Detectron2's FREEZE_AT is 2 unless
+        it is set.
+        """
         if self.cfg.MODEL.WEIGHTS or brings_weights(self.cfg):
             return
         frozen = [n for n, p in self.core.student.named_parameters() if not p.requires_grad]
@@ -282,7 +293,9 @@ class SSODTrainer(DefaultTrainer):
             )
 
     def _clear_former_run(self) -> None:
-        """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor resumed into it."""
+        """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor
+        resumed into it.
+        """
         folder = self.cfg.OUTPUT_DIR
         if comm.is_main_process():
             stale = [
@@ -356,7 +369,9 @@ class SSODTrainer(DefaultTrainer):
             raise Interrupted(self.stop_request.number or signal.SIGTERM)
 
     def _evaluate_first(self) -> None:
-        """What a signal kept the hooks from doing after the last step of the run that is resumed."""
+        """What a signal kept the hooks from doing after the last step of the run that is
+        resumed.
+        """
         self.iter = self.storage.iter = self.start_iter - 1
         first = next(i for i, hook in enumerate(self._hooks) if isinstance(hook, Evaluation))
         for hook in self._hooks[first:]:
@@ -406,9 +421,12 @@ class SSODTrainer(DefaultTrainer):
         return Interruptible(self.build_test_loader(self.cfg, name), self.stop_request)
 
     def _remember_best(self, scores: Dict[str, float], step: int) -> None:
-        """`scores`: AP by role. The teacher counts alone unless SSOD.SELECT_FROM names the student too.
+        """`scores`: AP by role.
 
-        Nothing is chosen on the test set, which is evaluated in training where there is no DATASETS.VAL.
+        The teacher counts alone unless SSOD.SELECT_FROM names the student too.
+
+        Nothing is chosen on the test set, which is evaluated in training where there is no
+        DATASETS.VAL.
         """
         if not self.cfg.DATASETS.VAL:
             return
@@ -459,7 +477,9 @@ class SSODTrainer(DefaultTrainer):
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> Dict[str, Any]:
-        """The iteration, hooks and the best score; everything else is a checkpointable of its own."""
+        """The iteration, hooks and the best score; everything else is a checkpointable of its
+        own.
+        """
         return {
             **TrainerBase.state_dict(self),
             "best": dict(self.best),
@@ -473,10 +493,12 @@ class SSODTrainer(DefaultTrainer):
 
 
 def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":
-    """Evaluates MODEL.WEIGHTS, a file or a finished run's folder, on DATASETS.TEST and logs the results.
+    """Evaluates MODEL.WEIGHTS, a file or a finished run's folder, on DATASETS.TEST and logs the
+    results.
 
     Args:
-        role: "teacher" (None means this) or "student" of a full checkpoint; None for a weights file.
+        role: "teacher" (None means this) or "student" of a full checkpoint; None for a weights
+            file.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError(

@@ -273,6 +273,14 @@ class Method(nn.Module):
         """
         return {}
 
+    def present(self, context: StepContext) -> Optional[Tensor]:
+        """Which classes the unlabelled images may contain, bool (N, K); None: it does not judge
+        whole images.
+
+        After `refine`; for methods that would learn labels which the main branch leaves out.
+        """
+        return None
+
     def inert_reason(self, period: InertPeriod) -> str:
         """The likely reason why the method changed nothing in `period`, and what to do: the end of
         a sentence.

@@ -1,7 +1,8 @@
 """Chooses detector, sizes, schedule and method for a user's images and machine, each with a reason.
 
-The numbers are those that `configs/cards` and `configs/base_rcnn_fpn.yaml` train with, fitted to the sizes of the
-images and boxes at hand. They are starting points: the written config is the user's to edit.
+The numbers are those that `configs/cards` and `configs/base_rcnn_fpn.yaml` train with, fitted to
+the sizes of the images and boxes at hand. They are starting points: the written config is the
+user's to edit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Data:
     """What the choices depend on.
 
     Args:
-        labelled, unlabelled: images that train. relative_sizes: (M,) of boxes, of the image's shorter side.
+        labelled, unlabelled: images that train. relative_sizes: (M,) of boxes, of the image's
+            shorter side.
         aspects: (M,) height / width of boxes. image_sizes: (N, 2) heights and widths.
     """
 
@@ -55,7 +57,9 @@ def choose(data: Data, machine: Machine, weights: str = "") -> List[Choice]:
 
 
 def shorter_side(data: Data, machine: Machine) -> int:
-    """The shorter side of training images, a multiple of 32: small boxes get enough pixels, within what is affordable."""
+    """The shorter side of training images, a multiple of 32: small boxes get enough pixels, within
+    what is affordable.
+    """
     low, high = _SIDES_ON_GPU if machine.gpus else _SIDES_ON_CPU
     small = float(np.percentile(data.relative_sizes, 10))
     wanted = (_SMALL_ON_GPU if machine.gpus else _SMALL_ON_CPU) / max(small, 1e-3)

@@ -1,11 +1,13 @@
 """What is installed, or what a dataset is like, and the command that mends what is wrong.
 
 python -m ssod.tools.doctor                                       the installation
-python -m ssod.tools.doctor photos                                the labels in a folder, whatever tool wrote them
+python -m ssod.tools.doctor photos                                the labels in a folder, \\
+    whatever tool wrote them
 python -m ssod.tools.doctor --config-file mine.yaml mine_train    a dataset that a config declares
 
-Of a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit status is 1 if something
-needs mending. Of the installation it reports even where nothing is installed.
+Of a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit
+status is 1 if something needs mending. Of the installation it reports even where nothing is
+installed.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Any, Callable, List, Optional, Sequence
 from ssod import compat
 from ssod.own_data.options import add_dataset_options
 
-# Import name and distribution of what ssod itself needs beside torch, torchvision, Detectron2 and OpenCV.
+# Import name and distribution of what ssod itself needs beside torch, torchvision, Detectron2 and
+# OpenCV.
 PACKAGES = (
     ("numpy", "numpy"),
     ("PIL", "pillow"),
@@ -39,7 +42,8 @@ PACKAGES = (
     ("tqdm", "tqdm"),
 )
 
-# What Detectron2 imports and its Python-only installation does not bring (see `detectron2_command`).
+# What Detectron2 imports and its Python-only installation does not bring (see
+# `detectron2_command`).
 DETECTRON2_NEEDS = "cloudpickle future hydra-core omegaconf pydot tabulate termcolor yacs"
 
 
@@ -68,7 +72,10 @@ def pip_install(*requirements: str) -> str:
 
 
 def detectron2_command() -> str:
-    """How to install Detectron2's Python part, which needs no compiler. In a checkout its hash is verified."""
+    """How to install Detectron2's Python part, which needs no compiler.
+
+    In a checkout its hash is verified.
+    """
     pins = Path(__file__).resolve().parents[3] / "requirements" / "detectron2.txt"
     if pins.is_file():
         what = f"--require-hashes --requirement {pins}"
@@ -80,7 +87,9 @@ def detectron2_command() -> str:
 
 
 def _problem(name: str, error: BaseException, missing: str, broken: str = "") -> Finding:
-    """A package that failed to import: absent itself, without one of its own dependencies, or broken."""
+    """A package that failed to import: absent itself, without one of its own dependencies, or
+    broken.
+    """
     reason = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {reason[0] if reason else ''}"
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -138,7 +147,9 @@ def check_torch() -> Finding:
 
 
 def check_torchvision() -> Finding:
-    """Its compiled operators are the first thing to break when torch is upgraded alone, so one of them is run."""
+    """Its compiled operators are the first thing to break when torch is upgraded alone, so one of
+    them is run.
+    """
     try:
         torchvision: Any = import_module("torchvision")
         torch: Any = import_module("torch")

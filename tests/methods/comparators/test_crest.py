@@ -100,7 +100,8 @@ def test_activity_counts_what_alignment_changes() -> None:
     cfg.SSOD.METHODS = ("DistributionAlignment",)
     cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.5])
     method: Any = build_methods(cfg)["DistributionAlignment"]
-    # The last two labels are of the same box: the second one is never learnt, whatever alignment does.
+    # The last two labels are of the same box: the second one is never learnt, whatever alignment
+    # does.
     found = Instances((100, 100))
     found.pred_boxes = Boxes(torch.tensor([[10.0 * i, 0, 10.0 * i + 8, 8] for i in (0, 1, 2, 2)]))
     found.scores = torch.tensor([0.6, 0.4, 0.9, 0.1])

@@ -353,15 +353,15 @@ def test_pasted_labels_are_learned_and_hidden_ones_are_not() -> None:
 
 
 def test_image_level_rejection_holds_for_pim() -> None:
-    """A class that TwoStageFilter finds absent from an image is not mined there; pasted and
-    selected rows stay.
+    """A class that a method finds absent from an image is not mined there; pasted and selected rows
+    stay.
     """
 
-    class TwoStage:
-        mode = "filter"
+    class Images(Method):
+        judges = True
 
-        def present(self, context: StepContext) -> torch.Tensor:
-            return torch.tensor([[False, True, True]])
+        def present(self, context: StepContext) -> Optional[torch.Tensor]:
+            return torch.tensor([[False, True, True]]) if self.judges else None
 
     pim = build_methods(config("ScoreThreshold", "PIM"))["PIM"]
     pseudo = PseudoLabels.from_detections(
@@ -370,9 +370,9 @@ def test_image_level_rejection_holds_for_pim() -> None:
     pseudo = pseudo.select([torch.tensor([False, False, False, True])])
     context: Any = StepContext(0, SSODBatch([], []), None, None)  # type: ignore[arg-type]
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]
-    context.methods = {"TwoStageFilter": TwoStage()}
+    context.methods = {"Images": Images()}
     assert pim.masks(pseudo, context)[0].tolist() == [False, True, False, True]
-    TwoStage.mode = "mine"  # there it only adds labels
+    Images.judges = False
     assert pim.masks(pseudo, context)[0].tolist() == [True, True, False, True]
 
 

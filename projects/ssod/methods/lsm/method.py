@@ -117,16 +117,17 @@ class PIM(HalfSizeBranch):
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, selected by the main branch or not.
 
-        Where TwoStageFilter has found that a class is absent from an image, PIM does not learn it
-        there either, however high the score: a low score is doubtful evidence, an image without the
-        class is evidence against it.
+        Where a method (TwoStageFilter) has found that a class is absent from an image, PIM does not
+        learn it there either, however high the score: a low score is doubtful evidence, an image
+        without the class is evidence against it.
         """
         masks = [row.scores > self.alpha for row in pseudo.instances]
-        other: Any = context.methods.get("TwoStageFilter")
-        if other is not None and other.mode == "filter":
-            active = other.present(context)
+        for method in context.methods.values():
+            present = method.present(context)
+            if present is None:
+                continue
             masks = [
-                mask & (row.selected | active[index, row.gt_classes])  # selected: pasted ones too
+                mask & (row.selected | present[index, row.gt_classes])  # selected: pasted ones too
                 for index, (mask, row) in enumerate(zip(masks, pseudo.instances))
             ]
         return masks

@@ -29,7 +29,8 @@ class Labelled:
 
     Attributes:
         probabilities: (M, K) of the foreground classes; background has the rest. features: (M, D).
-        changed: how many labels are learnt that would not be, or the reverse, or with another class, by `probabilities` as they are.
+        changed: how many labels are learnt that would not be, or the reverse, or with another
+            class, by `probabilities` as they are.
     """
 
     probabilities: Tensor

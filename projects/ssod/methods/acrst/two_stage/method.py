@@ -164,10 +164,10 @@ class TwoStageFilter(Method):
         """
         return context.student.ssod_heads[self.name].labeled_steps >= self.warmup
 
-    def present(self, context: StepContext) -> Tensor:
-        """(N, K) bool: the classes that the unlabelled images may contain; all of them during
-        warm-up.
-        """
+    def present(self, context: StepContext) -> Optional[Tensor]:
+        """All classes during warm-up. None in "mine" mode, which only adds labels."""
+        if self.mode != "filter":
+            return None
         return (context.shared[self.name] >= self.image_threshold) | ~self.warm(context)
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
