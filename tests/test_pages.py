@@ -191,7 +191,7 @@ def test_readme_from_python_in_a_fresh_folder(squares: Path, tmp_path: Path) -> 
     (tmp_path / "program.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "program.py"], cwd=tmp_path, env=environment, check=True)
-    for name in ("teacher_best.pth", "model_final.pth", "results.json", "metrics.json"):
+    for name in ("teacher_final.pth", "model_final.pth", "results.json", "metrics.json"):
         assert (tmp_path / "output" / "mine" / name).exists()
 
 
