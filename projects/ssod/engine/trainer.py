@@ -7,7 +7,6 @@ to override: `build_model`, `build_optimizer`, `build_lr_scheduler`, `build_eval
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -35,6 +34,7 @@ from ssod.engine.branching import branch
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.config_checks import check_config, check_device_present, warnings_about
 from ssod.engine.ema import MovingAverage
+from ssod.engine.finishing import load_best, write_results
 from ssod.engine.hooks import (
     CollapseWatch,
     DrawPseudoLabels,
@@ -65,8 +65,6 @@ from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.missing import require_packages
 from ssod.utils import run_lock
-from ssod.utils.atomic import write_atomically
-from ssod.utils.comm import broadcast_from_main
 from ssod.utils.run_lock import make_output_dir
 
 logger = logging.getLogger(__name__)
@@ -450,11 +448,7 @@ class SSODTrainer(DefaultTrainer):
         # Only rank 0 knows the best one and surely sees its file.
         use_best = comm.all_gather(self.best["step"] >= 0)[0]
         if use_best:
-            teacher = self.core.teacher
-            if comm.is_main_process():
-                path = os.path.join(self.cfg.OUTPUT_DIR, "teacher_best.pth")
-                teacher.load_state_dict(self.checkpointer.load_file(path)["model"], strict=False)
-            broadcast_from_main(list(teacher.state_dict().values()))
+            load_best(self.core.teacher, self.checkpointer, self.cfg.OUTPUT_DIR)
         elif self.cfg.DATASETS.VAL:
             self._save_weights("teacher_best")  # who asks for it finds it
             logger.warning(
@@ -463,15 +457,8 @@ class SSODTrainer(DefaultTrainer):
         if self.cfg.DATASETS.TEST:
             results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))
         write_skipped(self.cfg, self._trainer.skipped, report=True)
-        if comm.is_main_process():
-            best = {**self.best, "test": results} if use_best else {"test": results}
-            record = {"teacher_best": best, "steps": self.max_iter}
-            path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
-            write_atomically(path, lambda file: file.write(json.dumps(record, indent=1).encode()))
-            best_model = f"Best {self.best['model']} (step {self.best['step']})"
-            which = best_model if use_best else f"Last teacher (step {self.max_iter})"
-            for dataset, tasks in results.items():
-                logger.info(f"{which} on {dataset}: {format_metrics(tasks.get('bbox', {}))}")
+        best = self.best if use_best else None
+        write_results(self.cfg.OUTPUT_DIR, results, best, self.max_iter)
         return results
 
     # ---------------------------------------------------------------- state
