@@ -158,6 +158,7 @@ def test_no_detections_and_a_subset(tmp_path: Path, names: List[str]) -> None:
         ({"EVALUATOR": "voc2007", "SPLIT": None}, "need SPLIT"),
         ({"IGNORE_DIFFICULT": "yes"}, "IGNORE_DIFFICULT is 'yes'"),
         ({"EVALUATOR": "voc2007", "GROUPS": "g.json"}, "GROUPS"),
+        ({"EVALUATOR": "voc2007", "IGNORE_DIFFICULT": True}, "remove IGNORE_DIFFICULT"),
     ],
 )
 def test_wrong_keys(tmp_path: Path, names: List[str], keys: Any, message: str) -> None:

@@ -148,6 +148,11 @@ class VocSet:
             raise UserError(f"EVALUATOR is {evaluator!r}: use one of {', '.join(_EVALUATORS)}.")
         if not isinstance(ignore, bool):
             raise UserError(f"IGNORE_DIFFICULT is {ignore!r}: use True or False.")
+        if evaluator != "coco" and ignore:
+            raise UserError(
+                "EVALUATOR leaves difficult boxes out of the count, which IGNORE_DIFFICULT would count as false: remove "
+                "IGNORE_DIFFICULT, and declare a training set of its own where that needs it."
+            )
         if evaluator != "coco" and node.get("GROUPS"):
             raise UserError("GROUPS goes with COCO's metric alone: remove it or EVALUATOR.")
         if not node.get("SPLIT"):

@@ -17,7 +17,7 @@ from detectron2.utils.events import EventStorage
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import METHOD_REGISTRY, Method, StepContext, build_methods
+from ssod.methods import METHOD_REGISTRY, InertPeriod, Method, StepContext, build_methods
 from ssod.methods.lsm.method import PIM
 from ssod.methods.selection import main_threshold
 from ssod.methods.shared.half_size import HALF_SIZE
@@ -144,6 +144,19 @@ def test_weights_multiply() -> None:
     ).step(False)
     for name, factor in zip(LOSSES, (6.0, 6.0, 6.0)):
         assert heavy[name].item() == pytest.approx(factor * plain[name].item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["PIM", "SELF_DISTILLATION", "MLC"])
+def test_a_loss_that_weighs_0_is_no_activity(name: str) -> None:
+    methods = ("ScoreThreshold", "MLC") if name == "MLC" else FULL
+    found = [[(BOX, 1, 0.9 if name == "MLC" else 0.6)], []]
+    for weight in (1.0, 0.0):
+        rig = Rig(config(*methods, **{f"{name}__LOSS_WEIGHT": weight}), found)
+        rig.step(False)
+        (kind,) = [m for m in rig.core.method_list if m.config_key == name]
+        assert (float(rig.core.last_numbers[f"activity/{kind.name}"]) > 0) == (weight > 0)
+    period = InertPeriod(steps=1, last_step=1, best_score=0.6, candidates=1.0, selected=0.0)
+    assert f"SSOD.{name}.LOSS_WEIGHT or SSOD.UNSUP_LOSS_WEIGHT is 0" in kind.inert_reason(period)
 
 
 def gradients(rig: Rig, names: Sequence[str]) -> Dict[str, bool]:

@@ -51,7 +51,12 @@ class MLC(HalfSizeBranch):
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        return selected_per_image(pseudo)
+        return 0.0 if self.loss_weight == 0 else selected_per_image(pseudo)
+
+    def inert_reason(self, period: InertPeriod) -> str:
+        if self.loss_weight == 0:
+            return "SSOD.MLC.LOSS_WEIGHT or SSOD.UNSUP_LOSS_WEIGHT is 0"
+        return super().inert_reason(period)
 
 
 @METHOD_REGISTRY.register()

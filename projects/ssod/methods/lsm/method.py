@@ -174,6 +174,8 @@ class PIM(HalfSizeBranch):
     ) -> Union[float, Tensor]:
         if outputs is None or outputs.unlabeled is None or outputs.unlabeled.view.pseudo is None:
             return 0.0
+        if self.loss_weight == 0:
+            return 0.0
         labels = outputs.unlabeled.view.pseudo
         masks = [
             mask & in_interval(row.scores, self.alpha, self.upper_scores(row.gt_classes, context))
@@ -182,6 +184,8 @@ class PIM(HalfSizeBranch):
         return count_per_image(masks)
 
     def inert_reason(self, period: InertPeriod) -> str:
+        if self.loss_weight == 0:
+            return "SSOD.PIM.LOSS_WEIGHT or SSOD.UNSUP_LOSS_WEIGHT is 0"
         return period.no_score_passes(self.alpha, "SSOD.PIM.SCORE_THRESHOLD") or (
             f"no label that may be mined scores between alpha {self.alpha:g} and t {self.main_threshold:g} (the best "
             f"teacher score is {period.best_score:.2f}); lower SSOD.PIM.SCORE_THRESHOLD"
@@ -260,9 +264,11 @@ class SelfDistillation(Method):
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        return context.shared.get(self.name, 0.0)
+        return 0.0 if self.loss_weight == 0 else context.shared.get(self.name, 0.0)
 
     def inert_reason(self, period: InertPeriod) -> str:
+        if self.loss_weight == 0:
+            return "SSOD.SELF_DISTILLATION.LOSS_WEIGHT or SSOD.UNSUP_LOSS_WEIGHT is 0"
         return (
             "no RoI is matched with a label between PIM's alpha and the main branch's t (the best teacher score is "
             f"{period.best_score:.2f}); lower SSOD.PIM.SCORE_THRESHOLD or train longer before mutual learning "
