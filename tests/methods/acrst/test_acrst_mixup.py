@@ -52,7 +52,7 @@ def test_mosaic_regions_cover_the_image_once() -> None:
     rng = np.random.default_rng(0)
     first = set()
     for height, width in [(40, 60), (2, 2), (3, 50)] * 20:
-        regions = draw_mosaic(height, width, rng)
+        regions = draw_mosaic(height, width, (0.3, 0.7), rng)
         count = np.zeros((height, width), int)
         for x0, y0, x1, y1 in regions:
             assert x1 > x0 and y1 > y0
@@ -60,6 +60,15 @@ def test_mosaic_regions_cover_the_image_once() -> None:
         assert (count == 1).all()
         first.add((regions[0][0] == 0, regions[0][1] == 0))
     assert len(first) == 4
+
+
+def test_tiles_meet_within_the_center() -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        corners = {x for region in draw_mosaic(40, 60, (0.5, 0.5), rng) for x in region}
+        assert corners == {0, 20, 30, 40, 60}
+        x1, _ = min(region[2:] for region in draw_mosaic(1000, 1000, (0.1, 0.2), rng))
+        assert 100 <= x1 <= 200
 
 
 @pytest.mark.parametrize("size", [(20, 20), (64, 30), (33, 77), (1, 9)])
@@ -152,6 +161,7 @@ def transform(records: List[Dict[str, Any]], mosaic: float, flip: bool = False) 
         strong=None,
         flip=flip,
         mosaic_prob=mosaic,
+        mosaic_center=(0.3, 0.7),
         mixup_prob=1.0,
         alpha=1.5,
         min_visible=0.25,
@@ -232,9 +242,12 @@ def test_tiny_views_and_images_without_boxes(tmp_path: Path) -> None:
         ("MIXUP_PROB", -1.0),
         ("MIN_VISIBLE_FRACTION", 2.0),
         ("MIXUP_ALPHA", 0.0),
+        ("MOSAIC_CENTER", (0.7, 0.3)),
+        ("MOSAIC_CENTER", (0.5,)),
+        ("MOSAIC_CENTER", (0.5, 1.5)),
     ],
 )
-def test_bad_values_are_refused(key: str, value: float) -> None:
+def test_bad_values_are_refused(key: str, value: Any) -> None:
     cfg = tiny_cfg()
     cfg.SSOD.METHODS = ("ScoreThreshold", "MixUpMosaic")
     cfg.SSOD.MIXUP_MOSAIC[key] = value
@@ -245,6 +258,7 @@ def test_bad_values_are_refused(key: str, value: float) -> None:
 def test_views_phase_replaces_the_labels(tmp_path: Path, storage: Any) -> None:
     method = MixUpMosaic(
         mosaic_prob=1.0,
+        mosaic_center=(0.3, 0.7),
         mixup_prob=1.0,
         mixup_alpha=1.5,
         min_visible=0.25,

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch.utils.data import DataLoader, Dataset
@@ -19,13 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.sampler import STREAMS
 from ssod.methods.acrst.crop_bank.bank import pack_batch
-from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics
 from ssod.structures import Sample, SampleRef, SSODBatch
 from ssod.utils.atomic import write_atomically
 from ssod.utils.draw import draw_boxes
-
-if TYPE_CHECKING:
-    from ssod.methods.acrst.crop_bank.method import CropBank
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +30,9 @@ FOLDER = "crop_bank"
 _CHUNK = 8  # images the teacher sees at once
 _PICTURES = 8
 _ENLARGED = 400  # longest side up to which small pictures are enlarged, in pixels
+
+# Samples, and the labels that each is trained towards.
+Picture = Tuple[List[Sample], List[Instances]]
 
 
 class _Images(Dataset):
@@ -57,18 +57,20 @@ def _as_list(items: List[Any]) -> List[Any]:
 
 
 class SweepUnlabeled(HookBase):
-    """Has the teacher label all unlabelled images every `refresh_period` steps, each rank its
-    share.
+    """Has the teacher label all unlabelled images every so many steps, each rank its share.
 
     Images are resized as for testing, without the random part of the weak view.
+
+    Args:
+        renew: takes the packed labels of all ranks' images, see `pack_batch`. period: in steps.
     """
 
-    def __init__(self, method: "CropBank") -> None:
-        self.method = method
+    def __init__(self, renew: Callable[[np.ndarray], None], period: int) -> None:
+        self.renew, self.period = renew, period
 
     def before_step(self) -> None:
         mutual = self.trainer.iter - self.trainer.mutual_from
-        if mutual >= 0 and mutual % self.method.refresh_period == 0:
+        if mutual >= 0 and mutual % self.period == 0:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -97,7 +99,7 @@ class SweepUnlabeled(HookBase):
                 context = replace(core.context(SSODBatch([], samples)), step=self.trainer.iter)
                 parts.append(pack_batch(core.pseudo_labels(context), samples))
         gathered = comm.all_gather((np.concatenate(parts), unreadable))
-        self.method.replace_all(np.concatenate([part for part, _ in gathered]))
+        self.renew(np.concatenate([part for part, _ in gathered]))
         unreadable = sum(count for _, count in gathered)
         if unreadable:
             logger.warning(
@@ -111,26 +113,39 @@ class CropBankDiagnostics(HookBase):
 
     Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with the boxes they are trained
     towards, and index.json.
+
+    Args:
+        put_statistics: writes the bank's statistics to the event storage. period: steps between
+            two calls.
+        take_picture: gives each picture that is due once, None where there is none.
+        class_names, image_format: of what is drawn.
     """
 
-    def __init__(self, method: "CropBank") -> None:
-        self.method = method
+    def __init__(
+        self,
+        put_statistics: Callable[[], None],
+        period: int,
+        take_picture: Callable[[], Optional[Picture]],
+        class_names: Sequence[str],
+        image_format: str,
+    ) -> None:
+        self.put_statistics, self.period = put_statistics, period
+        self.take_picture = take_picture
+        self.class_names, self.image_format = class_names, image_format
 
     def after_step(self) -> None:
         done = self.trainer.iter + 1
-        if done % self.method.snapshot_period == 0 or done == self.trainer.max_iter:
-            put_bank_statistics(self.method)
-        if self.method.picture is not None:
-            self._draw(done)
-            self.method.picture = None
+        if done % self.period == 0 or done == self.trainer.max_iter:
+            self.put_statistics()
+        picture = self.take_picture()
+        if picture is not None:
+            self._draw(done, *picture)
 
-    def _draw(self, step: int) -> None:
-        assert self.method.picture is not None
-        samples, targets = self.method.picture
+    def _draw(self, step: int, samples: List[Sample], targets: List[Instances]) -> None:
         folder = os.path.join(self.trainer.cfg.OUTPUT_DIR, FOLDER)
         os.makedirs(folder, exist_ok=True)
-        names = self.method.class_names
-        channels = [2, 1, 0] if self.method.settings.image_format == "RGB" else [0, 1, 2]
+        names = self.class_names
+        channels = [2, 1, 0] if self.image_format == "RGB" else [0, 1, 2]
         rows: List[Dict[str, Any]] = []
         for index, (sample, target) in enumerate(list(zip(samples, targets))[:_PICTURES]):
             regresses = target.gt_roi_reg_weight > 0

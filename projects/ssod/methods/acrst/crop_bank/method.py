@@ -24,7 +24,7 @@ from ssod.methods.acrst.crop_bank.bank import PseudoBank, labeled_instances, pac
 from ssod.methods.acrst.crop_bank.crops import FileNames
 from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
-from ssod.methods.acrst.crop_bank.statistics import put_foreground_share
+from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics, put_foreground_share
 from ssod.methods.acrst.crop_bank.visibility import visible_fraction
 from ssod.methods.base import (
     METHOD_REGISTRY,
@@ -102,7 +102,7 @@ class CropBank(Method):
         self._fresh = False  # whether a sweep waits for its publication
         # Of the last step that pictures are due at: samples and the labels they are trained
         # towards.
-        self.picture: Optional[Tuple[List[Sample], List[Instances]]] = None
+        self._picture: Optional[Tuple[List[Sample], List[Instances]]] = None
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -305,7 +305,7 @@ class CropBank(Method):
             shown, samples = outputs.unlabeled, context.batch.unlabeled
             if shown is None or "unlabeled" not in self.settings.paste_on:
                 shown, samples = outputs.labeled, context.batch.labeled
-            self.picture = (samples, [t.to("cpu") for t in shown.view.targets[: len(samples)]])
+            self._picture = (samples, [t.to("cpu") for t in shown.view.targets[: len(samples)]])
 
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
@@ -345,10 +345,36 @@ class CropBank(Method):
 
         hooks: List[HookBase] = []
         if self.refresh == "sweep":
-            hooks.append(SweepUnlabeled(self))
+            hooks.append(SweepUnlabeled(self.replace_all, self.refresh_period))
         if comm.is_main_process():
-            hooks.append(CropBankDiagnostics(self))
+            hooks.append(
+                CropBankDiagnostics(
+                    self.put_statistics,
+                    self.snapshot_period,
+                    self.take_picture,
+                    self.class_names,
+                    self.settings.image_format,
+                )
+            )
         return hooks
+
+    def put_statistics(self) -> None:
+        """Writes the bank's classes to the event storage."""
+        bank = self.pseudo_bank
+        put_bank_statistics(
+            self.class_names,
+            recall=self.recall() if bank.visited else None,
+            probabilities=self.probabilities(),
+            sizes=self.sizes(),
+            visited=bank.visited,
+            truth_counts=self.truth_counts(),
+            pseudo_counts=bank.class_counts,
+        )
+
+    def take_picture(self) -> Optional[Tuple[List[Sample], List[Instances]]]:
+        """The samples that are due to be drawn, and their labels; None from the next call on."""
+        picture, self._picture = self._picture, None
+        return picture
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:

@@ -4,18 +4,16 @@ classes (Fig. 5b).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from detectron2.utils.events import get_event_storage
+from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
 from ssod.evaluation.pseudo_label_quality import class_divergence
 from ssod.structures import Sample, SSODBatch
-
-if TYPE_CHECKING:
-    from ssod.methods.acrst.crop_bank.method import CropBank
 
 
 def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -> None:
@@ -37,26 +35,34 @@ def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -
         storage.put_scalar(f"{prefix}_without_pasted/{name}", own / max(1, total))
 
 
-def put_bank_statistics(bank: "CropBank") -> None:
+def put_bank_statistics(
+    class_names: Sequence[str],
+    *,
+    recall: Optional[Tensor],
+    probabilities: Tensor,
+    sizes: np.ndarray,
+    visited: int,
+    truth_counts: Tensor,
+    pseudo_counts: np.ndarray,
+) -> None:
     """Pseudo recall, sampling probability and bank size of each class, and the classes'
     divergence.
+
+    Args:
+        recall: (K,), None while no image is visited. probabilities, sizes: (K,).
+        visited: unlabelled images of which the bank knows the labels.
+        truth_counts, pseudo_counts: (K,) objects of the labelled and of the visited images.
     """
     storage = get_event_storage()
-    columns = {
-        "pseudo_recall": bank.recall().tolist(),
-        "mu": bank.probabilities().tolist(),
-        "size": bank.sizes().tolist(),
-    }
-    if not bank.pseudo_bank.visited:
-        del columns["pseudo_recall"]
+    columns = {"mu": probabilities.tolist(), "size": sizes.tolist()}
+    if recall is not None:
+        columns["pseudo_recall"] = recall.tolist()
     for what, values in columns.items():
-        for name, value in zip(bank.class_names, values):
+        for name, value in zip(class_names, values):
             storage.put_scalar(f"crop_bank/{what}/{name}", value, smoothing_hint=False)
-    storage.put_scalar("crop_bank/images_visited", bank.pseudo_bank.visited)
+    storage.put_scalar("crop_bank/images_visited", visited)
     # The quality measure is KL(truth || labels); Fig. 5b plots the other direction.
-    divergence = class_divergence(
-        bank.truth_counts(), torch.from_numpy(bank.pseudo_bank.class_counts)
-    )
+    divergence = class_divergence(truth_counts, torch.from_numpy(pseudo_counts))
     if np.isfinite(divergence):
         storage.put_scalar("crop_bank/kl_pseudo_truth", divergence, smoothing_hint=False)
 

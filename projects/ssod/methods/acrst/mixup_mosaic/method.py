@@ -54,7 +54,8 @@ class MixWithLabeled:
         image_format, strong, flip: labelled images are read, recoloured and mirrored like a
             strong view, with the probability `flip_prob`. attempts: images that are tried where
             files are damaged.
-        mosaic_prob: of a Mosaic. mixup_prob: of a MixUp where there is none. alpha: of MixUp's
+        mosaic_prob: of a Mosaic. mosaic_center: its tiles meet between these shares of each side.
+        mixup_prob: of a MixUp where there is none. alpha: of MixUp's
             Beta(alpha, alpha).
         min_visible: boxes of which a smaller share is left lose their label.
     """
@@ -70,6 +71,7 @@ class MixWithLabeled:
         flip_prob: float = 0.5,
         attempts: int = 10,
         mosaic_prob: float,
+        mosaic_center: Tuple[float, float],
         mixup_prob: float,
         alpha: float,
         min_visible: float,
@@ -79,6 +81,7 @@ class MixWithLabeled:
         self.image_format, self.strong, self.flip = image_format, strong, flip
         self.flip_prob, self.attempts = flip_prob, attempts
         self.mosaic_prob, self.mixup_prob = mosaic_prob, mixup_prob
+        self.mosaic_center = mosaic_center
         self.alpha, self.min_visible = alpha, min_visible
 
     def __call__(
@@ -95,7 +98,7 @@ class MixWithLabeled:
 
     def _mosaic(self, sample: Sample, rng: np.random.Generator) -> Sample:
         canvas = sample.strong.permute(1, 2, 0).numpy().copy()
-        own, *others = draw_mosaic(canvas.shape[0], canvas.shape[1], rng)
+        own, *others = draw_mosaic(canvas.shape[0], canvas.shape[1], self.mosaic_center, rng)
         boxes, classes = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
         skipped = list(sample.skipped)
         for x0, y0, x1, y1 in others:
@@ -188,6 +191,7 @@ class MixUpMosaic(Method):
         self,
         *,
         mosaic_prob: float,
+        mosaic_center: Tuple[float, float],
         mixup_prob: float,
         mixup_alpha: float,
         min_visible: float,
@@ -204,6 +208,10 @@ class MixUpMosaic(Method):
                 raise UserError(
                     f"SSOD.MIXUP_MOSAIC.{key} is {value}: use a number between 0 and 1."
                 )
+        if len(mosaic_center) != 2 or not 0 <= mosaic_center[0] <= mosaic_center[1] <= 1:
+            raise UserError(
+                f"SSOD.MIXUP_MOSAIC.MOSAIC_CENTER is {mosaic_center}: use two rising numbers between 0 and 1."
+            )
         if mixup_alpha <= 0:
             raise UserError(
                 f"SSOD.MIXUP_MOSAIC.MIXUP_ALPHA is {mixup_alpha}: use a positive number."
@@ -211,6 +219,7 @@ class MixUpMosaic(Method):
         if attempts < 1:
             raise UserError(f"SSOD.MIXUP_MOSAIC.ATTEMPTS is {attempts}: use 1 or more.")
         self.mosaic_prob, self.mixup_prob, self.mixup_alpha = mosaic_prob, mixup_prob, mixup_alpha
+        self.mosaic_center = mosaic_center
         self.min_visible, self.image_format = min_visible, image_format
         self.strong, self.flip = strong, flip
         self.flip_prob, self.attempts = flip_prob, attempts
@@ -220,6 +229,8 @@ class MixUpMosaic(Method):
     def add_config(cls, cfg: CfgNode) -> None:
         cfg.SSOD.MIXUP_MOSAIC = CfgNode()
         cfg.SSOD.MIXUP_MOSAIC.MOSAIC_PROB = 0.5
+        # The four tiles of a mosaic meet at a point between these shares of each side.
+        cfg.SSOD.MIXUP_MOSAIC.MOSAIC_CENTER = (0.3, 0.7)
         cfg.SSOD.MIXUP_MOSAIC.MIXUP_PROB = 0.5  # of the images that are no mosaic
         cfg.SSOD.MIXUP_MOSAIC.MIXUP_ALPHA = 1.5  # lambda ~ Beta(alpha, alpha)
         # Boxes of which a smaller share is left at the edge of a tile lose their label.
@@ -234,6 +245,7 @@ class MixUpMosaic(Method):
         node = cfg.SSOD.MIXUP_MOSAIC
         return {
             "mosaic_prob": node.MOSAIC_PROB,
+            "mosaic_center": tuple(node.MOSAIC_CENTER),
             "mixup_prob": node.MIXUP_PROB,
             "mixup_alpha": node.MIXUP_ALPHA,
             "min_visible": node.MIN_VISIBLE_FRACTION,
@@ -259,6 +271,7 @@ class MixUpMosaic(Method):
             flip_prob=self.flip_prob,
             attempts=self.attempts,
             mosaic_prob=self.mosaic_prob,
+            mosaic_center=self.mosaic_center,
             mixup_prob=self.mixup_prob,
             alpha=self.mixup_alpha,
             min_visible=self.min_visible,

@@ -16,9 +16,6 @@ from torch import Tensor
 
 from ssod.structures import WEIGHT_COLUMNS
 
-# The four tiles of a mosaic meet at a point drawn from this part of the image.
-_CENTRE = (0.3, 0.7)
-
 
 @dataclass
 class Tile:
@@ -90,14 +87,17 @@ def cover_tile(
     )
 
 
-def draw_mosaic(height: int, width: int, rng: np.random.Generator) -> List[Tuple[int, ...]]:
+def draw_mosaic(
+    height: int, width: int, center: Tuple[float, float], rng: np.random.Generator
+) -> List[Tuple[int, ...]]:
     """The four regions (x0, y0, x1, y1) of a mosaic in random order; the first one stays the
     image's own.
 
-    Both sides must be at least 2.
+    Both sides must be at least 2. The regions meet at a point that lies between the two shares
+    `center` of each side.
     """
-    x = min(max(round(width * rng.uniform(*_CENTRE)), 1), width - 1)
-    y = min(max(round(height * rng.uniform(*_CENTRE)), 1), height - 1)
+    x = min(max(round(width * rng.uniform(*center)), 1), width - 1)
+    y = min(max(round(height * rng.uniform(*center)), 1), height - 1)
     regions = [(0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height)]
     return [regions[index] for index in rng.permutation(4)]
 
