@@ -371,6 +371,30 @@ def _unusable_rows() -> List[Row]:
 
 XYXY = swap_layout(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
 NORMALISED = swap_layout(lambda b: [v / 64 for v in b])
+NORMALISED_CORNERS = both_sets(XYXY, NORMALISED)
+WITHOUT_SIZES = drop(IMAGES, "height", "width")
+
+
+def few_normalised(case: Case) -> None:
+    for annotation in case.train[BOXES][:2]:
+        annotation["bbox"] = [v / 64 for v in annotation["bbox"]]
+
+
+def one_class_more(case: Case) -> None:
+    case.val[CAT].append({"id": 9, "name": "extra"})
+
+
+def list_twice(case: Case) -> None:
+    text = json.dumps(case.val)
+    case.raw["val.json"] = f'{text[:-1]}, "annotations": []}}'.encode()
+
+
+def polygon_with(value: float) -> Change:
+    """One more box of the test set, given by a polygon alone."""
+    polygon = [[1, 2, value, 4, 5, 6]]
+    return lambda case: add("val", bbox=None, segmentation=polygon)(case)
+
+
 TWICE_AS_LARGE = swap_layout(lambda b: [v * 3 for v in b])
 
 ROWS: List[Row] = [
@@ -397,6 +421,34 @@ ROWS: List[Row] = [
     Row("class without boxes", fewer_classes, says=("no box of blue",)),
     Row("corners", XYXY, refused=("val.json", "XYXY", "XYWH")),
     Row("normalised", NORMALISED, refused=("val.json", "normalised", "pixels")),
+    Row("corners without sizes", both_sets(XYXY, WITHOUT_SIZES), refused=("val.json", "XYXY")),
+    Row("normalised corners", NORMALISED_CORNERS, refused=("val.json", "normalised", "pixels")),
+    Row("a few normalised", few_normalised, says=("2 of 7 boxes lie between 0 and 1",)),
+    Row(
+        "outside without sizes",
+        both_sets(put("val", BOXES, 1, bbox=[70, 5, 10, 10]), WITHOUT_SIZES),
+        like=second_box_gone,
+        boxes=1,
+    ),
+    Row("polygon NaN", polygon_with(NAN), like=unchanged, boxes=1),
+    Row("polygon infinite", polygon_with(INF), like=unchanged, boxes=1),
+    Row(
+        "one file twice",
+        put("val", IMAGES, 1, file_name="000.png"),
+        says=("1 of 5 images have the file of another one", "000.png"),
+    ),
+    Row("one class more", one_class_more, refused=("val.json", "only in val: extra")),
+    Row("a list twice", list_twice, refused=("val.json", '"annotations" twice')),
+    Row(
+        "names of lists elsewhere",
+        lambda c: c.val.update(info={"annotations": [], "images": 3}),
+        like=unchanged,
+    ),
+    Row(
+        "file names with line breaks",
+        put("val", IMAGES, 1, file_name="0\n1.png"),
+        refused=("0 1.png", "val.json"),
+    ),
     Row("boxes of larger images", TWICE_AS_LARGE, says=("leave their image",), boxes=-1),
     Row(
         "no boxes",

@@ -205,6 +205,11 @@ ROWS: List[Row] = [
         yaml_text("SOLVER: {MAX_ITER: 5}\nSEED: 1\nSOLVER: {BASE_LR: 0.1}\n"),
         refused=("SOLVER twice", "lines 1 and 3"),
     ),
+    Row(
+        "key 7",
+        yaml_text("SSOD:\n  DATASETS:\n    7: {FORMAT: folder}\n"),
+        refused=("config.yaml", "SSOD.DATASETS.7 in line 3", "int", "quotes"),
+    ),
     Row("empty value", yaml_text("SOLVER:\n  BASE_LR:\n"), refused=("SOLVER.BASE_LR is empty",)),
     Row("tab", yaml_text("SOLVER:\n\tBASE_LR: 0.1\n"), refused=("config.yaml is no valid YAML",)),
     Row("file as OUTPUT_DIR", output_is_a_file, refused=("OUTPUT_DIR", "a_file", "cannot be made")),

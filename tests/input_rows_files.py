@@ -6,6 +6,7 @@ See `input_case.Row`.
 from __future__ import annotations
 
 import os
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -133,6 +134,31 @@ def mixed_case(case: Case) -> None:
         path.write_text(path.read_text().replace("<name>red<", "<name>Red<"))
 
 
+def xywh_as_corners(case: Case) -> None:
+    """Writes x, y, width, height into the tags of corners."""
+    voc(case)
+    for path in (case.root / "voc_val/Annotations").iterdir():
+        xml = ElementTree.parse(path)
+        for box in xml.iter("bndbox"):
+            for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
+                tag = box.find(high)
+                assert tag is not None
+                tag.text = str(float(tag.text or "") - float(box.findtext(low) or ""))
+        xml.write(path)
+
+
+def one_class_less(case: Case) -> None:
+    without_classes(case)
+    for path in (case.root / "voc_val/Annotations").iterdir():
+        path.write_text(path.read_text().replace("blue", "green"))
+
+
+def xml_in_capitals(case: Case) -> None:
+    voc(case)
+    for path in (case.root / "voc_val/Annotations").iterdir():
+        path.rename(path.with_suffix(".XML"))
+
+
 WITHOUT_ONE = in_xml(one_object)
 VOC_ROWS = [
     Row("voc", voc, like=unchanged),
@@ -164,6 +190,10 @@ VOC_ROWS = [
     Row("voc: empty split", in_splits(lambda t: "\n"), refused=("all.txt lists no images",)),
     Row("voc: SPLIT a number", renamed_split, like=unchanged),
     Row("voc: SPLIT with suffix", declared(SPLIT="all.txt"), like=unchanged),
+    Row("voc: SPLIT with folders", declared(SPLIT="ImageSets/Main/all.txt"), like=unchanged),
+    Row("voc: x.XML", xml_in_capitals, like=unchanged),
+    Row("voc: sizes for corners", xywh_as_corners, refused=("all.txt", "x, y, width, height")),
+    Row("voc: a class less", one_class_less, refused=("only in train: blue",)),
     Row(
         "voc: SPLIT unknown",
         declared(SPLIT="val"),
@@ -319,6 +349,11 @@ def as_palette(image: np.ndarray, path: Path) -> None:
     Image.fromarray(grey(image)).convert("P").save(path)
 
 
+def save_32_bits(case: Case, image: Dict[str, Any]) -> None:
+    image["file_name"] = Path(image["file_name"]).stem + ".tif"
+    save_tiff(np.zeros((64, 64), np.int32), case.root / "val" / image["file_name"])
+
+
 def damage_all(name: str) -> Change:
     def run(case: Case) -> None:
         for path in (case.root / name).iterdir():
@@ -369,6 +404,11 @@ IMAGE_ROWS = [
     ),
     Row(
         "images: all tests damaged", damage_all("val"), refused=("Not one of the 5 images of val",)
+    ),
+    Row(
+        "images: all tests of 32 bits",
+        lambda c: [save_32_bits(c, image) for image in c.val["images"]],
+        refused=("Not one of the 5 images of val", "32-bit"),
     ),
     Row(
         "images: all training damaged", damage_all("train"), refused=("train/00", "cannot be read")
@@ -451,6 +491,11 @@ PATH_ROWS = [
         "paths: folder in front",
         file_names(lambda c, n, f: f"{n}/{f}"),
         refused=("val/val/000.png", "does not exist"),
+    ),
+    Row(
+        "paths: addresses",
+        file_names(lambda c, n, f: f"http://host/{f}"),
+        refused=("http://host/000.png", "does not exist", "val.json"),
     ),
     Row(
         "paths: of another machine",
@@ -547,6 +592,21 @@ FOLDER_ROWS = [
         extra_folder(others),
         like=semi,
         says=("left out 2 files", ".gif", ".heic"),
+    ),
+    Row(
+        "unlabelled: broken link",
+        extra_folder(lambda c: os.symlink("nowhere.png", c.at("extra/dangling.png"))),
+        refused=("dangling.png", "a link that leads nowhere"),
+    ),
+    Row(
+        "unlabelled: the test set",
+        chain(semi, lambda c: c.config["DATASETS"].update(UNLABELED=["val"])),
+        says=("DATASETS.TEST val is learned from without its labels",),
+    ),
+    Row(
+        "unlabelled: a set twice",
+        chain(semi, lambda c: c.config["DATASETS"].update(UNLABELED=["extra", "extra"])),
+        says=("DATASETS.UNLABELED names extra 2 times",),
     ),
     Row(
         "unlabelled: only GIF",
@@ -697,6 +757,94 @@ def numpy_boxes(rows: List[Dict[str, Any]]) -> None:
     )
 
 
+def registered_unlabelled(edit: Callable[[List[Dict[str, Any]]], Any]) -> Change:
+    def run(case: Case) -> None:
+        case.learn_from_extra()
+        rows = records_of(case, "extra")
+        edit(rows)
+        name = f"{case.root.parent.parent.name}_{case.root.name}_extra"
+        DatasetCatalog.register(name, lambda: rows)
+        case.config["DATASETS"]["UNLABELED"] = [name]
+
+    return run
+
+
+def too_few_names(case: Case) -> None:
+    registered(names=False)(case)
+    MetadataCatalog.get(case.config["DATASETS"]["TEST"][0]).thing_classes = ["red"]
+
+
+def every_row(**values: Any) -> Callable[[List[Dict[str, Any]]], None]:
+    """Sets values of every record; `...` removes one."""
+
+    def run(rows: List[Dict[str, Any]]) -> None:
+        for row in rows:
+            for key, value in values.items():
+                row.pop(key) if value is ... else row.update({key: value})
+
+    return run
+
+
+def as_paths(rows: List[Dict[str, Any]]) -> None:
+    for row in rows:
+        row["file_name"] = Path(row["file_name"])
+
+
+def _registered_rows() -> List[Row]:
+    """Records that are not of Detectron2's form, or in another layout."""
+    rows = [
+        ("no list of boxes", lambda r: r[0].update(annotations=3), ("no list",)),
+        ("a box 3", lambda r: r[0].update(annotations=[3]), ("is 3, no dict",)),
+        ("a record 5", lambda r: r.append(5), ("record 5 is 5, no dict",)),
+        ("one image id", every_row(image_id=1), ("the image_id 1 of another image",)),
+        ("a mode as text", first_box(bbox_mode="XYWH_ABS"), ("bbox_mode 'XYWH_ABS'",)),
+        ("a relative mode", first_box(bbox_mode=BoxMode.XYWH_REL), ("bbox_mode", "in pixels")),
+        ("a height as text", every_row(height="64"), ("height of", "'64'")),
+        ("a crowd flag 'maybe'", first_box(iscrowd="maybe"), ("'maybe'", "write 0 or 1")),
+        (
+            "normalised",
+            every_box(lambda a: a.update(bbox=[v / 64 for v in a["bbox"]])),
+            ("look normalised",),
+        ),
+        (
+            "corners",
+            every_box(lambda a: a.update(bbox=[*a["bbox"][:2], *xy_end(a["bbox"])])),
+            ("look like corners",),
+        ),
+    ]
+    same = [
+        ("no image ids", every_row(image_id=...)),
+        ("no sizes", every_row(height=..., width=...)),
+        ("crowd flags '0'", every_box(lambda a: a.update(iscrowd="0"))),
+        ("crowd flags null", every_box(lambda a: a.update(iscrowd=None))),
+        ("file names as Path", as_paths),
+    ]
+    return [
+        *(Row(f"registered: {n}", registered(edit), refused=words) for n, edit, words in rows),
+        *(Row(f"registered: {n}", registered(edit), like=unchanged) for n, edit in same),
+        Row(
+            "registered: train with crowd flags '0'",
+            registered(every_box(lambda a: a.update(iscrowd="0")), which="train"),
+            like=unchanged,
+        ),
+        Row("registered: too few names", too_few_names, refused=("thing_classes are 1",)),
+        Row(
+            "registered: unlabelled without file",
+            registered_unlabelled(lambda r: r[0].pop("file_name")),
+            refused=('without "file_name"',),
+        ),
+        Row(
+            "registered: unlabelled missing",
+            registered_unlabelled(lambda r: r[0].update(file_name="/x/y.png")),
+            refused=("/x/y.png", "correct its loader"),
+        ),
+    ]
+
+
+def xy_end(box: List[float]) -> List[float]:
+    return [box[0] + box[2], box[1] + box[3]]
+
+
 FIRST_GONE = lambda case: case.val["annotations"].pop(0)  # noqa: E731
 FOREIGN = "registered outside"
 REGISTERED_ROWS = [
@@ -751,6 +899,7 @@ REGISTERED_ROWS = [
         registered(lambda rows: rows[0].update(file_name="/x/y.png")),
         refused=("/x/y.png", "does not exist"),
     ),
+    *_registered_rows(),
     Row("registered: nothing", registered(lambda rows: rows.clear()), refused=("lists no images",)),
     Row("registered: a loader that fails", failing, refused=(FOREIGN, "IndexError")),
     Row("registered JSON", registered_json(), like=unchanged),

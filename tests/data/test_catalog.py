@@ -200,8 +200,10 @@ def test_unlabeled_sets_never_carry_annotations(tmp_path):
 
 
 def test_unlabeled_sets_of_others_lose_all_labels(tmp_path):
+    path = tmp_path / "x"
+    path.touch()
     secret = {
-        "file_name": "x",
+        "file_name": str(path),
         "image_id": 1,
         "height": 2,
         "width": 3,
@@ -216,7 +218,7 @@ def test_unlabeled_sets_of_others_lose_all_labels(tmp_path):
     finally:
         DatasetCatalog.pop("t_foreign")
     assert dict(record) == {
-        "file_name": "x",
+        "file_name": str(path),
         "image_id": 1,
         "height": 2,
         "width": 3,

@@ -48,14 +48,27 @@ class BoxLayout:
         rows = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
         rows = rows[np.isfinite(rows[:, :4]).all(axis=1)]
         x0, y0, x1, y1, height, width = rows.T
-        sized = rows[(x1 > x0) & (y1 > y0), :4]
-        if len(sized) > 1 and sized.max() <= 1.0 + 1e-6:
+        # As they are written: in XYWH, the second pair is the size.
+        written = rows[:, :4] if corners else np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
+        sized = (x1 > x0) & (y1 > y0)
+        small = sized & (written <= 1.0 + 1e-6).all(axis=1)
+        if sized.sum() > 1 and small.sum() == sized.sum():
             raise UserError(
                 f"{self.source}: all boxes lie between 0 and 1, so they look normalised (divided by the image's "
                 "width and height): multiply them, since boxes are in pixels here."
             )
+        if small.any():
+            logger.warning(
+                f"{self.source}: {int(small.sum())} of {len(rows)} boxes lie between 0 and 1: are they normalised (divided by "
+                "the image's width and height)? Boxes are in pixels here."
+            )
         if len(rows) < _FEW:
             return
+        if corners and sized.mean() <= 1.0 - _MOST:
+            raise UserError(
+                f"{self.source}: {int((~sized).sum())} of {len(rows)} boxes end where they begin or before it, so their numbers "
+                "look like x, y, width, height, or like corners in another order: write xmin, ymin, xmax, ymax."
+            )
         outside = (x1 > width + _TOLERANCE) | (y1 > height + _TOLERANCE)
         # The layout was XYWH: what is taken for width and height is x1 - x0 and y1 - y0.
         far_x, far_y = x1 - x0, y1 - y0

@@ -9,10 +9,11 @@ even read where the format allows it.
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -20,8 +21,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ssod.data import folder, voc
+from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBox, SkippedBoxes, box_problem, skipped_boxes
-from ssod.data.coco import CocoSet, file_stamp
+from ssod.data.coco import CocoSet, crowd_flag, file_stamp
 from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
 from ssod.data.existence import drop_missing, missing_images
 from ssod.data.records import Record, trained_classes
@@ -167,45 +169,100 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
         ) from None
 
 
-def _drop_unusable(name: str, records: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """For datasets that others registered: copies of the records without the boxes that
-    `box_problem` names.
+def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
+    """For datasets that others registered: copies of the records without the boxes that `box_problem` names.
+
+    Images get a number where none has an id; crowd flags are 0 or 1.
+
+    Raises:
+        UserError: a record or an annotation is not of Detectron2's form.
     """
-    skipped = SkippedBoxes(name)
-    kept: List[Dict[str, Any]] = []
-    for record in records:
-        if not isinstance(record.get("file_name"), str):
-            raise UserError(f'{name} has a record without "file_name": correct its loader.')
+    skipped, layout = SkippedBoxes(name), BoxLayout(name)
+    kept: List[Any] = [_foreign_image(name, n, record) for n, record in enumerate(records)]
+    _check_image_ids(name, kept)
+    modes = set()
+    for record in kept:
         if "annotations" not in record:
-            kept.append(Record(record))
             continue
+        size = record.get("height"), record.get("width")
         annotations = []
-        for annotation in record["annotations"]:
-            box = _foreign_box(name, record, annotation)
-            problem = box_problem(box, record.get("height"), record.get("width"))
+        for annotation in record["annotations"] or ():
+            where = f"{name}: an annotation of image {record['image_id']}"
+            box = _foreign_box(name, where, annotation)
+            modes.add(annotation["bbox_mode"])
+            layout.add(box, *size)
+            problem = box_problem(box, *size)
             if problem:
-                skipped.add(f"image {record.get('image_id')}", problem, record["file_name"])
-            else:
-                annotations.append(annotation)
-        kept.append(Record({**record, "annotations": annotations}))
+                skipped.add(f"image {record['image_id']}", problem, record["file_name"])
+                continue
+            if annotation["bbox_mode"] == BoxMode.XYWHA_ABS:
+                annotation = {**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
+            flag = crowd_flag(where, annotation.get("iscrowd", 0))
+            annotations.append({**annotation, "iscrowd": flag})
+        record["annotations"] = annotations
+    layout.check(corners=BoxMode.XYWH_ABS not in modes)
     skipped.report()
     return kept
 
 
-def _foreign_box(name: str, record: Dict[str, Any], annotation: Any) -> List[float]:
+def _foreign_image(name: str, number: int, record: Any) -> Record:
+    """A copy of a record of Detectron2's form, with a size where the image has one."""
+    if not isinstance(record, Mapping):
+        raise UserError(f"{name}: record {number} is {record!r:.60}, no dict: correct its loader.")
+    image = Record(record)
+    if not isinstance(image.get("file_name"), (str, os.PathLike)) or not image["file_name"]:
+        raise UserError(f'{name} has a record without "file_name": correct its loader.')
+    image["file_name"] = os.fspath(image["file_name"])
+    for key in ("height", "width"):
+        value = image.get(key)
+        if value is None:
+            image.pop(key, None)
+        elif isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            raise UserError(
+                f"{name}: {key} of {image['file_name']} is {value!r}: correct its loader, or leave it out."
+            )
+    if not isinstance(image.get("annotations") or [], (list, tuple)):
+        raise UserError(
+            f'{name}: "annotations" of {image["file_name"]} is no list: correct its loader.'
+        )
+    return image
+
+
+def _check_image_ids(name: str, records: List[Record]) -> None:
+    """Numbers images that have no ids; evaluation tells images by them."""
+    if not any("image_id" in record for record in records):
+        for number, record in enumerate(records):
+            record["image_id"] = number + 1
+    seen = set()
+    for record in records:
+        image_id = record.get("image_id")
+        if image_id is None or image_id in seen:
+            what = (
+                "no image_id" if image_id is None else f"the image_id {image_id!r} of another image"
+            )
+            raise UserError(f"{name}: {record['file_name']} has {what}: correct its loader.")
+        seen.add(image_id)
+
+
+def _foreign_box(name: str, where: str, annotation: Any) -> List[float]:
     """XYXY of an annotation of Detectron2's form; [] where its numbers are none."""
-    where = f"{name}: an annotation of image {record.get('image_id')}"
+    if not isinstance(annotation, Mapping):
+        raise UserError(f"{where} is {annotation!r:.60}, no dict: correct the loader of {name}.")
     missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in annotation]
     if missing:
         raise UserError(f'{where} has no "{missing[0]}": correct the loader of {name}.')
-    category = annotation["category_id"]
+    category, mode = annotation["category_id"], annotation["bbox_mode"]
     if isinstance(category, bool) or not isinstance(category, (int, np.integer)):
         raise UserError(
             f"{where} has the category_id {category!r}: it must be a class index, a whole number from 0."
         )
+    if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS, BoxMode.XYWHA_ABS):
+        raise UserError(
+            f"{where} has the bbox_mode {mode!r}: use BoxMode.XYXY_ABS or BoxMode.XYWH_ABS, in pixels."
+        )
     try:
         box = [float(v) for v in annotation["bbox"]]
-        return list(BoxMode.convert(box, BoxMode(annotation["bbox_mode"]), BoxMode.XYXY_ABS))
+        return [float(v) for v in BoxMode.convert(box, BoxMode(mode), BoxMode.XYXY_ABS)]
     except (TypeError, ValueError, AssertionError, NotImplementedError):
         return []
 
@@ -221,7 +278,7 @@ def _check_foreign(cfg: CfgNode, name: str) -> None:
         return
     dataset_records(name)
     known = _loaded[name, True]
-    records = drop_missing(known.records, name)
+    records = drop_missing(known.records, name, mend="correct its loader")
     _loaded[name, True] = replace(known, records=records)
     key, number = class_number(cfg)
     found = {a["category_id"] for record in records for a in record.get("annotations", ())}
@@ -229,6 +286,11 @@ def _check_foreign(cfg: CfgNode, name: str) -> None:
         raise UserError(
             f"{name} has category_id {min(found)} to {max(found)}, but with {key} {number} class indices are 0 to "
             f"{number - 1}: count them from 0 in its loader, or set {key}."
+        )
+    names = dataset_classes(name)
+    if names is not None and found and max(found) >= len(names):
+        raise UserError(
+            f"{name} has category_id {min(found)} to {max(found)}, but its thing_classes are {len(names)}: correct its metadata."
         )
 
 
@@ -281,6 +343,10 @@ def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) 
     if first is None:  # sets that others registered need not name their classes
         return [str(index) for index in range(number)]
     if number != len(classes):
+        if "TRAIN" not in keys and cfg.DATASETS.TRAIN:
+            check_classes(
+                cfg, ("TRAIN", *keys)
+            )  # its classes are asked first: another set's may be wrong
         raise UserError(
             f"{number_key} is {number}, but {_source(first)} has {len(classes)} classes: set it to {len(classes)}."
         )
@@ -387,7 +453,8 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
         if name in _registered:
             found = _read(_registered[name], False)
         else:
-            found = _load_builtin(name)
+            found = [_foreign_image(name, *row) for row in enumerate(_load_builtin(name))]
+            found = drop_missing(found, name, sample=True, mend="correct its loader")
         if not found:
             raise UserError(f"{_source(name)} lists no images: use another dataset.")
         records += [_named(_image_alone(record), name) for record in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections import Counter
@@ -15,8 +16,10 @@ from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.coco_schema import check_structure
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
-from ssod.data.records import Record
+from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError, relative_to
+
+logger = logging.getLogger(__name__)
 
 
 def read_json(path: str) -> Any:
@@ -39,13 +42,31 @@ def read_json(path: str) -> Any:
     if data.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a pointer of Git LFS, not the file itself: run git lfs pull.")
     try:
-        return json.loads(data)
+        content = json.loads(data)
+        twice = _list_twice(data, content)
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise UserError(
             f"{path} is not valid JSON ({error}); it may be truncated: write or download it again."
         ) from None
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for a COCO file: write it again.") from None
+    if twice is not None:
+        raise UserError(f'{path} has "{twice}" twice, and only one would be read: merge them.')
+    return content
+
+
+def _list_twice(data: bytes, content: Any) -> Optional[str]:
+    """The list of a COCO file that its outermost object has twice."""
+    keys = [key for key in ("images", "annotations", "categories") if f'"{key}"'.encode() in data]
+    if not isinstance(content, dict) or all(data.count(f'"{key}"'.encode()) < 2 for key in keys):
+        return None
+    outermost: List[str] = []
+
+    def note(pairs: List[Tuple[str, Any]]) -> None:
+        outermost[:] = [key for key, _ in pairs]
+
+    json.loads(data, object_pairs_hook=note)  # the outermost object is the last one that it calls
+    return next((key for key in keys if outermost.count(key) > 1), None)
 
 
 def object_under(content: Any, key: str) -> Dict[str, Any]:
@@ -92,16 +113,18 @@ def _tidy_annotations(path: str, content: Dict[str, Any], keys: Tuple[str, ...])
         if annotation.get("bbox") is None:
             annotation["bbox"] = box_of_polygons(annotation.get("segmentation"))
         if type(annotation.get("iscrowd", 0)) is not int:
-            annotation["iscrowd"] = _crowd_flag(path, number, annotation["iscrowd"])
+            annotation["iscrowd"] = crowd_flag(
+                f"{path}: annotations[{number}]", annotation["iscrowd"]
+            )
 
 
 def box_of_polygons(polygons: Any) -> List[float]:
-    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else."""
+    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else, and where a number is NaN."""
     if not isinstance(polygons, list) or not polygons:
         return []
     if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons):
         return []
-    if not all(type(v) in (int, float) for polygon in polygons for v in polygon):
+    if not all(type(v) in (int, float) and v == v for polygon in polygons for v in polygon):
         return []
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
@@ -134,17 +157,16 @@ def _whole(value: Any) -> int:
     return max(0, int(value))
 
 
-def _crowd_flag(path: str, number: int, value: Any) -> int:
-    if value is None or value == 0:
+def crowd_flag(where: str, value: Any) -> int:
+    """1 for a crowd, else 0. `where` names the annotation in messages."""
+    if value is None or (isinstance(value, (bool, int, float)) and value == 0):
         return 0
     if isinstance(value, str):
         flag = {"0": 0, "": 0, "false": 0, "1": 1, "true": 1}.get(value.strip().lower())
         if flag is None:
-            raise UserError(
-                f"{path}: annotations[{number}] has the iscrowd {value!r}: write 0 or 1, or leave it out."
-            )
+            raise UserError(f"{where} has the iscrowd {value!r}: write 0 or 1, or leave it out.")
         return flag
-    return int(value == value)  # NaN is no flag
+    return int(bool(value == value) and bool(value))  # NaN is no flag
 
 
 def category_map(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, Tuple[int, str]]:
@@ -226,6 +248,24 @@ def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[A
     return records
 
 
+def _set_size(record: Record) -> None:
+    """From the image's header; boxes cannot be judged without a size."""
+    try:
+        record["height"], record["width"] = read_image_size(record["file_name"])
+    except OSError:
+        pass  # said where the image is loaded
+
+
+def _warn_of_same_files(path: str, records: Dict[Any, Record]) -> None:
+    counts = Counter(record["file_name"] for record in records.values())
+    name, most = counts.most_common(1)[0]
+    if most > 1:
+        more = sum(counts.values()) - len(counts)
+        logger.warning(
+            f"{path}: {more} of {len(records)} images have the file of another one, such as {name} ({most} times)."
+        )
+
+
 def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
     """Whether the back-slashes of file names part folders: here a back-slash may also be part of a
     name.
@@ -305,8 +345,11 @@ class CocoSet:
         _conforming[path, file_stamp(path)] = _conforms(content)
         skipped = SkippedBoxes(path)
         layout = BoxLayout(path)
+        _warn_of_same_files(path, records)
         for record in records.values():
             record["annotations"] = []
+            if "height" not in record:
+                _set_size(record)
         for number, annotation in enumerate(content["annotations"]):
             label = (
                 f"annotation {annotation['id']}" if "id" in annotation else f"annotations[{number}]"

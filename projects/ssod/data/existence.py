@@ -5,6 +5,7 @@ network drive.
 from __future__ import annotations
 
 import os
+import re
 from typing import Dict, Iterable, List, Mapping, Sequence, Set, TypeVar
 
 from ssod.errors import UserError, relative_to
@@ -17,6 +18,8 @@ _TOLERATED = 0.01
 # A listing may spell a name differently than the file system accepts it; so many names are asked
 # for one by one.
 _ASKED = 100
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # s3://, http://
 
 _Row = TypeVar("_Row", bound=Mapping)
 
@@ -33,7 +36,7 @@ def missing_files(paths: Iterable[str]) -> List[str]:
     missing: List[str] = []
     for path in paths:
         folder, name = os.path.split(path)
-        if "://" in path:
+        if _ADDRESS.match(path):
             continue
         if folder not in listed:
             listed[folder] = _names_in(folder)
@@ -51,12 +54,14 @@ def _names_in(folder: str) -> Set[str]:
         return set()
 
 
-def drop_missing(rows: Sequence[_Row], source: str, *, sample: bool = False) -> List[_Row]:
+def drop_missing(
+    rows: Sequence[_Row], source: str, *, sample: bool = False, mend: str = "correct IMAGES"
+) -> List[_Row]:
     """The records whose image exists. The few others are left out; `missing_images` gives them.
 
     Args:
         rows: with a "file_name". source: the file or folder that lists them, for messages.
-        sample: look for a few images only, and leave none out.
+        sample: look for a few images only, and leave none out. mend: what helps, for messages.
 
     Raises:
         UserError: more than one in a hundred is missing, or one of the sample.
@@ -64,7 +69,7 @@ def drop_missing(rows: Sequence[_Row], source: str, *, sample: bool = False) -> 
     asked = list(rows[:: max(1, len(rows) // _SAMPLE)]) if sample else list(rows)
     paths = [str(row["file_name"]) for row in asked]
     if sample:
-        missing = [path for path in paths if "://" not in path and not os.path.exists(path)]
+        missing = [path for path in paths if not _ADDRESS.match(path) and not os.path.exists(path)]
     else:
         missing = missing_files(paths)
     few = not sample and len(missing) <= _TOLERATED * len(rows)
@@ -72,7 +77,7 @@ def drop_missing(rows: Sequence[_Row], source: str, *, sample: bool = False) -> 
         others = f", like {len(missing) - 1} others of {len(asked)}" if len(missing) > 1 else ""
         raise UserError(
             f"{missing[0]}, listed in {source}, does not exist{relative_to(missing[0])}{others}{_near(missing[0])}: "
-            "correct IMAGES."
+            f"{mend}."
         )
     _missing[source] = [] if sample else missing
     gone = set(missing)
@@ -85,7 +90,9 @@ def missing_images(source: str) -> List[str]:
 
 
 def _near(path: str) -> str:
-    """A hint: the same name in another case, or one folder higher."""
+    """A hint: a broken link, the same name in another case or with another suffix, or one folder higher."""
+    if os.path.islink(path):
+        return " (it is a link that leads nowhere)"
     folder, name = os.path.split(path)
     found = next((n for n in sorted(_names_in(folder)) if n.lower() == name.lower()), None)
     stem = os.path.splitext(name)[0].lower()

@@ -59,7 +59,7 @@ def classes_of_folder(root: str) -> Tuple[str, ...]:
     names: Set[str] = set()
     for file_name in sorted(os.listdir(folder)):
         # Archives made on a Mac carry a "._x.xml" beside each x.xml.
-        if file_name.endswith(".xml") and not file_name.startswith("."):
+        if file_name.lower().endswith(".xml") and not file_name.startswith("."):
             xml = read_xml(os.path.join(folder, file_name))
             names.update((found.findtext("name") or "").strip() for found in xml.findall("object"))
     names.discard("")
@@ -282,7 +282,7 @@ class VocSet:
         layout = BoxLayout(self.split_file)
         for record in records:
             stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-            path = os.path.join(self.root, "Annotations", f"{stem}.xml")
+            path = _xml_path(os.path.join(self.root, "Annotations", stem))
             xml = read_xml(path)
             _set_size(record, xml)
             record["annotations"] = []
@@ -324,8 +324,14 @@ class VocSet:
 
 
 def _split_name(value: str) -> str:
-    """SPLIT names a list without its suffix; with it, it is understood as well."""
-    return value[: -len(".txt")] if value.endswith(".txt") else value
+    """SPLIT names a list without its suffix; with it, or with its folders, it is understood as well."""
+    return value.replace("\\", "/").removeprefix("ImageSets/Main/").removesuffix(".txt")
+
+
+def _xml_path(path: str) -> str:
+    """With the suffix, which some tools write in capitals."""
+    upper = path + ".XML"
+    return upper if not os.path.exists(path + ".xml") and os.path.exists(upper) else path + ".xml"
 
 
 def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:

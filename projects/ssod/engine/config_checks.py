@@ -329,8 +329,17 @@ def warnings_about(cfg: CfgNode) -> List[str]:
             f"No unlabelled image will be used: DATASETS.UNLABELED names {', '.join(cfg.DATASETS.UNLABELED)}, but {reason}, "
             "so training is supervised. Add ScoreThreshold, for example."
         )
+    for key in ("TRAIN", "UNLABELED", "VAL", "TEST"):
+        names = list(cfg.DATASETS[key])
+        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+            found.append(f"DATASETS.{key} names {name} {names.count(name)} times: once is enough.")
     for key in ("VAL", "TEST"):
         for name in cfg.DATASETS[key]:
+            if labels and any(_same_files(cfg, own, name) for own in cfg.DATASETS.UNLABELED):
+                found.append(
+                    f"DATASETS.{key} {name} is learned from without its labels (DATASETS.UNLABELED): its AP says little "
+                    "about other images."
+                )
             same = next((own for own in cfg.DATASETS.TRAIN if _same_files(cfg, own, name)), None)
             if same is not None:
                 what = "itself" if same == name else f"(the files of {same})"

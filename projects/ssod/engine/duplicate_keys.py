@@ -1,4 +1,4 @@
-"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing."""
+"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing. And keys that are no text."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _BASE = "_BASE_"
 
 
 def check_duplicate_keys(path: str) -> None:
-    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice
-    in one mapping.
+    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice in one mapping, and
+    for the first one that is no text, such as 7 or `yes`.
 
     What cannot be read or parsed is left to who loads it.
     """
@@ -33,7 +33,7 @@ def _check(path: str, seen: Set[str]) -> None:
         return
     found = _duplicate(root, "", set())
     if found is not None:
-        raise UserError(f"{path} {found}: keep one of them.")
+        raise UserError(f"{path} {found}.")
     for base in _bases(root):
         base = os.path.expanduser(base)
         if not os.path.isabs(base) and "://" not in base:
@@ -57,8 +57,11 @@ def _duplicate(node: Any, prefix: str, seen: Set[int]) -> Optional[str]:
         if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
             continue
         line = key.start_mark.line + 1
+        if key.tag != "tag:yaml.org,2002:str":
+            kind = key.tag.rsplit(":", 1)[-1]
+            return f"has the key {prefix}{key.value} in line {line}, which YAML reads as {kind}: write it in quotes"
         if key.value in lines:
-            return f"gives {prefix}{key.value} twice, in lines {lines[key.value]} and {line}"
+            return f"gives {prefix}{key.value} twice, in lines {lines[key.value]} and {line}: keep one of them"
         lines[key.value] = line
         found = _duplicate(value, f"{prefix}{key.value}.", seen)
         if found:

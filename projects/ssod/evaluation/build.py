@@ -26,6 +26,7 @@ from ssod.data.catalog import (
     has_box,
     read_test_sets,
 )
+from ssod.data.mapper import UnreadableImage, read_image
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
 from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups
@@ -132,13 +133,31 @@ def note_unreadable(name: str, loader: ReadableImages) -> None:
     path, reason = next(iter(new.items()))
     total = len(dataset_records(name))
     if len(found) >= total:
-        raise UserError(
-            f"Not one of the {total} images of {name} can be read, such as {path} ({reason}): correct the files."
-        )
+        raise _nothing_readable(name, total, path, reason)
     logger.warning(
         f"{name}: {len(new)} of {total} images cannot be read and are left out of the evaluation, with their boxes: "
         f"{path} ({reason})" + (", ..." if len(new) > 1 else "")
     )
+
+
+def _nothing_readable(name: str, total: int, path: str, reason: str) -> UserError:
+    return UserError(
+        f"Not one of the {total} images of {name} can be read, such as {path} ({reason}): correct the files."
+    )
+
+
+def _check_readable(name: str, image_format: str) -> None:
+    """Raises `UserError` where no image of a set can be read. It looks for one that can, and tries few where all is well."""
+    records = dataset_records(name)
+    error: Optional[UnreadableImage] = None
+    for record in records:
+        try:
+            read_image(record, image_format)
+            return
+        except UnreadableImage as caught:
+            error = error or caught
+    if error is not None:
+        raise _nothing_readable(name, len(records), error.file_name, error.reason)
 
 
 def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
@@ -165,6 +184,7 @@ def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
     for key in keys:
         for name in cfg.DATASETS[key]:
             check_evaluation(name)
+            _check_readable(name, cfg.INPUT.FORMAT)
             if not any(has_box(record) for record in dataset_records(name)):
                 what = "so its AP is nan"
                 if key == "VAL":
