@@ -110,6 +110,12 @@ ROWS: List[Row] = [
         refused=("MODEL.META_ARCHITECTURE PanopticFPN", "not supported for online"),
     ),
     Row("steps down", opts("SOLVER.STEPS", "(3, 2)"), refused=("SOLVER.STEPS", "larger")),
+    Row(
+        "steps as texts", opts("SOLVER.STEPS", "('a',)"), refused=("SOLVER.STEPS", "numbers", "'a'")
+    ),
+    Row(
+        "means as texts", opts("MODEL.PIXEL_MEAN", "['a', 'b', 'c']"), refused=("PIXEL_MEAN", "'a'")
+    ),
     Row("sizes ()", opts("INPUT.MIN_SIZE_TRAIN", "()"), refused=("MIN_SIZE_TRAIN is empty",)),
     Row("size 0", opts("INPUT.MIN_SIZE_TRAIN", "(0,)"), refused=("INPUT.MIN_SIZE_TRAIN is 0",)),
     Row("std 0", opts("MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"), refused=("MODEL.PIXEL_STD is 0",)),

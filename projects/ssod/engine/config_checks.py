@@ -167,7 +167,7 @@ def check_config(cfg: CfgNode) -> None:
         allowed = RANGES.get(key) or next(
             (RANGES[pattern] for pattern in RANGES if fnmatchcase(key, pattern)), None
         )
-        numbers = list(_numbers(value))
+        numbers = _numbers(value)
         if key in _FILLED and not value:
             raise UserError(f"{key} is empty: give it a value or leave it out.")
         for number in numbers:
@@ -259,6 +259,11 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         kinds = (int, float)
     if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(f"{key} is {value!r}: {wanted_type(default)}.")
+    if isinstance(default, (list, tuple)) and _items(default):
+        if all(_is_number(item) for item in _items(default)):
+            wrong = [item for item in _items(value) if not _is_number(item)]
+            if wrong:
+                raise UserError(f"{key} is {value}: use numbers, not {wrong[0]!r}.")
     if key.startswith("DATASETS.") and isinstance(value, (list, tuple)):
         for name in value:
             if not isinstance(name, str):
@@ -278,12 +283,19 @@ def wanted_type(default: Any) -> str:
     return "use keys and values"
 
 
-def _numbers(value: Any) -> Iterator[float]:
+def _items(value: Any) -> List[Any]:
+    """A value, or what a list and the lists in it hold."""
     if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield value
+        return [item for part in value for item in _items(part)]
+    return [value]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _numbers(value: Any) -> List[float]:
+    return [item for item in _items(value) if _is_number(item)]
 
 
 def _check_device(name: str) -> None:
