@@ -9,8 +9,8 @@ from typing import Iterable
 class UserError(Exception):
     """Bad input: the message is one line that names the file, key or value and says how to mend it.
 
-    Command-line entry points print it without a traceback and exit with status 1. Line breaks, as in a file's name, become
-    blanks.
+    Command-line entry points print it without a traceback and exit with status 1. Line breaks, as
+    in a file's name, become blanks.
     """
 
     def __str__(self) -> str:

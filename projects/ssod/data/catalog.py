@@ -170,7 +170,8 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
 
 
 def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
-    """For datasets that others registered: copies of the records without the boxes that `box_problem` names.
+    """For datasets that others registered: copies of the records without the boxes that
+    `box_problem` names.
 
     Images get a number where none has an id; crowd flags are 0 or 1.
 

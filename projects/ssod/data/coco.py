@@ -119,7 +119,9 @@ def _tidy_annotations(path: str, content: Dict[str, Any], keys: Tuple[str, ...])
 
 
 def box_of_polygons(polygons: Any) -> List[float]:
-    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else, and where a number is NaN."""
+    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else, and where a number
+    is NaN.
+    """
     if not isinstance(polygons, list) or not polygons:
         return []
     if not all(isinstance(p, list) and len(p) >= 6 and len(p) % 2 == 0 for p in polygons):

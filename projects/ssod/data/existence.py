@@ -90,7 +90,9 @@ def missing_images(source: str) -> List[str]:
 
 
 def _near(path: str) -> str:
-    """A hint: a broken link, the same name in another case or with another suffix, or one folder higher."""
+    """A hint: a broken link, the same name in another case or with another suffix, or one folder
+    higher.
+    """
     if os.path.islink(path):
         return " (it is a link that leads nowhere)"
     folder, name = os.path.split(path)

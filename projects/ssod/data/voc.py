@@ -324,7 +324,9 @@ class VocSet:
 
 
 def _split_name(value: str) -> str:
-    """SPLIT names a list without its suffix; with it, or with its folders, it is understood as well."""
+    """SPLIT names a list without its suffix; with it, or with its folders, it is understood as
+    well.
+    """
     return value.replace("\\", "/").removeprefix("ImageSets/Main/").removesuffix(".txt")
 
 

@@ -1,4 +1,7 @@
-"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing. And keys that are no text."""
+"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing.
+
+And keys that are no text.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ _BASE = "_BASE_"
 
 
 def check_duplicate_keys(path: str) -> None:
-    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice in one mapping, and
-    for the first one that is no text, such as 7 or `yes`.
+    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice
+    in one mapping, and for the first one that is no text, such as 7 or `yes`.
 
     What cannot be read or parsed is left to who loads it.
     """

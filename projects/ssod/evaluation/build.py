@@ -147,7 +147,10 @@ def _nothing_readable(name: str, total: int, path: str, reason: str) -> UserErro
 
 
 def _check_readable(name: str, image_format: str) -> None:
-    """Raises `UserError` where no image of a set can be read. It looks for one that can, and tries few where all is well."""
+    """Raises `UserError` where no image of a set can be read.
+
+    It looks for one that can, and tries few where all is well.
+    """
     records = dataset_records(name)
     error: Optional[UnreadableImage] = None
     for record in records:
