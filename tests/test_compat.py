@@ -79,7 +79,7 @@ def test_numpy_aliases_are_added_only_when_missing(monkeypatch: pytest.MonkeyPat
     assert compat._applied == ["numpy.int"]
 
 
-def test_stand_in_names_operator_and_mend() -> None:
+def test_stand_in_names_operator_and_advice() -> None:
     with pytest.raises(compat.NotCompiledError) as rotated:
         stand_in().box_iou_rotated(None, None)
     assert "detectron2._C.box_iou_rotated" in str(rotated.value)

@@ -175,13 +175,13 @@ def _fill_compiled(module: ModuleType) -> None:
     def missing(name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        mend = "take a model without rotated boxes and deformable convolution"
+        advice = "take a model without rotated boxes and deformable convolution"
         if name.startswith(("COCOeval", "InstanceAnnotation")):
-            mend = "pass use_fast_impl=False to COCOEvaluator"
+            advice = "pass use_fast_impl=False to COCOEvaluator"
 
         def operator(*args: Any, **kwargs: Any) -> Any:
             raise NotCompiledError(
-                f"detectron2._C.{name} needs Detectron2's compiled part, which is not installed: {mend}, or compile Detectron2."
+                f"detectron2._C.{name} needs Detectron2's compiled part, which is not installed: {advice}, or compile Detectron2."
             )
 
         return operator
@@ -203,5 +203,5 @@ def _fill_resources(module: ModuleType) -> None:
 
     setattr(module, "resource_filename", resource_filename)
     # pytest calls it whenever a module of this name is loaded; there are no namespace packages to
-    # mend.
+    # fix.
     setattr(module, "fixup_namespace_packages", lambda path, parent=None: None)

@@ -1,4 +1,4 @@
-"""Exceptions for what a user can mend, and what their messages share."""
+"""Exceptions that a user can put right, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Iterable
 
 
 class UserError(Exception):
-    """Bad input: the message is one line that names the file, key or value and says how to mend it.
+    """Bad input. The message is one line: what is wrong, in which file or key, and what to do.
 
     Command-line entry points print it without a traceback and exit with status 1. Line breaks, as
     in a file's name, become blanks.
@@ -22,18 +22,26 @@ class TrainingDiverged(UserError, FloatingPointError):
 
 
 def relative_to(path: str) -> str:
-    """For messages about a relative path: which folder it is relative to; nothing for an absolute
-    one.
+    """Names the working directory for a message about a relative path; empty if it is absolute.
+
+    Example:
+        >>> relative_to("/data/images")
+        ''
     """
     return "" if os.path.isabs(path) else f" (relative to {os.getcwd()})"
 
 
 def first_names(names: Iterable[str], most: int = 10) -> str:
-    """The first few names, and how many there are besides."""
+    """Joins the first few names and counts the rest.
+
+    Example:
+        >>> first_names(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
     listed = list(names)
     more = f" and {len(listed) - most:,} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
 
 
 class NothingLeftToTrain(UserError):
-    """A checkpoint has more steps behind it than SOLVER.MAX_ITER asks for."""
+    """The checkpoint is already at or past SOLVER.MAX_ITER."""

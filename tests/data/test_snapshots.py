@@ -82,7 +82,7 @@ def test_prune_keeps_what_may_still_be_asked_for(tmp_path: Path) -> None:
     assert board.publish("A", {"x": np.array([40])}, 40) == 4
 
 
-def test_errors_name_the_mend(tmp_path: Path) -> None:
+def test_errors_name_the_remedy(tmp_path: Path) -> None:
     board = _board(tmp_path)
     board.check_delay(workers=1, prefetch=2)
     with pytest.raises(UserError, match="SSOD.SNAPSHOT_DELAY 3 .* at least 5"):

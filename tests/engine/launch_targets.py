@@ -45,7 +45,7 @@ def train_and_fail(folder: str) -> None:
     resume_from_different_files(Path(folder) / str(rank))
     comm.synchronize()
     if rank == 1:
-        raise UserError("SSOD.TYPO is wrong: mend it.")
+        raise UserError("SSOD.TYPO is wrong: correct it.")
     comm.synchronize()  # never returns by itself: rank 1 has gone
 
 

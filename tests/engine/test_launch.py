@@ -30,7 +30,7 @@ def test_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((20, 20, 3), dtype=np.uint8))
     # The mistake of rank 1 ends both, although rank 0 waits for it, and arrives here as it was
     # raised.
-    with pytest.raises(UserError, match="^SSOD.TYPO is wrong: mend it.$"):
+    with pytest.raises(UserError, match="^SSOD.TYPO is wrong: correct it.$"):
         launch(train_and_fail, 2, args=(str(tmp_path),), device="cpu")
     first, second = (torch.load(tmp_path / f"{rank}.pth", weights_only=True) for rank in (0, 1))
     assert first["ranks"] == [0, 1] and second["ranks"] == []

@@ -237,7 +237,7 @@ def test_unlabelled_set_is_needed(squares: Path, tmp_path: Path) -> None:
         SSODTrainer(cfg)
 
 
-def test_infinite_loss_stops_with_the_step_and_the_mend(squares: Path, tmp_path: Path) -> None:
+def test_infinite_loss_stops_with_the_step_and_advice(squares: Path, tmp_path: Path) -> None:
     cfg = config(squares, tmp_path / "run", (), SOLVER__BASE_LR=1e30)
     with pytest.raises(TrainingDiverged, match="SOLVER.BASE_LR"):
         train(cfg)

@@ -29,7 +29,7 @@ def test_complete_environment(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert name in out
     assert "operators work" in out
-    assert "mend:" not in out
+    assert "fix:" not in out
     assert doctor.main(["--quiet"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -57,7 +57,7 @@ def test_missing_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = doctor.check_detectron2()
     assert finding.state == "MISSING"
     assert (
-        "--require-hashes --requirement" in finding.mend
+        "--require-hashes --requirement" in finding.fix
     )  # in this checkout, whose file has the settings
     monkeypatch.setattr(Path, "is_file", lambda self: False)
     assert "--skip-build" in doctor.detectron2_command()
@@ -70,7 +70,7 @@ def test_missing_dependency_of_a_package_is_the_one_to_install(
     monkeypatch.syspath_prepend(str(tmp_path))
     finding = doctor.check_package("toy_package", "toy-package")
     assert finding.state == "BROKEN"
-    assert finding.mend.endswith("pip install toy_dependency")
+    assert finding.fix.endswith("pip install toy_dependency")
 
 
 def test_broken_package_is_reinstalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_broken_package_is_reinstalled(tmp_path: Path, monkeypatch: pytest.Monke
     finding = doctor.check_package("toy_broken", "toy-broken")
     assert finding.state == "BROKEN"
     assert finding.text == "OSError: undefined symbol"
-    assert finding.mend.endswith("--force-reinstall --no-deps toy-broken")
+    assert finding.fix.endswith("--force-reinstall --no-deps toy-broken")
 
 
 def test_torchvision_whose_operators_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_torchvision_whose_operators_fail(monkeypatch: pytest.MonkeyPatch) -> No
     finding = doctor.check_torchvision()
     assert finding.is_problem
     assert "nms does not exist" in finding.text
-    assert "torchvision" in finding.mend
+    assert "torchvision" in finding.fix
 
 
 def test_old_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +114,4 @@ def test_problems_set_the_exit_status(
     out = capsys.readouterr().out
     assert "get b" in out
     assert "1.0" not in out
-    assert "1 of 2 need mending" in out
+    assert "1 of 2 need fixing" in out

@@ -286,7 +286,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return local
 
     def _advice(self, broken: str) -> str:
-        """The mend for a pointer to nothing good."""
+        """How to recover when `last_checkpoint` names a missing or damaged file."""
         pointer = os.path.join(self.save_dir, "last_checkpoint")
         files = [
             os.path.join(self.save_dir, name)
@@ -299,4 +299,4 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             if others
             else ""
         )
-        return f"To mend it, {older}delete {pointer} to start anew."
+        return f"To recover, {older}delete {pointer} to start anew."

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 # (sampler state or None, first step) -> batches
 LoaderFactory = Callable[[Optional[Dict[str, Any]], int], Iterable[SSODBatch]]
-_MEND = "lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
+_DIVERGED_ADVICE = "lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
@@ -132,7 +132,7 @@ class TrainLoop:
         try:
             return self.model(batch)
         except FloatingPointError as error:  # Detectron2's check of the RPN's predictions
-            raise TrainingDiverged(f"Training diverged at step {step} ({error}): {_MEND}") from None
+            raise TrainingDiverged(f"Training diverged at step {step} ({error}): {_DIVERGED_ADVICE}") from None
 
     def _backward(self, losses: Dict[str, Tensor]) -> None:
         loss = torch.stack([value.float() for value in losses.values()]).sum()
@@ -174,7 +174,7 @@ class TrainLoop:
         if not np.isfinite(numbers).all():
             found = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, numbers))
             raise TrainingDiverged(
-                f"The loss became infinite or NaN at step {step} ({found}): {_MEND}"
+                f"The loss became infinite or NaN at step {step} ({found}): {_DIVERGED_ADVICE}"
             )
         storage.put_scalars(total_loss=sum(numbers), **dict(zip(names, numbers)))
         return stop

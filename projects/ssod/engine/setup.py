@@ -129,7 +129,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else "is no file"
         raise UserError(
-            f"{path}: its _BASE_ {error.filename} {what}: mend the path, relative to the file."
+            f"{path}: its _BASE_ {error.filename} {what}: correct the path, which is relative to the file."
         ) from None
     except yaml.constructor.ConstructorError as error:
         mark = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -1,12 +1,12 @@
-"""What is installed, or what a dataset is like, and the command that mends what is wrong.
+"""Checks the installation or a dataset, and prints the command that fixes each problem.
 
 python -m ssod.tools.doctor                                       the installation
 python -m ssod.tools.doctor photos                                the labels in a folder, \\
     whatever tool wrote them
 python -m ssod.tools.doctor --config-file mine.yaml mine_train    a dataset that a config declares
 
-Of a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit
-status is 1 if something needs mending. Of the installation it reports even where nothing is
+For a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit
+status is 1 if there is a problem. The check of the installation also runs where nothing is
 installed.
 """
 
@@ -49,11 +49,11 @@ DETECTRON2_NEEDS = "cloudpickle future hydra-core omegaconf pydot tabulate termc
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `mend` is the command or step that helps; only problems have one."""
+    """One line of the report. `fix` is the command or step that solves a problem."""
 
     name: str
     text: str
-    mend: str = ""
+    fix: str = ""
     state: str = "ok"  # or "MISSING", "BROKEN", "note"
 
     @property
@@ -62,7 +62,7 @@ class Finding:
 
     def __str__(self) -> str:
         line = f"{self.state:<8}{self.name:<18}{self.text}".rstrip()
-        return f"{line}\n{'':<8}mend: {self.mend}" if self.mend else line
+        return f"{line}\n{'':<8}fix: {self.fix}" if self.fix else line
 
 
 def pip_install(*requirements: str) -> str:
@@ -257,7 +257,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     for finding in problems if args.quiet else findings:
         print(finding)
     if problems:
-        print(f"\n{len(problems)} of {len(findings)} need mending.")
+        print(f"\n{len(problems)} of {len(findings)} need fixing.")
     elif not args.quiet:
         print("\nAll is well.")
     return 1 if problems else 0

@@ -32,9 +32,9 @@ _STREAM = {"labeled": "labeled", "pseudo": "unlabeled"}
 _JITTER_PROBABILITY = 0.8  # as in the strong view
 
 
-def refuse(key: str, value: Any, mend: str) -> NoReturn:
-    """A value of SSOD.CROP_BANK that makes no sense."""
-    raise UserError(f"SSOD.CROP_BANK.{key} is {value!r}: {mend}.")
+def refuse(key: str, value: Any, advice: str) -> NoReturn:
+    """Raises `UserError` for a value of SSOD.CROP_BANK that cannot be used."""
+    raise UserError(f"SSOD.CROP_BANK.{key} is {value!r}: {advice}.")
 
 
 @dataclass(frozen=True)
