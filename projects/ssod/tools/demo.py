@@ -139,9 +139,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     results = {"100 labels": results_of(folder), "100 labels + 1,900 images": results_of(semi)}
 
     for what, dataset, weights in (
-        ("detections", "digit_scenes_test", "teacher_best.pth"),
+        ("detections", "digit_scenes_test", semi),  # the run's result
         # The methods' heads, which choose the labels, are in full checkpoints alone.
-        ("pseudo", "digit_scenes_unlabeled", "model_final.pth"),
+        ("pseudo", "digit_scenes_unlabeled", os.path.join(semi, "model_final.pth")),
     ):
         picture = os.path.join(args.output, f"{what}.png")
         visualise.main(
@@ -155,7 +155,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                 "--output",
                 picture,
                 "--weights",
-                os.path.join(semi, weights),
+                weights,
             ]
         )
     page = os.path.join(args.output, "report.html")
