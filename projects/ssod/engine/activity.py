@@ -1,4 +1,4 @@
-"""What the phases of a method change, for methods that do not count it themselves.
+"""Counts what a method's phases change, for methods that do not count it themselves.
 
 Everything stays on the device: the training loop fetches the numbers of a step together.
 """
@@ -21,7 +21,7 @@ MEAN_PREFIX = "activity_mean/"
 
 
 def note_changes(context: StepContext, method: Method, before: Any, after: Any) -> None:
-    """Adds to `context.changes` what a phase of `method` made of its argument.
+    """Adds the changes that one phase of `method` made to `context.changes`.
 
     Args:
         before, after: `PseudoLabels` (refine), `Outputs` (weigh), or None and a dict of losses.
@@ -38,10 +38,10 @@ def note_changes(context: StepContext, method: Method, before: Any, after: Any) 
 
 
 def changed_labels(before: PseudoLabels, after: PseudoLabels) -> Tensor:
-    """How many labels are newly selected or left out, or are selected and have another weight.
+    """How many labels changed: newly selected, newly left out, or selected with another weight.
 
-    Where a method adds rows (`Method.adds_labels`), selected rows of images with another number of
-    rows.
+    Where a method adds rows (`Method.adds_labels`), it counts the selected rows of the images whose
+    number of rows changed.
     """
     total: Any = 0
     for old, new in zip(before.instances, after.instances):

@@ -1,4 +1,4 @@
-"""Starting a run from another run's full checkpoint: runs that differ after burn-in share it."""
+"""Starts a run from another run's full checkpoint, so that several runs share one burn-in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a model cannot be built, in the words of the config."""
+"""Explains in terms of config keys why a model cannot be built."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
 def explain_build_error(cfg: CfgNode, error: Exception) -> str:
     """One line for an error that `build_model` raised.
 
-    A feature name that does not exist is answered with those that do, a name that no registry has
-    with similar ones.
+    For an unknown feature name it lists the existing features. For a name that is not registered it
+    lists similar names.
     """
     if "class-agnostic" in str(error):
         return _explain_cascade(cfg)
@@ -52,7 +52,7 @@ def explain_build_error(cfg: CfgNode, error: Exception) -> str:
     return f"The model cannot be built ({detail or type(error).__name__}): check MODEL."
 
 
-# Values of keys that Detectron2 looks up without a word about those it has.
+# Keys whose wrong values Detectron2 reports without listing the right ones.
 _KNOWN = {
     "MODEL.RESNETS.DEPTH": "18, 34, 50, 101 or 152",
     "MODEL.RESNETS.NORM": "FrozenBN, BN, SyncBN, GN or LN",
@@ -73,7 +73,7 @@ def _explain_cascade(cfg: CfgNode) -> str:
 
 
 def _failing_line(trace: Optional[TracebackType]) -> str:
-    """Where an assertion without words failed: its source, and the function."""
+    """The source line and the function of an assertion that failed without a message."""
     frames = traceback.extract_tb(trace)
     if not frames:
         return ""
@@ -85,8 +85,8 @@ def _failing_line(trace: Optional[TracebackType]) -> str:
 def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
     """The names of the feature levels that the failing function was given.
 
-    Detectron2's FPN, proposal generators and heads look levels up in a dict of `ShapeSpec`, and say
-    no more than the name that is missing.
+    Detectron2's FPN, proposal generators and heads look levels up in a dict of `ShapeSpec`. Their
+    error names only the missing level.
     """
     found: Optional[List[str]] = None
     while trace is not None:
@@ -99,8 +99,8 @@ def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
 
 
 def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
-    """The keys that list a feature; where there are several, those that list one of `levels`
-    too.
+    """The keys that list a feature. If there are several, only those that also list one of
+    `levels`.
     """
     found = [
         (key, set(value) & set(levels))

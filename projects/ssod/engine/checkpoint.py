@@ -1,4 +1,4 @@
-"""Checkpoints: Detectron2's file format and name matching, atomic writes, no code in what is read.
+"""Checkpoints in Detectron2's format: written atomically, and read without running code.
 
 A full checkpoint is `{"model": student, <checkpointable>: its state, ...}`; `last_checkpoint` in
 the same folder names the one to resume from. A weights file is `{"model": weights}`, as any
@@ -38,8 +38,8 @@ class _TensorFileCheckpointer(Checkpointer):
 
 
 def _check_sums(path: str) -> None:
-    """PyTorch does not look at the check sums that it has written, so that flipped bits would be
-    loaded.
+    """Raises `UserError` if a file's check sums are wrong; PyTorch writes them but never checks
+    them.
     """
     if os.path.isfile(path) and zipfile.is_zipfile(path):
         try:
@@ -52,7 +52,7 @@ def _check_sums(path: str) -> None:
 
 
 def _checked(data: Dict[str, Any], path: str) -> Dict[str, Any]:
-    """Raises `UserError` unless what should be weights is a dict by name."""
+    """Raises `UserError` unless the weights are a dict of tensors by name."""
     for role in ("model", "teacher"):
         weights = data.get(role, {})
         if not isinstance(weights, dict) or not all(isinstance(key, str) for key in weights):
@@ -83,18 +83,16 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         self.logger = logging.getLogger(__name__)
         self._keys_read: List[str] = []
         self._by_name = False
-        # What of the last file had a place in the model; None where everything was restored
-        # together.
+        # Which weights of the last file matched the model; None if a full checkpoint was restored.
         self.name_match: Optional[NameMatch] = None
 
     # ---------------------------------------------------------------- writing
 
     def save(self, name: str, tag_last: bool = True, **kwargs: Any) -> None:
-        """Writes `<save_dir>/<name>.pth` with everything, then points `last_checkpoint` to it
-        unless told not to.
+        """Writes `<save_dir>/<name>.pth` with the full state, and updates the pointer.
 
-        Killed at any moment, the pointer names a complete file: the file is on the disk before the
-        pointer changes.
+        The file is on the disk before `last_checkpoint` changes, so the pointer names a complete
+        file even if the process is killed. `tag_last` False leaves the pointer as it is.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -132,9 +130,9 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
     # ---------------------------------------------------------------- reading
 
     def load_file(self, path: str) -> Dict[str, Any]:
-        """What a file holds, weights under "model"; nothing is put into any module.
+        """Reads a file without changing any module; its weights are under "model".
 
-        A run's folder stands for its result.
+        The folder of a finished run may be given instead of its result file.
 
         Raises:
             UserError: it does not exist, cannot be read, or holds more than tensors and plain
@@ -172,14 +170,15 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             raise UserError(f"Cannot resume: {error} {self._advice(source)}") from None
 
     def load(self, path: str, checkpointables: Optional[List[str]] = None) -> Dict[str, Any]:
-        """Puts the weights, and those checkpointables that the file has, where they belong.
+        """Loads the weights into the model, and each checkpointable that the file holds into its
+        object.
 
         Args:
             path: a file, a URL or a finished run's folder; empty loads nothing. checkpointables:
                 which ones; None for all.
 
         Returns:
-            What else the file holds.
+            The other entries of the file.
         """
         if not path:
             return {}
@@ -212,7 +211,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return rest
 
     def get_checkpoint_file(self) -> str:
-        """Where `last_checkpoint` points; empty if there is no such file."""
+        """The file that `last_checkpoint` names; empty if there is no `last_checkpoint`."""
         pointer = os.path.join(self.save_dir, "last_checkpoint")
         if not os.path.isfile(pointer):
             return ""
@@ -223,7 +222,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return os.path.join(self.save_dir, name)
 
     def _load_file(self, filename: str) -> Dict[str, Any]:
-        """Detectron2's, except that no file may bring code."""
+        """Detectron2's `_load_file`, except that no file can run code."""
         if filename.endswith(".pkl"):
             data = self._load_published(filename)
         elif filename.endswith(".pyth"):  # pycls
@@ -240,8 +239,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return _checked(data, filename)
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
-        """Detectron2's; where only weights are loaded, names of timm, torchvision and Detectron2
-        are matched before.
+        """Detectron2's `_load_model`; for weights alone, timm and torchvision names are matched
+        first.
         """
         if self._by_name:
             checkpoint["model"], self.name_match = weights_by_name(self.model, checkpoint)
@@ -263,7 +262,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         if any("." in str(key) for key in data["model"]):  # PyTorch's names; Caffe2's have no dots
             return data
         data = data["model"]
-        # Caffe2 and Detectron 1; their detectors, unlike their backbones, have "blobs".
+        # Caffe2 and Detectron 1. Only their detectors have "blobs"; their backbones do not.
         blobs = {
             key: value
             for key, value in data.get("blobs", data).items()

@@ -1,7 +1,7 @@
-"""Which values a config's keys may have, checked before anything is built.
+"""Checks the values of a config's keys before anything is built.
 
-Methods check their own keys where they are built; here is what Detectron2 takes without a look and
-dies of later.
+Methods check their own keys when they are built. This module checks Detectron2's keys, whose wrong
+values would otherwise fail later.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ CHOICES: Dict[str, Sequence[str]] = {
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Raises `UserError` for the first value that nothing can be done with.
+    """Raises `UserError` for the first value that cannot be used.
 
     Values of another type, empty ones and infinite ones are refused for every key of Detectron2 and
     of this project.
@@ -324,7 +324,7 @@ def check_device_present(name: str) -> None:
 
 
 def warnings_about(cfg: CfgNode) -> List[str]:
-    """What a config allows and its user hardly wants, one line each."""
+    """One warning for each setting that is allowed but is probably a mistake."""
     found: List[str] = []
     labels = learns_from_unlabeled(cfg)
     if labels and cfg.SSOD.BURN_IN_STEPS >= cfg.SOLVER.MAX_ITER:

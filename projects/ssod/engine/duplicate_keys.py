@@ -20,7 +20,7 @@ def check_duplicate_keys(path: str) -> None:
     """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice
     in one mapping, and for the first one that is no text, such as 7 or `yes`.
 
-    What cannot be read or parsed is left to who loads it.
+    A file that cannot be read or parsed is skipped: the function that loads it reports the error.
     """
     _check(path, set())
 

@@ -48,7 +48,7 @@ class TeacherUpdate(HookBase):
 
 
 class PublishSnapshots(HookBase):
-    """Hands what methods want the loader to know to the snapshot board.
+    """Publishes the methods' snapshots for the data loader.
 
     Args:
         keep_steps: files that no checkpoint of the last so many steps needs are deleted.
@@ -80,7 +80,7 @@ class Evaluation(HookBase):
         mutual_from: first step of mutual learning; a teacher may lag before.
     """
 
-    # Points of AP by which the teacher may lie below its student before we call it trouble.
+    # A warning follows if the teacher's AP is lower than its student's by more than this.
     TOLERATED_LAG = 5.0
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Smooths what methods report to have changed, and warns about those that change nothing."""
+"""Averages the changes that methods report, and warns about methods that change nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ssod.engine.activity import MEAN_PREFIX, PREFIX
 from ssod.methods import InertPeriod, Method
 
 logger = logging.getLogger(__name__)
-# As often as metrics are written, so that the file misses nothing.
+# As often as metrics are written, so that the file has every value.
 MEAN_STEPS = 20
 
 
 @dataclass
 class _Seen:
-    """Since when a method is inert, and what the teacher showed meanwhile (sums over steps)."""
+    """The step since which a method is inert, and sums of the teacher's numbers since then."""
 
     steps: int = 0
     best_score: float = 0.0

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM: the step at hand is finished, a checkpoint is written, and the process ends
 with the signal's code.
 
-A second signal ends a single process at once. Of several processes each finishes the same step: the
-signal of one reaches the others with the losses that they share out anyway.
+A second signal ends a single process at once. Several processes all finish the same step: a rank
+tells the others about its signal when they exchange their losses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Interrupted(SystemExit):
 
 
 def name_of(number: int) -> str:
-    """What a user calls the signal."""
+    """The signal's name in messages."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
@@ -75,7 +75,7 @@ class StopRequest(OnSignal):
 
     @staticmethod
     def _end_at_once(number: int) -> None:
-        # Of several processes, who started them ends them: Ctrl-C of a terminal reaches each twice.
+        # Several processes are ended by their parent, because Ctrl-C reaches each of them twice.
         if comm.get_world_size() == 1:
             raise Interrupted(number)
 

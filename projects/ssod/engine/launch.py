@@ -178,7 +178,7 @@ def _worker(
         main_func(*args)
         _finish()
     except Interrupted as stop:
-        # All ranks stop, and nothing is wrong with any: a failure would have the others killed.
+        # All ranks stop in order. Reporting a failure would make the parent kill the others.
         failures.put((time.time(), rank, None, stop.number))
     except Exception as error:
         # When one rank fails the others soon fail in their next collective: the parent wants the

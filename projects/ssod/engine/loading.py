@@ -17,21 +17,21 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
 
-# Of the backbone's tensors. Names and shapes that agree by chance, as between ResNet-18 and
-# ResNet-50, are some 30 %.
+# Least share of the backbone's tensors that must match. About 30 % match by chance between
+# ResNet-18 and ResNet-50.
 _LEAST_SHARE = 0.5
 
 
 def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
-    """One detector's weights, without methods' heads, of what `SSODCheckpointer.load_file` read
-    from `path`.
+    """One detector's weights, without methods' heads, from what `SSODCheckpointer.load_file`
+    returned.
 
     Args:
         role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights
             file.
 
     Raises:
-        UserError: a role is asked of a weights file, or the file is no trained detector.
+        UserError: `role` is given for a weights file, or the file holds no trained detector.
     """
     full = "teacher" in data
     if not full and role is not None:
@@ -55,7 +55,9 @@ def build_detector(cfg: CfgNode) -> nn.Module:
 
 
 def without_pretraining(cfg: CfgNode) -> CfgNode:
-    """The config of a model whose weights are at hand: nothing is fetched for its backbone."""
+    """A copy of the config that downloads no backbone weights, for a model that is loaded from a
+    file.
+    """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.TIMM.PRETRAINED, cfg.MODEL.TIMM.WEIGHTS_PACKAGE = False, ""
@@ -112,7 +114,7 @@ def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer)
 
 
 def training_data(cfg: CfgNode) -> TrainingData:
-    """What the methods may know of the config's registered datasets."""
+    """The `TrainingData` that methods receive, from the config's registered datasets."""
     return TrainingData(
         labeled=load_labeled(cfg),
         unlabeled=load_unlabeled(cfg) if learns_from_unlabeled(cfg) else [],
@@ -123,7 +125,7 @@ def training_data(cfg: CfgNode) -> TrainingData:
 def methods_with_data(cfg: CfgNode) -> nn.ModuleDict:
     """The config's methods as training sets them up.
 
-    Its datasets must be registered: methods know them.
+    The datasets must be registered, because methods read them in `setup`.
     """
     methods = build_methods(cfg)
     if len(methods):
@@ -142,7 +144,7 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
     core = build_core(cfg, build_detector(without_pretraining(cfg)), methods_with_data(cfg))
     core.to(cfg.MODEL.DEVICE)
     state = SSODCheckpointer(nn.Identity()).load_file(weights)
-    detector_state(state, weights, None)  # refuses what is no detector
+    detector_state(state, weights, None)  # raises if the file is no detector
     fill_detector(core.teacher, state.get("teacher", state["model"]), weights)
     fill_detector(core.student, state["model"], weights)
     if "methods" in state:

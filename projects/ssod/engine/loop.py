@@ -44,8 +44,8 @@ def seed_step(seed: int, rank: int, step: int) -> None:
 
 
 class TrainLoop:
-    """Owns what a step changes besides the model: optimiser, schedule, scaler and the place in the
-    streams.
+    """Holds the state that a step changes besides the model: optimiser, schedule, scaler,
+    positions.
 
     Args:
         model: `TeacherStudent`, in DDP or not. build_loader: called once, at the first step.
@@ -132,7 +132,9 @@ class TrainLoop:
         try:
             return self.model(batch)
         except FloatingPointError as error:  # Detectron2's check of the RPN's predictions
-            raise TrainingDiverged(f"Training diverged at step {step} ({error}): {_DIVERGED_ADVICE}") from None
+            raise TrainingDiverged(
+                f"Training diverged at step {step} ({error}): {_DIVERGED_ADVICE}"
+            ) from None
 
     def _backward(self, losses: Dict[str, Tensor]) -> None:
         loss = torch.stack([value.float() for value in losses.values()]).sum()
@@ -190,8 +192,8 @@ class TrainLoop:
                     )
 
     def state_dict(self) -> Dict[str, Any]:
-        """Plain tensors and Python values; optimiser state by parameter name, so that other methods
-        can branch.
+        """Tensors and Python values; optimiser state by parameter name, so that other runs can
+        branch.
         """
         packed = self.optimizer.state_dict()
         return {
@@ -208,7 +210,7 @@ class TrainLoop:
         }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Before the first step only: the loader starts where the state says."""
+        """Restores `state_dict()`; call it before the first step, which starts the loader."""
         if state["scheduler"] > self.cfg.SOLVER.MAX_ITER:
             raise NothingLeftToTrain(
                 f"The checkpoint has {state['scheduler']} steps behind it and SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}: "

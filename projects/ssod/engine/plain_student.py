@@ -1,8 +1,8 @@
 """Offline training of any Detectron2 meta-architecture: supervised, or on stored pseudo-labels.
 
-The student is called as an ordinary Detectron2 model, so nothing is known of its features,
-proposals or loss terms. Methods take part as far as they choose labels (`refine`) or change images
-in the loader.
+The student is called as an ordinary Detectron2 model, so its features, proposals and loss terms are
+not visible. A method works here if it only chooses labels (`refine`) or changes images in the
+loader.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ssod.errors import UserError
 from ssod.methods import Method, learns_from_unlabeled
 from ssod.structures import Sample, Views
 
-# The phases that look into the student; a method that has one of them cannot work here.
+# The phases that need the student's features or proposals. A method with one of them cannot work
+# here.
 _PHASES = ("attach", "views", "weigh", "losses", "update")
 
 
@@ -58,7 +59,7 @@ class PlainTeacherStudent(TeacherStudent):
                     f"{name} works on GeneralizedRCNN with StandardROIHeads only: remove it from SSOD.METHODS "
                     "for this meta-architecture."
                 )
-        # Weights of single boxes have no way into the model's losses, which regress every box.
+        # The model's own losses regress every box and take no weights of single boxes.
         regressing = any(method.regresses_pseudo_boxes for method in methods.values())
         if len(methods) and not regressing:
             raise UserError(
@@ -79,7 +80,7 @@ class PlainTeacherStudent(TeacherStudent):
         return {"normalizer": self.losses_of_model.normalizer}
 
     def run_student(self, views: Views) -> PlainOutputs:  # type: ignore[override]
-        """The losses of each stream: a forward of the model for each."""
+        """The losses of each stream, from one forward pass of the model per stream."""
         return self.losses_of_model(views)
 
     def _detection_losses(self, outputs: Any) -> Dict[str, Tensor]:

@@ -18,8 +18,8 @@ _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def amp_dtype(cfg: CfgNode) -> Optional[torch.dtype]:
     """`SOLVER.AMP.DTYPE` where `SOLVER.AMP.ENABLED`; None for float32.
 
-    "auto" is bfloat16 where the device has instructions for it; else float16 on a GPU, and float32
-    on a CPU, which would only imitate the others.
+    "auto" is bfloat16 where the device has instructions for it. Otherwise it is float16 on a GPU,
+    and float32 on a CPU, where the other types are slower.
 
     Raises:
         UserError: there is no such type.

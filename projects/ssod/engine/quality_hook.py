@@ -34,13 +34,13 @@ def evenly_spaced(count: int, limit: int) -> List[int]:
 
 
 class PseudoLabelQuality(HookBase):
-    """Lets the teacher label a fixed sample of the unlabelled images and compares with their truth.
+    """Compares the teacher's labels of a fixed sample of unlabelled images with the true labels.
 
     The teacher sees the weak view without its random part: the image resized as for testing. Each
-    method's `refine` selects as in training; "selected" labels are those that the main branch would
-    train on, "candidates" all that the teacher found, others what a method compares its choice with
-    (`Method.compared_labels`). Where no unlabelled set declares TRUTH, only the gallery's pictures
-    are labelled.
+    method's `refine` selects as in training. "candidates" are all labels that the teacher found;
+    "selected" are those that the main branch would train on. A method may add its own sets
+    (`Method.compared_labels`). If no unlabelled set declares TRUTH, only the gallery's pictures are
+    labelled.
 
     Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric
     of the step.
@@ -137,7 +137,7 @@ class PseudoLabelQuality(HookBase):
         if not samples:
             return []
         batch = SSODBatch([], [sample for _, sample in samples])
-        # `refine` may draw random numbers, and writes metrics that belong to training steps alone.
+        # `refine` may draw random numbers and write metrics; neither may affect training.
         with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
             context = self.core.context(batch)
             pseudo: PseudoLabels = self.core.pseudo_labels(context)

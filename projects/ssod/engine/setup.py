@@ -63,7 +63,7 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """What each process does before anything else: config, log files, seed.
+    """Prepares each process: loads the config, opens the log files and sets the seed.
 
     Writes `log.txt` and the complete `config.yaml` into `OUTPUT_DIR`.
 
@@ -79,7 +79,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     make_output_dir(cfg.OUTPUT_DIR)
     if rank == 0 and not getattr(args, "eval_only", False):
         check_free(cfg.OUTPUT_DIR)  # before anything of another run is overwritten
-    setup_logger.cache_clear()  # of several runs in one process each has its own log.txt
+    setup_logger.cache_clear()  # each run of a process gets its own log.txt
     for name in ("fvcore", "detectron2", "ssod"):
         logging.getLogger(name).handlers.clear()
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name, abbrev_name=name)
@@ -120,7 +120,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     if not PathManager.isfile(path):
         raise UserError(f"Config file {path} does not exist: check --config-file.")
     check_duplicate_keys(path)
-    # It warns whenever a file has no VERSION, which means nothing to a user of ours.
+    # Detectron2 warns whenever a file has no VERSION; that warning does not help users.
     chatter = logging.getLogger("detectron2.config.compat")
     level = chatter.level
     chatter.setLevel(logging.ERROR)

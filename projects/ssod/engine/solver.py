@@ -85,8 +85,9 @@ def start_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Gives SGD its momentum buffers where they are missing, at zero, which is what its first step
     assumes.
 
-    Fused SGD allocates them without filling them in a step that the gradient scaler skips, and goes
-    on from what the memory held; and it cannot do with buffers for some parameters only.
+    If the gradient scaler skips the first step, fused SGD allocates these buffers without filling
+    them, and continues with whatever the memory held. It also fails if only some parameters have a
+    buffer.
     """
     if isinstance(optimizer, torch.optim.SGD):
         for group in optimizer.param_groups:

@@ -30,9 +30,7 @@ from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_t
 
 
 def unsupported_part(model: Any) -> Optional[str]:
-    """The part because of which the model is no box-only Faster R-CNN of Detectron2's standard
-    parts; None if it is one.
-    """
+    """The part of the model that the step does not support; None if all parts are supported."""
     heads = getattr(model, "roi_heads", None)
     rpn: Any = getattr(model, "proposal_generator", None)
     problem = None
@@ -112,7 +110,7 @@ class TeacherStudent(nn.Module):
         # The last step's batch and pseudo-labels, for hooks that draw; not part of the state.
         self.last_batch = SSODBatch([], [])
         self.last_pseudo: Optional[PseudoLabels] = None
-        # What the training loop logs of the last micro-batch beside its losses.
+        # Numbers of the last micro-batch that the training loop logs beside its losses.
         self.last_numbers: Dict[str, Union[float, Tensor]] = {}
         self.train()
 
@@ -137,7 +135,7 @@ class TeacherStudent(nn.Module):
         check_supported(student)
 
     def checkpointables(self) -> Dict[str, Any]:
-        """What a checkpoint needs besides student, teacher and methods, by key."""
+        """The objects that a checkpoint saves besides student, teacher and methods, by key."""
         return {}
 
     @property
@@ -174,7 +172,8 @@ class TeacherStudent(nn.Module):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
             self.last_numbers = self._numbers(outputs, pseudo, context)
-        # A labelled turn of SSOD.ALTERNATE_STREAMS leaves those of the last unlabelled one.
+        # A labelled turn of SSOD.ALTERNATE_STREAMS keeps the pseudo-labels of the last unlabelled
+        # turn.
         if pseudo is not None or self.last_pseudo is None:
             self.last_batch, self.last_pseudo = batch, pseudo
         return losses
@@ -187,7 +186,7 @@ class TeacherStudent(nn.Module):
         return step_numbers(methods, seen, pseudo, context)
 
     def context(self, batch: SSODBatch) -> StepContext:
-        """What the methods' phases get to see of `batch`, in training or outside it."""
+        """The context that methods' phases receive for `batch`, in training or outside it."""
         methods = {method.name: method for method in self.method_list}
         return StepContext(self.step, batch, self.student, self.teacher, methods=methods)
 

@@ -130,8 +130,7 @@ class SSODTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.stop_request = StopRequest()
-        # A signal ended the evaluation that belongs to the checkpoint's step; resuming begins with
-        # it.
+        # A signal ended the evaluation at the checkpoint's step, so resuming repeats it first.
         self._evaluation_due = False
         self.register_hooks(self.build_hooks())
 
@@ -232,8 +231,8 @@ class SSODTrainer(DefaultTrainer):
                 )
             )
         if comm.is_main_process():
-            # A value that is replaced before it is written is lost, so evaluations set the pace
-            # where they are frequent.
+            # Frequent evaluations shorten the writing period, because a value that is replaced
+            # before it is written is lost.
             period = min(20, cfg.TEST.EVAL_PERIOD or 20)
             self._writer_hook = hooks.PeriodicWriter([], period=period)
             built.append(self._writer_hook)
@@ -277,9 +276,7 @@ class SSODTrainer(DefaultTrainer):
             run_lock.hold(self.cfg.OUTPUT_DIR)
 
     def _say_what_is_untrained(self) -> None:
-        """Warns where layers are frozen that nobody has trained: Detectron2's FREEZE_AT is 2 unless
-        it is set.
-        """
+        """Warns if untrained layers are frozen, which Detectron2's default FREEZE_AT of 2 does."""
         if self.cfg.MODEL.WEIGHTS or brings_weights(self.cfg):
             return
         frozen = [n for n, p in self.core.student.named_parameters() if not p.requires_grad]
@@ -291,8 +288,8 @@ class SSODTrainer(DefaultTrainer):
             )
 
     def _clear_former_run(self) -> None:
-        """A run that starts anew in a used OUTPUT_DIR must not be mistaken for the former one, nor
-        resumed into it.
+        """Removes the files of a former run, so that its results and checkpoints are not mistaken
+        for new.
         """
         folder = self.cfg.OUTPUT_DIR
         if comm.is_main_process():

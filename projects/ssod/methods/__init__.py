@@ -1,6 +1,4 @@
-"""The methods, found by themselves: every module and folder here that registers a `Method` is
-available.
-"""
+"""The methods. Every module and folder here is imported, so that its `Method` is found."""
 
 import importlib
 import pkgutil

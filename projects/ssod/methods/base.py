@@ -50,7 +50,7 @@ METHOD_REGISTRY.__doc__ = "Methods by name; `SSOD.METHODS` lists the names in us
 
 @dataclass
 class StepContext:
-    """What a phase may look at besides its own arguments.
+    """The data of one step that every phase may read, besides its own arguments.
 
     Attributes:
         step: optimiser steps done so far.
@@ -75,7 +75,7 @@ class StepContext:
 
 @dataclass
 class TrainingData:
-    """What methods may know of the data.
+    """The datasets, as methods see them in `setup`.
 
     Attributes:
         labeled: Detectron2 dataset dicts. unlabeled: the same without annotations;
@@ -90,7 +90,7 @@ class TrainingData:
 
 @dataclass
 class InertPeriod:
-    """What was seen while a method changed nothing, for `Method.inert_reason`.
+    """Statistics of a period in which a method changed nothing, for `Method.inert_reason`.
 
     Attributes:
         steps: its length. last_step: steps done at its end.
@@ -135,8 +135,9 @@ class Method(nn.Module):
     former_config_keys: Tuple[str, ...] = ()
     # Methods that must be listed as well: `OtherMethod.__name__`.
     requires: Tuple[str, ...] = ()
-    # Groups that the method belongs to, under names of your choice, and groups whose members cannot
-    # be listed beside it. Of a group that is in both a run has one member at most.
+    # `groups`: those that the method belongs to, with names of your choice. `excludes`: groups
+    # whose members cannot be listed beside it. A run can have one member of a group that is in
+    # both.
     groups: Tuple[str, ...] = ()
     excludes: Tuple[str, ...] = ()
     # False if it also works on labelled images alone.

@@ -33,8 +33,7 @@ _SCALAR_PERIOD = 20
 
 @METHOD_REGISTRY.register()
 class BackgroundWeights(Method):
-    """An object without a pseudo-label is not taught as background where the teacher half believes
-    in it.
+    """Weighs background RoIs by how sure the teacher is that they are background.
 
     "soft": a background RoI weighs the teacher's background probability of the same box in the weak
     view, divided by the mean over its image (Soft Teacher). "ignore": it weighs 1 where that

@@ -49,7 +49,7 @@ class Instances:
         classes: np.ndarray,
         num_classes: int,
     ) -> "Instances":
-        """From rows in any order; classes: (M,). Rows of a class keep their order."""
+        """Sorts rows by `classes` (M,); rows of the same class keep their order."""
         order = np.argsort(classes.astype(np.int16), kind="stable")  # 16 bits: a radix sort
         counts = np.bincount(classes, minlength=num_classes)
         return cls(
@@ -67,7 +67,7 @@ class Instances:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Instances":
-        """Inverse of `arrays`; what is mapped from a file stays so."""
+        """Inverse of `arrays`; memory-mapped arrays stay mapped."""
         # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes
         # several times longer.
         return cls(*(np.asarray(arrays[field.name]) for field in fields(cls)))
@@ -109,9 +109,7 @@ def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) ->
 def pack_labels(
     image: int, size: Sequence[int], boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray
 ) -> np.ndarray:
-    """One image's labels as float64 packed rows (1 + M, 7): what ranks exchange and checkpoints
-    hold.
-    """
+    """One image's labels as float64 packed rows (1 + M, 7), as sent and stored."""
     packed = np.zeros((1 + len(boxes), _COLUMNS))
     packed[:, 0] = image
     packed[0, 1:4] = (-1, *size)
@@ -122,9 +120,9 @@ def pack_labels(
 class PseudoBank:
     """The latest pseudo-labels of each unlabelled image.
 
-    Rows are appended and an image's former ones die; dead rows are swept out when the arrays are
-    full, so that an update costs its own size on average, whatever the bank's. The order of living
-    rows is that of their arrival.
+    New rows are appended, and the image's former rows are marked as dead. Dead rows are removed
+    when the arrays are full. The average cost of an update therefore depends on its own size, not
+    on the bank's. Living rows stay in the order in which they arrived.
     """
 
     def __init__(self, num_images: int, num_classes: int) -> None:
@@ -136,7 +134,7 @@ class PseudoBank:
         self._set_rows(np.zeros((0, _COLUMNS)))
 
     def _set_rows(self, rows: np.ndarray) -> None:
-        """`rows` (without headers), each image's next to each other, become all there is."""
+        """Replaces all rows by `rows`, without headers and grouped by image."""
         self._used = len(rows)
         capacity = max(1024, 2 * self._used)
         self._images = np.full(capacity, -1, dtype=np.int32)  # -1: dead or free
@@ -169,8 +167,8 @@ class PseudoBank:
         return np.bincount(self._classes[: self._used][alive], minlength=self.num_classes)
 
     def replace(self, packed: np.ndarray) -> None:
-        """Replaces the labels of the images in `packed` (see `pack_labels`); of one that comes
-        twice the last counts.
+        """Replaces the labels of the images in `packed` (see `pack_labels`); an image's last entry
+        wins.
         """
         heads = np.flatnonzero(packed[:, 1] < 0)
         for head, end in zip(heads, np.append(heads[1:], len(packed))):
@@ -190,7 +188,7 @@ class PseudoBank:
             self._sizes[image] = packed[head, 2:4]
 
     def instances(self) -> Instances:
-        """What a snapshot publishes; a copy."""
+        """A copy of the bank's labels, for a snapshot."""
         alive = np.flatnonzero(self._images[: self._used] >= 0)
         images, values = self._images[alive], self._values[alive]
         return Instances.sort(
@@ -235,7 +233,7 @@ def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
     parts = []
     for sample, own in zip(samples, flat.split([len(row) for row in pseudo.instances])):
         boxes = sample.geometry.boxes_to_original(own[:, :4])
-        # Nothing is left to crop of what clipping to the image made empty.
+        # A box that clipping to the image made empty cannot be cropped.
         keep = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (own[:, 6] > 0)).numpy()
         values = own.numpy()[keep]
         packed = boxes.numpy()[keep], values[:, 5], values[:, 4]

@@ -16,8 +16,8 @@ from ssod.data.mapper import UnreadableImage
 from ssod.data.pixels import read_pixels
 
 _CACHE_BYTES = 64 << 20
-# A decoded image of up to this share of the cache is kept as a whole: pseudo-boxes move with every
-# visit, the pixels do not.
+# A decoded image of up to this share of the cache is kept whole, because pseudo-boxes move with
+# every visit.
 _WHOLE_SHARE = 1024
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -43,11 +43,9 @@ class FileNames:
 
 
 def reduction(scale: float) -> int:
-    """By how much (1, 2, 4, 8) a file may be reduced while it is decoded, if its crop is scaled by
-    `scale` later.
+    """The factor (1, 2, 4 or 8) by which decoding may reduce a file whose crop is later scaled.
 
-    A JPEG decoder skips the work for pixels that nobody will see; the rest of the scaling is done
-    afterwards.
+    A JPEG decoder then does less work. The rest of the scaling to `scale` is done afterwards.
     """
     factor = 1
     while factor < 8 and 2 * factor * scale <= 1.0:
@@ -56,10 +54,10 @@ def reduction(scale: float) -> int:
 
 
 class CropReader:
-    """Reads crops and remembers the latest ones, of small images all pixels, up to a number of
-    bytes.
+    """Reads crops and caches the latest ones, and the whole image if it is small.
 
-    What it returns does not depend on that.
+    Args:
+        cache_bytes: size of the cache; the crops do not depend on it.
     """
 
     def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:

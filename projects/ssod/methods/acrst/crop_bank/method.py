@@ -1,5 +1,4 @@
-"""ACRST's CropBank as a plug-in: what is pasted, what learns from it, and how classes are
-rebalanced.
+"""ACRST's CropBank as a plug-in: it pastes crops, sets their losses and rebalances classes.
 
 Shapes: K foreground classes, M labels of one image, P crops pasted into it, R sampled RoIs.
 """
@@ -51,9 +50,9 @@ class CropBank(Method):
     """Pastes objects of labelled and unlabelled images into strong views.
 
     FBR is `class_sampling` "instances" (every instance alike), AFFR "affr" (Eq. 9); "uniform" draws
-    all classes alike. On unlabelled images labels that are hidden by what was pasted are removed.
-    With selective supervision (Eq. 10) only pasted boxes regress there; without, none does (Eq. 5),
-    or all do if `PseudoBoxRegression` is listed too.
+    all classes alike. On unlabelled images, labels that a pasted crop hides are removed. With
+    selective supervision (Eq. 10) only pasted boxes regress on unlabelled images. Without it no box
+    regresses there (Eq. 5), or every box does if `PseudoBoxRegression` is listed too.
 
     Args:
         banks: which banks are drawn from, of "labeled" and "pseudo".
@@ -100,8 +99,7 @@ class CropBank(Method):
         self._first_probabilities = np.zeros(num_classes)
         self._file_names: Dict[str, FileNames] = {}
         self._fresh = False  # whether a sweep waits for its publication
-        # Of the last step that pictures are due at: samples and the labels they are trained
-        # towards.
+        # Samples and their training labels, of the last step at which pictures were due.
         self._picture: Optional[Tuple[List[Sample], List[Instances]]] = None
 
     @classmethod
@@ -125,9 +123,9 @@ class CropBank(Method):
         # (FBR alone).
         node.CLASS_SAMPLING = "affr"
         node.BETA = 2.0
-        # Labels of which no more than this share is left to see are removed.
+        # Labels are removed if their visible share is not larger than this.
         node.MIN_VISIBLE_FRACTION = 0.0
-        # Whose strong views are pasted into: "unlabeled", "labeled" or both.
+        # The streams whose strong views get crops: "unlabeled", "labeled" or both.
         node.PASTE_ON = ("unlabeled",)
         # On unlabelled images only pasted boxes regress (Eq. 10). False: none does (Eq. 5), or all
         # do if PseudoBoxRegression is listed too.
@@ -191,7 +189,7 @@ class CropBank(Method):
         """
         visited = self.pseudo_bank.visited
         truth = self.truth_counts()
-        if not visited:  # nothing is known, so all classes are alike
+        if not visited:  # no pseudo-label yet, so all classes are treated alike
             return torch.where(truth > 0, 0.0, torch.nan).double()
         counts = torch.from_numpy(self.pseudo_bank.class_counts)
         return pseudo_recall(counts, truth, visited / max(1, self._num_labeled))
@@ -258,7 +256,7 @@ class CropBank(Method):
         return replace(views, unlabeled=replace(unlabeled, pseudo=PseudoLabels(rows)))
 
     def _merge(self, own: Instances, pasted: Optional[Pasted], regress: float) -> Instances:
-        """An image's labels with the pasted ones, and without those that these hide."""
+        """An image's own labels that are still visible, followed by the pasted ones."""
         fields = own.get_fields()
         if self.selective_supervision:
             fields = {**fields, **dict.fromkeys(_REGRESSION, torch.zeros_like(own.scores))}
@@ -283,7 +281,7 @@ class CropBank(Method):
         for name, values in fields.items():
             if isinstance(values, Boxes):
                 values = values.tensor
-            # What other methods know of the teacher's labels, nobody knows of pasted ones.
+            # Other methods' columns are undefined for pasted boxes, so they are zero.
             more = known.get(name)
             if more is None:
                 more = values.new_zeros((len(above), *values.shape[1:]))

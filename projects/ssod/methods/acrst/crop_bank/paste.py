@@ -39,7 +39,7 @@ def refuse(key: str, value: Any, advice: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class PasteSettings:
-    """What `SSOD.CROP_BANK` says about pasting; see `CropBank.add_config`."""
+    """The pasting settings in `SSOD.CROP_BANK`; see `CropBank.add_config`."""
 
     paste_on: Tuple[str, ...]
     min_instances: int
@@ -67,7 +67,7 @@ class PasteSettings:
 
 @dataclass
 class Pasted:
-    """The labels of what was pasted into one view; what later crops cover entirely is left out.
+    """The labels of the crops pasted into one view, without crops that later ones cover entirely.
 
     Attributes:
         boxes: (P, 4) float32, whole pixels. classes: (P,) int64. scores: (P,) float32.
@@ -212,7 +212,8 @@ class PasteCrops:
         (a, b, _), (c, d, _) = sample.geometry.matrix.tolist()
         scale = wanted * abs(a * d - b * c) ** 0.5
         view_height, view_width = int(strong.shape[1]), int(strong.shape[2])
-        # What does not fit is made smaller: a part of an object would be labelled as a whole one.
+        # A crop that does not fit is made smaller. If it were cut, a part would carry the label of
+        # the whole.
         scale = min(scale, view_width / (x1 - x0), view_height / (y1 - y0))
         w = min(max(1, round((x1 - x0) * scale)), view_width)
         h = min(max(1, round((y1 - y0) * scale)), view_height)
@@ -255,7 +256,7 @@ class PasteCrops:
         )
 
     def _merge(self, own: Labels, pasted: Pasted) -> Labels:
-        """The labels of a labelled view: its own that are still to be seen, and the pasted ones."""
+        """A labelled view's own labels that are still visible, and the pasted ones."""
         boxes = own.gt_boxes.tensor
         kept = visible_fraction(boxes, pasted.occluders) > self.settings.min_visible_fraction
         merged = Labels(own.image_size)

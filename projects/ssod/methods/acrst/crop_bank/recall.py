@@ -1,4 +1,4 @@
-"""Which classes the teacher neglects, and how often their crops are drawn (ACRST, Eq. 8 and 9).
+"""Pseudo recall of each class, and how often its crops are drawn (ACRST, Eq. 8 and 9).
 
 Shapes: K foreground classes.
 """
@@ -10,14 +10,12 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-# A class that the teacher never finds still takes part in the ranking, with so much of the highest
-# pseudo recall.
+# A class that the teacher never finds counts with this share of the highest pseudo recall.
 _FLOOR = 1e-3
 
 
 def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: float) -> Tensor:
-    """Pseudo-labels found, of those expected if unlabelled images held what labelled ones do (Eq.
-    8).
+    """Pseudo-labels per class, divided by the number that the labelled images predict (Eq. 8).
 
     Args:
         num_pseudo, num_ground_truth: (K,) boxes of each class in the unlabelled and the labelled
@@ -25,7 +23,7 @@ def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: flo
         image_ratio: unlabelled images per labelled image, positive.
 
     Returns:
-        (K,) float64; NaN where a class has no ground truth: nothing is known of it.
+        (K,) float64; NaN for a class without ground truth, whose pseudo recall is unknown.
     """
     if image_ratio <= 0:
         raise ValueError(f"image_ratio is {image_ratio}: it must be positive")
@@ -37,8 +35,10 @@ def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: flo
 def class_sampling_probabilities(
     pseudo_recall: Tensor, beta: float, available: Optional[Tensor] = None
 ) -> Tensor:
-    """The most neglected class is drawn with the weight of the most over-focused one, and so on
-    (Eq. 9).
+    """Probability of drawing each class: the lower its pseudo recall, the higher (Eq. 9).
+
+    The class with the lowest pseudo recall gets the weight of the one with the highest, the second
+    lowest that of the second highest, and so on.
 
     Different from the paper: pseudo recall is floored at 1/1000 of its maximum and the result is
     normalised, since Eq. 9 sums to 1 for beta 1 alone.

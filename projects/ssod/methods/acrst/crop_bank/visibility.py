@@ -1,4 +1,4 @@
-"""How much of a box is left to see below others, exactly.
+"""Computes exactly how much of a box other boxes leave visible.
 
 Shapes: N boxes, M occluders, XYXY.
 """

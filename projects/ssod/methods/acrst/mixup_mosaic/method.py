@@ -1,11 +1,11 @@
 """MixUp and Mosaic of whole images, the comparator of ACRST's Table 5 (Zhou et al.,
 Instant-Teaching, CVPR 2021).
 
-The strong view of an unlabelled image is mixed with *labelled* images: their boxes are known in the
-loader's workers, where the labels of another unlabelled image are not, because the teacher makes
-them later. The unlabelled image stays where it is, so that pseudo-boxes of the weak view remain
-valid: MixUp blends it with one labelled image, Mosaic covers three of four tiles around a random
-point by labelled images.
+The strong view of an unlabelled image is mixed with *labelled* images. The loader's workers know
+their boxes; they do not know those of other unlabelled images, which the teacher labels later. The
+unlabelled image keeps its place, so that pseudo-boxes of the weak view remain valid. MixUp blends
+it with one labelled image. Mosaic covers three of four tiles around a random point with labelled
+images.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class MixUpMosaic(Method):
         self.records = data.labeled
 
     def view_transform(self) -> Optional[Callable]:
-        if not self.records:  # nobody has called `setup`
+        if not self.records:  # `setup` has not been called
             return None
         return MixWithLabeled(
             self.name,

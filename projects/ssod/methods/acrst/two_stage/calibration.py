@@ -1,5 +1,4 @@
-"""How well image-level activations tell which classes an image contains, and how far they are
-probabilities.
+"""Measures image-level activations: do they rank images well, and are they calibrated?
 
 Shapes: N images, K foreground classes.
 """
@@ -11,14 +10,13 @@ from torch import Tensor
 
 
 def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
-    """Area under the ROC curve of each class: how often an image with it scores higher than one
-    without; ties count half.
+    """Area under each class's ROC curve: how often an image with it outscores one without it.
 
     Args:
         scores: (N, K). present: (N, K) bool.
 
     Returns:
-        float64 (K,); NaN for a class that is in all images or in none.
+        float64 (K,); a tie counts half; NaN for a class that is in all images or in none.
     """
     areas = []
     for own, mask in zip(scores.double().unbind(dim=1), present.unbind(dim=1)):

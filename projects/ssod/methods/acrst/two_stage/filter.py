@@ -11,8 +11,8 @@ from torch import Tensor
 from ssod.errors import UserError
 
 MODES = ("filter", "mine")
-# Mining by the image-level activation alone would take every box of an active class, however
-# unlikely.
+# Lowest score that mining accepts; the image-level activation alone would accept every box of an
+# active class.
 MINE_SCORE_FLOOR = 0.05
 
 

@@ -42,10 +42,9 @@ class HeadQuality(HookBase):
 
     Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the
     activation stands for, `active` (share of the images in which the filter would let the class
-    pass) and `present` (share that contain it). Without DATASETS.VAL nothing is measured. A warning
-    comes, once, where the filter removes every label of a class: a head that does not tell images
-    apart removes classes instead of labels. Runs on rank 0, and changes nothing that training
-    reads.
+    pass) and `present` (share that contain it). Without DATASETS.VAL nothing is measured. It warns
+    once if the filter removes every label of a class, which a head that cannot tell images apart
+    does. Runs on rank 0, and changes nothing that training reads.
     """
 
     trainer: Any

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# The statistics are sums in which a step counts half after some 70 steps.
+# Decay of the statistics' sums: a step counts half after about 70 more steps.
 _DECAY = 0.99
 _PUBLISH_PERIOD = 20
 
@@ -59,9 +59,9 @@ class TwoStageFilter(Method):
         score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see
             `two_stage_mask`.
         loss_weight: of the image-level loss, on either stream. focal_gamma, focal_alpha: its shape.
-        warmup: steps with labelled images that the head must have had before it filters and teaches
-            unlabelled images. An untrained head calls classes present by their prior, which as a
-            target would sustain itself.
+        warmup: steps with labelled images that the head needs before it filters labels and teaches
+            unlabelled images. An untrained head predicts each class's prior; if that were a target,
+            the head would only confirm itself.
     """
 
     config_key = "TWO_STAGE_FILTER"
@@ -184,9 +184,7 @@ class TwoStageFilter(Method):
     def compared_labels(
         self, pseudo: PseudoLabels, context: StepContext
     ) -> Dict[str, List[Tensor]]:
-        """What passes the first stage, so that quality hooks measure what the second one removes
-        (Table 6).
-        """
+        """Labels that pass the first stage, so that hooks can measure the second (Table 6)."""
         return {"first_stage": [row.scores >= self.score_threshold for row in pseudo.instances]}
 
     def _masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
@@ -284,14 +282,12 @@ class TwoStageFilter(Method):
         )
 
     def removed_classes(self) -> List[str]:
-        """Classes of which the second stage has let no label pass lately, though the first one
-        did.
-        """
+        """Classes that recently passed the first stage but never the second."""
         if self.mode != "filter":
             return []
         first, kept = self.counts[1], self.counts[2]
-        # The sums fade, so one label of some time ago is a small number; a class with a label in 50
-        # images is no accident.
+        # The sums decay, so an old label counts little. A class with a label in 50 images is no
+        # accident.
         whole = (first > 0.02 * self.images) & (kept < 0.01 * first)
         return [self.class_names[index] for index in whole.nonzero().flatten().tolist()]
 

@@ -18,8 +18,7 @@ from ssod.detectors.features import FeatureMaps
 
 
 def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: int) -> Tensor:
-    """Mean over each image's own part of a padded map: what an image contains must not depend on
-    its neighbours' size.
+    """Mean over each image's own part of a padded map, so that padding does not change the result.
 
     Args:
         maps: (N, C, h, w). image_sizes: (height, width) of each image before padding, in pixels.
@@ -39,7 +38,7 @@ def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: i
 class MultiLabelHead(nn.Module):
     """Global average pooling of the last backbone stage, then one logit a class.
 
-    An untrained head gives each class's prior, so that it need not learn first what no image tells.
+    An untrained head predicts each class's prior, so that it need not learn the frequencies first.
 
     Args:
         stage: the backbone output's name. stride: its stride. in_channels: C.

@@ -1,4 +1,4 @@
-"""The two-stage filter's part of the report: what the image-level module lets through."""
+"""The two-stage filter's part of the report: the labels that pass each stage."""
 
 from __future__ import annotations
 
