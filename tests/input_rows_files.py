@@ -6,6 +6,7 @@ See `input_case.Row`.
 from __future__ import annotations
 
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -147,6 +148,12 @@ def xywh_as_corners(case: Case) -> None:
         xml.write(path)
 
 
+def without_lists(case: Case) -> None:
+    for name in ("train", "val"):
+        shutil.rmtree(case.root / f"voc_{name}/ImageSets")
+        case.declare(name, SPLIT=None)
+
+
 def one_class_less(case: Case) -> None:
     without_classes(case)
     for path in (case.root / "voc_val/Annotations").iterdir():
@@ -193,6 +200,11 @@ VOC_ROWS = [
     Row("voc: SPLIT with folders", declared(SPLIT="ImageSets/Main/all.txt"), like=unchanged),
     Row("voc: x.XML", xml_in_capitals, like=unchanged),
     Row("voc: sizes for corners", xywh_as_corners, refused=("all.txt", "x, y, width, height")),
+    Row(
+        "voc: sizes for corners, no lists",
+        chain(xywh_as_corners, without_lists),
+        refused=("voc_", "x, y, width, height"),
+    ),
     Row("voc: a class less", one_class_less, refused=("only in train: blue",)),
     Row(
         "voc: SPLIT unknown",

@@ -161,3 +161,14 @@ def test_fewer_steps_than_there_are(squares: Path, tmp_path: Path) -> None:
     cfg.SOLVER.MAX_ITER = STEPS - 1
     with pytest.raises(UserError, match=r"8 steps behind it and SOLVER.MAX_ITER is 7"):
         train(cfg, resume=True)
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("first, then", [("SGD", "AdamW"), ("AdamW", "SGD")])
+def test_another_optimiser(squares: Path, tmp_path: Path, first: str, then: str) -> None:
+    cfg = config(squares, tmp_path / "run")
+    cfg.merge_from_list(["SOLVER.OPTIMIZER", first, "SOLVER.MAX_ITER", 1])
+    train(cfg)
+    cfg.merge_from_list(["SOLVER.OPTIMIZER", then, "SOLVER.MAX_ITER", 2])
+    with pytest.raises(UserError, match=f"another optimiser than SOLVER.OPTIMIZER {then}"):
+        train(cfg, resume=True)

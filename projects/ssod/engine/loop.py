@@ -216,6 +216,12 @@ class TrainLoop:
                 f"The checkpoint has {state['scheduler']} steps behind it and SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}: "
                 "raise that to go on, or give another OUTPUT_DIR."
             )
+        own = self.cfg.SOLVER.OPTIMIZER
+        if any(("exp_avg" in entry) != (own == "AdamW") for entry in state["optimizer"].values()):
+            raise UserError(
+                f"the checkpoint is of another optimiser than SOLVER.OPTIMIZER {own}: use the one that wrote it, or another "
+                "OUTPUT_DIR."
+            )
         packed = self.optimizer.state_dict()
         packed["state"] = {
             index: state["optimizer"][name]

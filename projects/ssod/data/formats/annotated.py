@@ -138,11 +138,11 @@ class LabelReader:
         assert entry.boxes is not None
         name = str(label).strip() if label is not None else ""
         problem = None if name else "without a class"
+        self.layout.add(corners, *(entry.size or (None, None)))
         problem = problem or box_problem(corners, *(entry.size or (None, None)))
         if problem:
             self.skipped.add(where, problem, self.folder.full_path(entry.path))
             return
-        self.layout.add(corners, *(entry.size or (None, None)))
         x0, y0, x1, y1 = (float(v) for v in corners)
         entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd))
 
