@@ -1,6 +1,4 @@
-"""Tells boxes that are written in another layout than the format's: as corners, or divided by the
-image's size.
-"""
+"""Detects boxes in the wrong layout for their format: corners, or divided by the image's size."""
 
 from __future__ import annotations
 
@@ -39,8 +37,7 @@ class BoxLayout:
         """Judges the boxes.
 
         Args:
-            corners: whether the format itself writes corners (VOC), so that they cannot be
-                mistaken.
+            corners: whether the format itself writes corners (VOC); then corners are not reported.
 
         Raises:
             UserError: the boxes are certainly in another layout.
@@ -70,7 +67,7 @@ class BoxLayout:
                 "look like x, y, width, height, or like corners in another order: write xmin, ymin, xmax, ymax."
             )
         outside = (x1 > width + _TOLERANCE) | (y1 > height + _TOLERANCE)
-        # The layout was XYWH: what is taken for width and height is x1 - x0 and y1 - y0.
+        # The layout was XYWH, so x1 - x0 and y1 - y0 are the values read as width and height.
         far_x, far_y = x1 - x0, y1 - y0
         fits = (far_x > x0) & (far_y > y0) & ~(far_x > width + 1) & ~(far_y > height + 1)
         if not corners and fits.mean() >= _NEARLY_ALL and outside.mean() >= _SOME:

@@ -41,16 +41,14 @@ def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int
 
 @dataclass(frozen=True)
 class SkippedBox:
-    """An annotation that cannot be used: what messages call it, why, and its image file where one
-    is known.
-    """
+    """An annotation that cannot be used: its name in messages, the reason, and its image file."""
 
     label: str
     reason: str
     image: Optional[str] = None
 
 
-# What the last reading of each source has skipped; `skipped_boxes.json` lists it.
+# Boxes skipped at the last reading of each source; `skipped_boxes.json` lists them.
 _reported: Dict[Tuple[str, str], List[SkippedBox]] = {}
 
 
@@ -93,5 +91,5 @@ class SkippedBoxes:
 
 
 def skipped_boxes(source: str) -> List[SkippedBox]:
-    """What the last reading of a file or folder has skipped."""
+    """The boxes that the last reading of a file or folder skipped."""
     return [box for (name, _), found in _reported.items() if name == source for box in found]

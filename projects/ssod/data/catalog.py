@@ -32,7 +32,7 @@ from ssod.errors import UserError, first_names, relative_to
 
 logger = logging.getLogger(__name__)
 
-# What this module has put into Detectron2's catalogs.
+# Names that this module has registered in Detectron2's catalogs.
 _registered: Dict[str, DeclaredSet] = {}
 
 
@@ -63,7 +63,7 @@ def register_datasets(cfg: CfgNode) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """One reading of a set, and what it was read from."""
+    """The records of a set, and the declaration that they were read from."""
 
     source: Any
     stamp: Tuple[int, int]
@@ -97,7 +97,7 @@ def _read(dataset: DeclaredSet, labeled: bool) -> List[Dict[str, Any]]:
 
 
 def _load_registered(dataset: DeclaredSet) -> List[Record]:
-    """What `DatasetCatalog.get` returns: with labels where the format has them."""
+    """The records that `DatasetCatalog.get` returns, with labels if the format has them."""
     records = [Record(record) for record in _read(dataset, dataset.has_labels())]
     metadata = MetadataCatalog.get(dataset.name)
     if isinstance(dataset, CocoSet) and hasattr(metadata, "json_file"):
@@ -161,7 +161,7 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
         raise
     except (
         Exception
-    ) as error:  # whatever a loader that others wrote does with files that it does not expect
+    ) as error:  # a foreign loader may raise anything on files that it does not expect
         detail = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
             f"{name}, which was registered outside of SSOD.DATASETS, cannot be loaded ({detail}): correct its loader or "
@@ -269,8 +269,8 @@ def _foreign_box(name: str, where: str, annotation: Any) -> List[float]:
 
 
 def _check_foreign(cfg: CfgNode, name: str) -> None:
-    """What reading has checked of a declared set is checked of one that others registered: its
-    images and classes.
+    """Checks images and classes of a set that others registered; declared sets are checked on
+    reading.
 
     Raises:
         UserError: images are missing, or the model has not all of its class indices.
@@ -465,8 +465,7 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
 
 
 def _image_alone(record: Dict[str, Any]) -> Record:
-    # A list of what may pass, not of what may not: a dataset of others can carry its truth under
-    # any key.
+    # Only listed keys are kept, because a foreign dataset may store its truth under any key.
     return Record(
         {k: record[k] for k in ("file_name", "image_id", "height", "width") if k in record}
     )

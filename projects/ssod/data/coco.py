@@ -92,7 +92,7 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
         raise UserError(f"{path} lists no images: use another file.")
     _tidy_images(path, content["images"])
     for category in content["categories"] if "categories" in keys else ():
-        # Half of a surrogate pair is valid in JSON, but no file and no terminal takes it.
+        # JSON allows half of a surrogate pair, but it cannot be written to a file or a terminal.
         category["name"] = str(category["name"]).encode("utf-8", "replace").decode()
     if "annotations" in keys:
         _tidy_annotations(path, content, keys)
@@ -225,9 +225,7 @@ def image_file_name(image: Mapping[str, Any]) -> str:
 
 
 def _find_id(ids: Mapping[Any, Any], key: Any) -> Any:
-    """The id that is listed as a number where `key` is a text, or the other way round; else `key`
-    itself.
-    """
+    """Finds an id that is a number in one list and a text in the other; else returns `key`."""
     if not isinstance(key, str):
         return ids.get(str(int(key)), key)
     short = key.isascii() and key.isdecimal() and len(key) < 100
@@ -269,9 +267,7 @@ def _warn_of_same_files(path: str, records: Dict[Any, Record]) -> None:
 
 
 def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
-    """Whether the back-slashes of file names part folders: here a back-slash may also be part of a
-    name.
-    """
+    """Whether back-slashes in file names separate folders; on Linux they may be part of a name."""
     names = (image["file_name"] for image in images)
     first = next((name for name in names if "\\" in name), None)
     return first is not None and not os.path.exists(os.path.join(root, first))

@@ -1,7 +1,7 @@
-"""What a COCO file must look like, as a JSON Schema, and one line for a file that does not.
+"""Checks a COCO file against a JSON Schema and reports the first error in one line.
 
-The schema says what no reader can do without. Everything else is read leniently: boxes that cannot
-be used are skipped and counted, and ids of annotations, areas and crowd flags may be missing.
+The schema requires only what every reader needs. Boxes that cannot be used are skipped and counted.
+Ids of annotations, areas and crowd flags may be missing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Which image files exist, asked by listing their folders: one request for thousands of files on a
-network drive.
-"""
+"""Finds missing image files by listing folders, which is fast on network drives."""
 
 from __future__ import annotations
 
@@ -10,13 +8,13 @@ from typing import Dict, Iterable, List, Mapping, Sequence, Set, TypeVar
 
 from ssod.errors import UserError, relative_to
 
-# Of an unlabelled set only so many images are looked for, spread over the set.
+# In an unlabelled set only this many images are checked, spread over the set.
 _SAMPLE = 16
 # A set may lack this share of its images: they are left out and listed. Where more are missing, the
 # path is wrong.
 _TOLERATED = 0.01
-# A listing may spell a name differently than the file system accepts it; so many names are asked
-# for one by one.
+# A listing may spell a name in another way than the path. Up to this many names are checked one by
+# one.
 _ASKED = 100
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # s3://, http://

@@ -26,7 +26,7 @@ def _is_new(folder: str, visited: Set[str]) -> bool:
     return True
 
 
-# (folder, time of its last change) -> its images: the folder is walked once a run.
+# (folder, time of its last change) -> its images, so that the folder is walked once a run.
 _listings: Dict[Tuple[str, int], List[str]] = {}
 
 

@@ -1,8 +1,8 @@
 """The training loader: one torch DataLoader for both streams, deterministic for any number of
 workers.
 
-The sampler runs in the main process and says what to load; workers only follow. A damaged image is
-replaced by one that depends on nothing but its (seed, stream, position).
+The sampler runs in the main process and tells the workers what to load. The image that replaces a
+damaged one depends only on (seed, stream, position).
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ class TwoStreamDataset(Dataset):
 class _WorkerDataset(Dataset):
     """Sends batches out of a worker packed, and errors as values.
 
-    A batch of 64 images holds hundreds of tensors, and each would keep a file descriptor open on
-    its way to the main process, so that a default limit of 1,024 is soon reached; packed, a batch
-    needs one. An exception that crosses the process boundary becomes a traceback; `UserError` must
-    stay one line.
+    A batch of 64 images holds hundreds of tensors. Each would keep a file descriptor open on its
+    way to the main process, and the default limit is 1,024. A packed batch needs only one. An
+    exception that crosses the process boundary becomes a traceback, but a `UserError` must stay one
+    line.
     """
 
     def __init__(self, dataset: TwoStreamDataset) -> None:
@@ -184,7 +184,7 @@ def _start_worker(worker: int) -> None:
     # Workers already share the machine's cores.
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # The main process decides when its workers end. A terminal or a scheduler signals all of them.
+    # Only the main process ends its workers, but a terminal or a scheduler signals all of them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

@@ -1,8 +1,8 @@
-"""From a dataset dict to the weak and the strong view of one image.
+"""Turns a dataset dict into the weak and the strong view of one image.
 
 Shapes: views are uint8 (3, H, W), in the model's channel order, same geometry; M boxes are XYXY in
-pixels of the views. Everything random follows from (seed, stream, position); a generator's state
-before or after a sample never matters.
+pixels of the views. All random choices follow from (seed, stream, position) alone, never from a
+generator's earlier state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ssod.structures import Geometry, Sample, SampleRef
 
 
 class ViewTransform(Protocol):
-    """What a method does to a sample in the loader's workers; must pickle.
+    """A method's change to a sample, applied in the loader's workers; must be picklable.
 
     Transforms run in the methods' order.
     """
@@ -109,14 +109,14 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
     """uint8 (H, W, 3) of `record["file_name"]`, checked against the record's size if it has one.
 
     Raises:
-        UnreadableImage: whatever is wrong with the file.
+        UnreadableImage: the file is missing, damaged or of another size.
     """
     file_name = record["file_name"]
     try:
         image = read_pixels(file_name, image_format)
         if image.size == 0:
             raise ValueError("it has no pixels")
-        # As Detectron2 does, but in words that a user understands.
+        # Detectron2 checks this too, but with a message that is hard to understand.
         expected, found = (record.get("width"), record.get("height")), image.shape[1::-1]
         if None not in expected and tuple(expected) != tuple(found):
             raise ValueError(
@@ -131,14 +131,12 @@ def read_image(record: Mapping[str, Any], image_format: str) -> np.ndarray:
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
-    # A copy, since a flip leaves negative strides, also where NumPy calls an image of one pixel
-    # contiguous.
+    # A flip leaves negative strides, so a copy is needed, even if NumPy calls the array contiguous.
     return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
 
 
 class TwoViewMapper:
-    """Reads an image, moves it (weak view), recolours it (strong view) and lets methods change the
-    sample.
+    """Reads an image, makes the weak and the strong view, and lets methods change the sample.
 
     Args:
         augmentations: geometry of both views, Detectron2's.

@@ -2,8 +2,8 @@
 
 16-bit integers are divided by 256, as Pillow does with 16-bit colour images: the type's whole range
 becomes 0 to 255. Floating-point images must lie in [0, 1], which becomes 0 to 255. Others (32-bit
-integers, floats beyond that range) have no range that a program could know; they are refused, so
-that nobody trains on clipped images.
+integers, floats beyond that range) have an unknown range. They are refused, so that no training
+uses clipped images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Detectron2's dataset dicts, with image sizes that are read only when somebody asks for them."""
+"""Detectron2's dataset dicts, with image sizes that are read only when they are needed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Record(dict):
     """A dataset dict whose "height" and "width", where not given, come from the image header on
     first use.
 
-    So a folder of 100,000 images starts at once. A file that cannot be read counts as square here;
-    the loader replaces and reports it when it is drawn.
+    Training on a folder of 100,000 images therefore starts at once. An unreadable file counts as
+    square here; the loader replaces and reports it when it is drawn.
     """
 
     def __missing__(self, key: str) -> Any:

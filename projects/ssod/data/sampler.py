@@ -1,5 +1,4 @@
-"""Which images make up which batch: one deterministic stream of labelled and one of unlabelled
-images.
+"""Chooses the images of each batch from a labelled and an unlabelled deterministic stream.
 
 Every rank draws the same global batches and takes its own slice, so that the images of a step do
 not depend on the number of ranks. Epochs are permutations that follow from (seed, stream, epoch).
@@ -80,9 +79,7 @@ def epoch_indices(
 
 
 class _Stream:
-    """Draws one stream's global batches; `state` is plain Python and holds everything that
-    moves.
-    """
+    """Draws one stream's global batches; `state` holds everything that changes, as plain Python."""
 
     def __init__(self, name: str, spec: StreamSpec, seed: int) -> None:
         self.name, self.spec, self.seed = name, spec, seed
@@ -107,7 +104,7 @@ class _Stream:
         self._indices = None
 
     def set_factors(self, source: FactorSource, factors: Optional[np.ndarray]) -> None:
-        """New factors begin a new epoch; the same ones again (as after a resume) do not."""
+        """Sets the repeat factors. New factors begin a new epoch; the same ones do not."""
         if factors is None:
             factors = self.spec.repeat_factors
         else:

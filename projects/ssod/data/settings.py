@@ -1,9 +1,8 @@
 """Settings with majority and minority classes (CI-SSOD, section 4.1): pure functions on COCO-format
 dicts.
 
-The labelled set is D_m and D_s together. D_m shows majority classes only: its minority boxes are
-dropped, as if nobody had looked for them. D_s is small and has all boxes of its images. Draws are
-as in `split_rules`.
+The labelled set is D_m and D_s together. D_m has boxes of majority classes only; its minority boxes
+are dropped. D_s is small and has all boxes of its images. Images are drawn as in `split_rules`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Arrays that methods hand to the loader: immutable, memory-mapped files with a fixed step from
-which they count.
+"""Arrays that methods hand to the loader, in memory-mapped files that take effect at a fixed step.
 
-A snapshot published after step n is in effect from step n + delay on, on every rank and for every
-number of workers, so that it does not matter how far the workers run ahead. Files:
+A snapshot published after step n takes effect at step n + delay, on every rank and with any number
+of workers. So the distance by which workers run ahead does not matter. Files:
 `<root>/<method>/<id>/<array>.npy`.
 """
 

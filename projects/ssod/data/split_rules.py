@@ -1,9 +1,9 @@
-"""Which images of a labelled dataset keep their labels: pure functions on COCO-format dicts.
+"""Chooses the images of a labelled dataset that keep their labels, from COCO-format dicts.
 
-The draws depend on the seed, the fold and the image's file name, by sha256, and on nothing else:
-not on the order of the file, the platform or Python's version. Within a fold the smaller
-percentages are subsets of the larger ones. A rule returns the ids of the images that stay labelled;
-a new setting is one more rule.
+The draws depend only on the seed, the fold and the image's file name, by sha256. They do not depend
+on the order of the file, the platform or Python's version. Within a fold the smaller percentages
+are subsets of the larger ones. A rule is a function that returns the ids of the images that stay
+labelled.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def usable_classes(coco: Coco) -> Dict[Any, Counter]:
         if annotation.get("iscrowd", 0) or not corners(box):
             continue
         x, y, width, height = box
-        # Nearly all boxes pass this, which costs a tenth of the full check.
+        # Nearly all boxes pass this quick test, so the full check is seldom needed.
         plain = min(x, y) >= 0 and min(width, height) > 1e-3 and isfinite(x + y + width + height)
         if not plain and box_problem([x, y, x + width, y + height], None, None):
             continue
@@ -132,7 +132,7 @@ def fill_classes(
 
 
 def choose_by_index(coco: Coco, indices: Sequence[int], percent: float, source: str) -> Set[Any]:
-    """The images that Unbiased Teacher's seed file means.
+    """The ids of the images that Unbiased Teacher's seed file lists.
 
     Its indices count through Detectron2's list of the training images: ordered by image id, without
     the images that have no boxes other than crowd boxes.

@@ -1,6 +1,4 @@
-"""Split files: COCO JSON with a hash of their content inside, which training checks on every
-rank.
-"""
+"""Split files: COCO JSON that holds a hash of its content; every rank checks it."""
 
 from __future__ import annotations
 
@@ -139,9 +137,7 @@ def verified_hash(path: str) -> str:
 
 
 def dataset_hash(dataset: DeclaredSet) -> str:
-    """A hash of what decides which image has which index: the annotation files, the split list or
-    the file names.
-    """
+    """A hash of the files that decide each image's index: annotations, split list or file names."""
     hashes = [verified_hash(path) for path in dataset.files_to_hash()]
     names = dataset.names_to_hash()
     if names:
@@ -172,7 +168,7 @@ def check_split_hashes(cfg: CfgNode) -> None:
     except UserError as error:
         problem = str(
             error
-        )  # raised below, after the other ranks have been told: they wait for this one
+        )  # raised below, because the other ranks are waiting for this rank's result
     raise_on_difference(comm.all_gather((hashes, problem)))
 
 

@@ -25,9 +25,9 @@ def attach_stored_labels(
 ) -> List[Dict[str, Any]]:
     """Gives each record its stored labels and leaves out the images that the file does not list.
 
-    A file lists what its maker has looked at: an image without labels in it is one in which nothing
-    was found, and one that it does not list (damaged, or not selected for this phase) must not be
-    taken for empty.
+    The file lists every image that was labelled. If a listed image has no labels, nothing was found
+    in it. An image that is not listed (damaged, or not selected for this phase) must not count as
+    empty.
 
     Args:
         records: of unlabelled images. path: the file; images are found by file name (the end of the
@@ -61,8 +61,7 @@ def attach_stored_labels(
             "classes": table[:, 5].astype(np.int64),
         }
         found.append((owner[image["id"]], stored))
-    # The order of the records decides which image the sampler draws: it must not depend on the
-    # file's.
+    # Keep the order of the records, because it decides which images the sampler draws.
     kept: List[Dict[str, Any]] = []
     for index, stored in sorted(found, key=lambda pair: pair[0]):
         kept.append(Record(records[index], stored=stored))

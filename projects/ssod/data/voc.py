@@ -87,8 +87,8 @@ def parse_box(item: ElementTree.Element) -> List[float]:
         return []
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
         return []
-    # By that rule xmin = xmax would be one pixel wide; in practice it is a slip of the annotator,
-    # so it gets no area.
+    # By that rule xmin = xmax would be one pixel wide. In practice it is a labelling error, so the
+    # box gets no area.
     if x1 <= x0 or y1 <= y0:
         return [x0, y0, x0, y0]
     return [x0 - 1, y0 - 1, x1, y1]

@@ -114,8 +114,8 @@ class CosineROIHeads(StandardROIHeads):
 class C2AM(Method):
     """Trains the box head with the C2AM loss, on both streams.
 
-    `MODEL.ROI_HEADS.NAME` must be "CosineROIHeads": whoever loads the saved weights knows about the
-    cosines by it.
+    `MODEL.ROI_HEADS.NAME` must be "CosineROIHeads", so that loading the weights rebuilds the cosine
+    classifier.
 
     Args:
         scale: s. alpha: of the margins.

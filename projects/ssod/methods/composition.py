@@ -1,4 +1,4 @@
-"""Which methods can be listed together: what each needs, and which exclude each other."""
+"""Checks which methods can be listed together: requirements and exclusions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _check_requirements(kinds: Kinds) -> None:
 
 def _check_exclusions(kinds: Kinds) -> None:
     names = list(kinds)
-    # Who needs a method: the user may have listed it for their sake alone.
+    # The methods that need each method, for the message: it may be listed only because of them.
     needed_by: Dict[str, List[str]] = {
         name: [other for other, kind in kinds.items() if name in kind.requires] for name in names
     }

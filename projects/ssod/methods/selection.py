@@ -1,6 +1,4 @@
-"""Score thresholds that methods select pseudo-labels with: those of a config, and the RPN's own;
-how many they select.
-"""
+"""Score thresholds of the methods that select pseudo-labels, and how many labels pass."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def rpn_masks(pseudo: PseudoLabels, threshold: float) -> Optional[List[Tensor]]:
 
 
 def selection_floors(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
-    """Of each method of a config that selects: its `selection_key` and its `selection_floor`."""
+    """The `selection_key` and `selection_floor` of each method in the config that selects."""
     kinds = {name: METHOD_REGISTRY.get(name) for name in cfg.SSOD.METHODS}
     return {
         name: (kind.selection_key, kind.selection_floor(cfg))

@@ -1,5 +1,4 @@
-"""What the formats of annotation tools share: from the labels of each image to Detectron2's
-records.
+"""The base class of annotation tools' formats: turns each image's labels into records.
 
 A format reads its files in `read`, with a `LabelReader` that finds the images, checks the boxes and
 counts what cannot be used.
@@ -62,7 +61,7 @@ class ImageLabels:
 
 @dataclass
 class Reading:
-    """All that a set's files say.
+    """The content of a set's files.
 
     Args:
         images: sorted by path, those without labels too.
@@ -111,7 +110,7 @@ class LabelReader:
             return None
 
     def mark_labelled(self, entry: ImageLabels) -> ImageLabels:
-        """From here on the image counts as labelled, be it without a box. Its size is read."""
+        """Marks the image as labelled, even if it has no box, and reads its size."""
         if entry.boxes is None:
             entry.boxes = []
             try:
@@ -172,7 +171,7 @@ class LabelReader:
 
 @dataclass(frozen=True)
 class AnnotatedSet(ABC):
-    """A declared dataset whose format has a `read`: all else follows from what that returns.
+    """A declared dataset. A format only implements `read`; everything else follows from its result.
 
     ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS.
     CLASSES, where it is given, fixes the classes and their order.
@@ -321,7 +320,7 @@ def _read_once(dataset: AnnotatedSet, files: int, stamp: int) -> Reading:
 
 
 def _warn_of_twins(source: str, names: Sequence[str]) -> None:
-    """Two spellings of a class are two classes, which is seldom meant."""
+    """Warns about two spellings of a class name, which count as two classes."""
     spellings: Dict[str, List[str]] = {}
     for name in names:
         spellings.setdefault("".join(name.lower().split()), []).append(name)

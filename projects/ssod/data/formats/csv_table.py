@@ -202,7 +202,7 @@ def _numbers(table: Table, row: List[str]) -> Optional[List[float]]:
         x, y, right, bottom = values
     except (TypeError, ValueError):
         return []
-    # A negative width is no other way to draw a box, so it is left for `box_problem` to find.
+    # A negative width is an error, so it is kept for `box_problem` to find.
     return [x, y, x + right, y + bottom] if table.is_size else ordered(x, y, right, bottom)
 
 

@@ -13,7 +13,7 @@ _READING = ("classes", "labeled_records", "unlabeled_records", "names_to_hash", 
 
 
 class _HintedError(UserError):
-    """A message to which nothing is to be added."""
+    """An error whose message already names the right FORMAT."""
 
 
 def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optional[str]:
@@ -28,9 +28,7 @@ def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optio
     for path in paths:
         try:
             found = find_datasets(path) if os.path.exists(path) else []
-        except (
-            Exception
-        ):  # a guess must not hide the message about a file that is broken in any way
+        except Exception:  # a failed guess must not hide the message about the broken file
             continue
         if found and all(one.format != declared for one in found):
             node = dict(found[0].node)

@@ -171,7 +171,7 @@ def _is_region(value: Any) -> bool:
 def _add_regions(reader: LabelReader, entry: ImageLabels, regions: List[Any], where: str) -> None:
     for number, label, value, size in _labelled(regions):
         place = f"{where} region {number + 1}"
-        # Percent of the image as it is now, which may have been shrunk since.
+        # Percent of the current image, which may have been resized after labelling.
         width, height = entry.size[::-1] if entry.size else size or (0, 0)
         box = region_box(value, width, height)
         if box is None:

@@ -78,8 +78,7 @@ def _find_image(reader: LabelReader, relative: str, written: str) -> Optional[Im
     """The image beside the file, else the one of the same name in a parallel folder, else the one
     that the file names.
 
-    <filename> and <path> come last: files are renamed and moved together with their images, and
-    nobody changes them.
+    <filename> and <path> come last, because they are not updated when files are renamed or moved.
     """
     try:
         return reader.add_image(reader.folder.of_stem(relative))

@@ -163,7 +163,7 @@ class ClassBalance(nn.Module):
         """Takes a micro-batch in; every rank must call it. Arguments as in `measure`."""
         batch = self.measure(outputs, applied)
         all_reduce_sum([batch])
-        # The trainer reports a loss that diverged; this must not fail before.
+        # If the loss diverged, the trainer reports it, so this must not fail first.
         self.gradients.lerp_(torch.nan_to_num(batch), 1 - self.decay)
         self.updates += 1
         if self.solver == "direct":
@@ -178,7 +178,7 @@ class ClassBalance(nn.Module):
                 momentum=self.momentum,
                 loss_weight=self.align_weight,
             )
-        # As tensors, so that a GPU need not be waited for.
+        # Tensors avoid a GPU synchronisation.
         due = (self.updates >= self.first_update) & (self.updates % self.micro_batches == 0)
         self.logits.copy_(torch.where(due, moved, self.logits))
         self.velocity.copy_(torch.where(due, velocity, self.velocity))

@@ -19,8 +19,8 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
     (Eq. 3, 4).
 
     Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1 and the others
-    sum to their number. Should background be among them, the last class that is left gives its
-    equation for the sum. A singular system is solved in the least-squares sense. Weights may be
+    sum to their number. If background is among them, the sum replaces the equation of the last
+    remaining class. A singular system is solved in the least-squares sense. Weights may be
     negative, as the paper says; they are not clamped.
 
     Args:
@@ -49,15 +49,15 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
 def _equilibrate(matrix: Tensor) -> Tuple[Tensor, Tensor]:
     """Scales rows and columns until the largest entry of each is about 1.
 
-    A moving average leaves both of very different size: a class that was not drawn for long has a
-    column that has decayed, while its row still receives gradients.
+    A moving average makes their sizes differ: the column of a class that was not drawn for long has
+    decayed, while its row still receives gradients.
 
     Args:
         matrix: (n, n), without zero rows or columns.
 
     Returns:
-        The scaled (n, n) and the columns' factors (n,), at most 1: what solves the scaled rows,
-        times these, solves the matrix's.
+        The scaled (n, n), and the columns' factors (n,), at most 1. A solution of the scaled system
+        times these factors solves the original one.
     """
     factors = torch.ones_like(matrix[0])
     for _ in range(10):

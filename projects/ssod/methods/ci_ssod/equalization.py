@@ -123,8 +123,8 @@ class SigmoidROIHeads(StandardROIHeads):
 class EQLv2(Method):
     """Trains the box head with EQL v2's loss, on both streams, and keeps its gradient sums.
 
-    `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads": whoever loads the saved weights knows about
-    the sigmoids by it.
+    `MODEL.ROI_HEADS.NAME` must be "SigmoidROIHeads", so that loading the weights rebuilds the
+    sigmoid classifier.
     """
 
     config_key = "EQLV2"

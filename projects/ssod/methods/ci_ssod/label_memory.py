@@ -1,4 +1,4 @@
-"""The last pseudo-labels of each unlabelled image, as far as sampling needs them.
+"""The part of each unlabelled image's last pseudo-labels that sampling needs.
 
 Shapes: M rows, one for each (image, class) pair with a pseudo-label; K foreground classes.
 """
@@ -22,9 +22,9 @@ _Rows = Tuple[Tensor, Tensor]
 class LabelMemory(nn.Module):
     """Per visited image, the highest score of each class among its selected pseudo-labels.
 
-    Eq. 11 takes a maximum over an image's labels that grows with the score, so nothing else of them
-    matters. 12 bytes a row: LVIS and Objects365 need some 100 MB, where (images x classes) tables
-    would take gigabytes. Visits are collected and merged when somebody asks.
+    Eq. 11 takes a maximum that grows with the score, so only the highest score of each class
+    matters. A row takes 12 bytes: LVIS and Objects365 need about 100 MB, where (images x classes)
+    tables would take gigabytes. Visits are collected, and merged when they are read.
 
     Args:
         num_classes: K.
@@ -42,9 +42,7 @@ class LabelMemory(nn.Module):
         return int((self._merged()[0] % self._slots == 0).sum())
 
     def remember(self, samples: Sequence[Sample], pseudo: PseudoLabels) -> None:
-        """Replaces what is known of these images, on every rank by what all ranks have seen in this
-        step.
-        """
+        """Replaces, on every rank, the stored labels of the images that any rank saw."""
         rows = self._pack(samples, pseudo)
         parts = comm.all_gather(rows) if comm.get_world_size() > 1 else [rows]
         self._visits.append(_join(parts))
@@ -70,8 +68,8 @@ class LabelMemory(nn.Module):
         return self._rows
 
     def _last_visits(self) -> _Rows:
-        """Of the images visited since the last merge, the rows of the last visit, each key once
-        with its best score.
+        """Rows of the last visit of images visited since the last merge; each key has its best
+        score.
         """
         keys, scores = _join(self._visits)
         lengths = torch.tensor([len(visit) for visit, _ in self._visits])

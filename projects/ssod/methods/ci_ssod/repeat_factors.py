@@ -1,4 +1,4 @@
-"""How often to draw which unlabelled image (CI-SSOD, Eq. 10 and 11).
+"""How often each unlabelled image is drawn (CI-SSOD, Eq. 10 and 11).
 
 Shapes: N unlabelled images, M pseudo-labels of all images, K foreground classes.
 """

@@ -111,10 +111,10 @@ class RepeatFactorSampling(Method):
 class ClassRebalancingSampling(RepeatFactorSampling):
     """Draws unlabelled images with confident pseudo-labels of rare classes more often (Eq. 10, 11).
 
-    Mutual learning is cut into generations; at the beginning of each, factors are computed from the
-    labels that the main branch trained on at the last visit of each image after warm-up. Images
-    that were never visited have factor 1 and are not counted in Eq. 10. The class thresholds are
-    those of the method that has some (GbT, LabelMatch), else the fixed one.
+    Mutual learning is divided into generations. At the start of each one, factors are computed from
+    every image's last visit after warm-up, with the labels that the main branch trained on. Images
+    that were never visited have factor 1 and are not counted in Eq. 10. The thresholds are those of
+    the method with class thresholds (GbT, LabelMatch), or else the fixed one.
 
     The paper gathers statistics at a generation's end. Here ranks exchange them in each step,
     because Detectron2's checkpoints hold rank 0's state alone and a run may be resumed in the

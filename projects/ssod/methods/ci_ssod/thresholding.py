@@ -86,7 +86,7 @@ class GradientThresholding(ClassThresholds):
         self.base, self.low, self.high = base, low, high
         self.score_decay = score_decay
         self.use_gradient, self.use_score = use_gradient, use_score
-        # NaN would not survive comparisons of states: 0 stands for a class that was not seen yet.
+        # 0 stands for a class not seen yet. NaN would make equal states compare as different.
         self.register_buffer("score_means", torch.zeros(num_classes))
 
     @classmethod

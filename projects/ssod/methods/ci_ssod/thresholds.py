@@ -18,8 +18,7 @@ def class_thresholds(
     low: float = 0.5,
     high: float = 0.9,
 ) -> Tensor:
-    """Lower thresholds for classes that need more weight, and for classes of which the teacher is
-    less sure.
+    """Gives lower thresholds to classes with a high weight or with low teacher scores.
 
     `min(theta_p, theta_s)` clamped to [low, high], with `theta_p = min(base, base / w_c)` (Eq. 9)
     and `theta_s = base * s_c / mean(s)`, the mean over the classes seen. The second formula and the
@@ -57,6 +56,6 @@ def matching_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
     """
     bins = histogram.shape[1]
     above = histogram.flip(1).cumsum(1)  # from bin B-1 downwards
-    # Sums of a moving average carry rounding errors: as many as wanted must pass.
+    # A moving average has rounding errors; without a tolerance one label too few would pass.
     kept = (above <= wanted[:, None] * (1 + 1e-6)).sum(1)
     return 1.0 - kept.to(histogram.dtype) / bins

@@ -21,7 +21,7 @@ from ssod.methods.shared.relabelling import Labelled, Relabelling
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
-# Keeps a class that one side has never seen from a ratio of 0 or infinity; the authors' value.
+# Avoids a ratio of 0 or infinity for a class that one side has never seen; the authors' value.
 _SMOOTHING = 1e-6
 
 

@@ -15,9 +15,8 @@ ADDED = "crest_labels"
 def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
     """`mu_c = (N_(K+1-c) / N_1) ** (1 / alpha)`: the share of a class's pseudo-labels that is kept.
 
-    Classes are ranked by their number of labels, c = 1 the most frequent one, whose share is that
-    of the rarest: the rarer the class, the more of its pseudo-labels are kept, and of the rarest
-    all.
+    Classes are ranked by their number of labels, with c = 1 the most frequent. The rarer a class,
+    the more of its pseudo-labels are kept; the rarest keeps all.
 
     Args:
         class_counts: (K,) labels of each class in the labelled set. Ties keep class order.
@@ -45,7 +44,7 @@ def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
     kept = torch.zeros(len(classes), dtype=torch.bool)
     for label in classes.unique().tolist():
         own = (classes == label).nonzero().flatten()
-        # A share of 0.3 of 10 labels is 3, whatever binary fractions make of it.
+        # A share of 0.3 of 10 labels must be 3, in spite of rounding errors.
         count = int(len(own) * float(shares[label]) + 1e-9)
         kept[own[scores[own].argsort(descending=True, stable=True)[:count]]] = True
     return kept

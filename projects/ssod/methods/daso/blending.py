@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logit of a class without prototype: its probability is 0 in single precision, and nothing becomes
-# infinite.
+# Logit of a class without prototype. It gives probability 0 in single precision and stays finite.
 _NEVER = -1e4
 
 
@@ -37,8 +36,8 @@ def semantic_distribution(
 
 
 def blending_shares(counts: Tensor, temperature: float) -> Tensor:
-    """`v_k = (n_k / max n) ** (1 / temperature)`: the more frequent a class among the
-    pseudo-labels, the less its linear classifier is trusted; 0 where nothing was counted.
+    """`v_k = (n_k / max n) ** (1 / temperature)`, the weight of the semantic distribution. Frequent
+    classes among the pseudo-labels get a high weight; 0 where nothing was counted.
 
     Args:
         counts: (K,) pseudo-labels of each class.
@@ -52,8 +51,7 @@ def blending_shares(counts: Tensor, temperature: float) -> Tensor:
 def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor) -> Tensor:
     """`(1 - v_k) p + v_k q`, k the most probable class of p.
 
-    A detector's p leaves a part to background: q is scaled to the foreground's part, which so stays
-    what it was.
+    A detector's p leaves a part to background, so q is scaled to p's foreground part.
 
     Args:
         probabilities: (M, K) p, rows sum to 1 or less. semantic: (M, K) q. shares: (K,) v.

@@ -156,7 +156,7 @@ class DASO(Relabelling):
         if view is None or context.step < self.first_step or self.loss_weight == 0:
             return {}
         assert view.view.pseudo is not None
-        # Of the strong view: without labels that a paste has hidden; pasted ones have no target.
+        # Labels of the strong view exclude those that a paste hides. Pasted labels have no target.
         rows = [row[row.selected] for row in view.view.pseudo.instances]
         rows = [row[row.get(_TARGET).sum(dim=1) > 0] for row in rows]
         features = view.maps.box_features(context.student.roi_heads, [r.gt_boxes for r in rows])

@@ -1,5 +1,4 @@
-"""The prototypical calibration block (DeFRCN, section 3.3): an ImageNet backbone has a say in the
-scores at test time.
+"""The prototypical calibration block (DeFRCN, section 3.3): an ImageNet backbone corrects scores.
 
 Shapes: M boxes of one image, B labelled boxes, K classes, D channels of the backbone's last stage.
 Boxes are XYXY in pixels of the image file.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssod.methods.defrcn.layers import ChannelAffine
 
-# What base training lets through, until the Method says otherwise.
+# Gradient shares of base training; the Method replaces them.
 _RPN_SCALE, _ROI_SCALE = 0.0, 0.75
 
 

@@ -23,14 +23,13 @@ MINORITY = "AP-minority"
 
 @METHOD_REGISTRY.register()
 class DeFRCN(Method):
-    """Decouples the backbone from the heads: the RPN does not train it, the RoI head hardly in
-    tuning.
+    """Decouples the backbone from the heads by scaling the gradients that reach it.
 
-    "base" learns the majority classes: labels of minority classes are left out. "tuning", from its
-    weights, learns all classes of a balanced set, with a frozen box head. `MODEL.ROI_HEADS.NAME`
-    must be "DecoupledROIHeads" and `MODEL.RPN.HEAD_NAME` "DecoupledRPNHead", so that whoever loads
-    the weights has their affine maps. The scores are calibrated at test time by
-    `ssod.tools.calibrate`.
+    "base" learns the majority classes: labels of minority classes are left out. "tuning" starts
+    from its weights and learns all classes of a balanced set, with a frozen box head.
+    `MODEL.ROI_HEADS.NAME` must be "DecoupledROIHeads" and `MODEL.RPN.HEAD_NAME` "DecoupledRPNHead",
+    so that loading the weights rebuilds their affine maps. The scores are calibrated at test time
+    by `ssod.tools.calibrate`.
 
     Args:
         phase: see above. rpn_gradient, roi_gradient: the part of the gradient that reaches the

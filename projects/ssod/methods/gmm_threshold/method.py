@@ -1,5 +1,4 @@
-"""Consistent-Teacher's adaptive threshold as a method: the teacher's recent scores decide what is
-selected.
+"""Consistent-Teacher's adaptive threshold as a method: it follows the teacher's recent scores.
 
 Shapes: K foreground classes, S stored scores of each.
 """
@@ -87,7 +86,7 @@ class GMMThreshold(ClassThresholds):
         # A class with fewer scores so far has the threshold INITIAL.
         node.MIN_SCORES = 10
         node.INITIAL = 0.5
-        # "boundary": what more probably comes from the high Gaussian; "mean": of that the scores
+        # "boundary": scores that more probably come from the high Gaussian. "mean": those of them
         # above its mean.
         node.POLICY = "mean"
         # Bounds of every threshold.
@@ -109,7 +108,7 @@ class GMMThreshold(ClassThresholds):
         if pseudo is None:
             return
         found = context.teacher_outputs
-        # What the teacher said, whatever other methods made of it.
+        # The teacher's own scores, before other methods change them.
         rows = found.detections if found is not None else pseudo.instances
         classes = [row.pred_classes if found is not None else row.gt_classes for row in rows]
         empty = torch.zeros(0)

@@ -88,8 +88,7 @@ def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
         positive &= scores.double() >= mixtures.means[:, 1:]
     elif policy != "boundary":
         raise ValueError(f"{policy!r} is none of {', '.join(POLICIES)}")
-    # The highest score started the high component; with it at the least there is always something
-    # to select.
+    # The highest score started the high component, so it is always selected.
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
     highest = torch.where(valid, scores, -math.inf).amax(dim=1)
     lowest = torch.where(positive, scores, math.inf).amin(dim=1)

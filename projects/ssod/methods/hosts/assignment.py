@@ -13,8 +13,7 @@ from torch import Tensor
 
 
 def candidate_labels(proposals: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """The bag of candidates of each label: proposals whose IoU with it is the best of all labels,
-    and high enough.
+    """Assigns each proposal to the label with which its IoU is highest, if that IoU is high enough.
 
     Args:
         proposals: (P, 4). labels: (M, 4). iou_threshold: at least this IoU.
@@ -31,12 +30,11 @@ def candidate_labels(proposals: Tensor, labels: Tensor, iou_threshold: float) ->
 def prediction_guided_assignment(
     candidates: Tensor, scores: Tensor, ious: Tensor, num_labels: int, top: int
 ) -> Tensor:
-    """Prediction-guided label assignment (PLA): of each bag the best by the teacher's predictions
-    are positive.
+    """Prediction-guided label assignment (PLA): the best candidates of each label become positive.
 
-    Quality is `sqrt(score * IoU)`. How many are positive is the sum of the bag's `top` highest
-    IoUs, rounded down, but at least one: the better the teacher localises an object, the more
-    proposals learn it.
+    Quality is `sqrt(score * IoU)`, from the teacher's predictions. The number of positives is the
+    sum of the label's `top` highest IoUs, rounded down, but at least one. So the better the teacher
+    localises an object, the more proposals learn it.
 
     Args:
         candidates: (P,) from `candidate_labels`. scores: (P,) the teacher's probability of the
@@ -62,8 +60,8 @@ def prediction_guided_assignment(
 
 
 def consistency_votes(ious: Tensor, labels: Tensor, num_labels: int) -> Tensor:
-    """Positive-proposal consistency voting (PCV): a label weighs the mean IoU of what its positive
-    RoIs predict for it.
+    """Positive-proposal consistency voting (PCV): a label's weight is the mean IoU of its positive
+    RoIs.
 
     Args:
         ious: (F,) of each positive RoI's predicted box with its label's. labels: (F,) int64 in [0,

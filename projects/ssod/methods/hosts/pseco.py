@@ -48,8 +48,7 @@ _LABEL_COLUMN = "pseco_label"
 
 @METHOD_REGISTRY.register()
 class PseCo(Method):
-    """Labels with `score > score_threshold`; which RoIs learn them, and how much their boxes count,
-    predictions say.
+    """Selects labels with `score > score_threshold`; predictions assign and weigh their RoIs.
 
     Unlabelled RoIs are the teacher's proposals, assigned by `prediction_guided_assignment` on the
     teacher's predictions. Box regression is weighted by `consistency_votes` on the student's. The
@@ -140,8 +139,7 @@ class PseCo(Method):
             first = rows.stop
             boxes = proposals.proposal_boxes.tensor
             own = self._assign(context.teacher, boxes, found.predictions[rows], target)
-            # A label that no proposal is near (an object pasted into the strong view) brings its
-            # own box.
+            # If no proposal is near a label, its own box is added; pasted objects need this.
             missing = torch.ones(len(target), dtype=torch.bool, device=own.device)
             missing[own[own >= 0]] = False
             alone = missing.nonzero().flatten()

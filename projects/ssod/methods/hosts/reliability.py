@@ -13,9 +13,9 @@ from torch import Tensor
 def soft_background_weights(scores: Tensor, images: Tensor, num_images: int) -> Tensor:
     """`w_j = n r_j / sum_k r_k` over the n background RoIs of each image: they weigh 1 in the mean.
 
-    The paper's weights (its Eq. 4) sum to 1 in a sum that it sets beside a mean over the
-    foreground; here both are divided by the number of RoIs, so that the background's share of the
-    loss stays what it is without weights.
+    The paper's weights (its Eq. 4) sum to 1, and it adds this sum to a mean over the foreground.
+    Here both parts are divided by the number of RoIs. So the background keeps the share of the loss
+    that it has without weights.
 
     Args:
         scores: (R,) r, the teacher's background probabilities. images: (R,) int64 in [0, N).
@@ -27,7 +27,7 @@ def soft_background_weights(scores: Tensor, images: Tensor, num_images: int) -> 
     count, total = scores.new_zeros(2, num_images).unbind()
     count = count.index_add(0, images, torch.ones_like(scores))
     total = total.index_add(0, images, scores)
-    # Below the smallest normal number nothing is left of the ratios.
+    # Below the smallest normal number the ratios are not reliable.
     known = total > torch.finfo(scores.dtype).tiny
     factor = torch.where(known, count / total.where(known, 1.0), 0.0)
     return torch.where(known[images], scores * factor[images], 1.0)
@@ -60,6 +60,6 @@ def box_deviation(refined: Tensor, boxes: Tensor) -> Tensor:
         (M,); sides below one pixel count as one pixel.
     """
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).repeat(1, 2)
-    # Written out: torch.std warns where there are no boxes.
+    # Not torch.std, which warns if there are no boxes.
     variance = (refined - refined.mean(dim=0)).square().sum(dim=0) / (len(refined) - 1)
     return (variance.sqrt() / sizes).mean(dim=1)

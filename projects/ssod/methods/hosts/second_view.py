@@ -14,12 +14,11 @@ from ssod.methods.shared.half_size import level_below
 def align_levels(
     maps: FeatureMaps, names: Collection[str], image_sizes: Sequence[Tuple[int, int]]
 ) -> FeatureMaps:
-    """Features of half-size images under the names that the full-size images' features of the same
-    stride have.
+    """Renames features of half-size images to the full-size levels that have the same stride.
 
     P2 of an image at half its size has the stride of P3 in pixels of the whole one: proposals,
-    anchors and targets of the full-size image then fit as they are. The finest level, which has
-    none below, is its own map enlarged by 2.
+    anchors and targets of the full-size image then fit unchanged. The finest level has no level
+    below it, so its own map is enlarged by 2.
 
     Args:
         maps: of the half-size images. names: levels that are wanted ("p3", ...). image_sizes:

@@ -35,16 +35,15 @@ _SCALAR_PERIOD = 20
 
 @METHOD_REGISTRY.register()
 class SoftTeacher(Method):
-    """Classification and box regression trust different pseudo-labels, and RoIs are assigned for
-    each of them.
+    """Selects pseudo-labels for classification and box regression separately, each with its own
+    RoIs.
 
     Classification (the main branch): labels with `score > score_threshold`; every other RoI is
     background, weighted by the teacher's background score of the same box
     (`soft_background_weights`). The RPN may have a threshold of its own. Regression: labels with
     `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or not.
-    They have `roi_reg_weight` 1; RoIs are matched with and sampled for them anew, and the main
-    branch's own regression is switched off. The RPN regresses those of the selected labels that are
-    reliable.
+    They have `roi_reg_weight` 1. RoIs are matched and sampled again for them, and the main branch's
+    own regression is switched off. The RPN regresses the selected labels that are also reliable.
 
     Args:
         score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold: 0:
@@ -128,7 +127,8 @@ class SoftTeacher(Method):
         candidates = [row[index] for row, index in zip(pseudo.instances, rows)]
         jittered = []
         for row, sample in zip(candidates, context.batch.unlabeled):
-            # A function of the sample alone, so that hooks that call `refine` too disturb nothing.
+            # It depends on the sample alone, so that hooks may call `refine` without changing
+            # training.
             generator = torch.Generator().manual_seed(sample.ref.position)
             draws = torch.rand((self.num_jitters, len(row), 4), generator=generator) * 2 - 1
             boxes = row.gt_boxes.tensor
@@ -207,8 +207,7 @@ class SoftTeacher(Method):
         found = roi_losses(
             heads, rois, predictions, torch.zeros_like(weights), weights, "cross_entropy", 0.0
         )
-        # Divided by all sampled RoIs, as everywhere, though only the foreground has gone through
-        # the head.
+        # Divided by all sampled RoIs, although only the foreground has gone through the head.
         share = len(weights) / max(count, 1)
         return {"loss_box_reg_reliable": self.unsup_loss_weight * share * found["loss_box_reg"]}
 

@@ -1,8 +1,7 @@
-"""A second branch of the box head on half-size images: what PIM and MLC have in common (LSM,
-section 3.3).
+"""A second branch of the box head on half-size images, the base of PIM and MLC (LSM, section 3.3).
 
-It takes the strong unlabelled images at half their size and the main branch's RPN proposals,
-matches and samples these anew with labels of its own, and pools them shift-aligned (half_size.py).
+It takes the strong unlabelled images at half their size and the main branch's RPN proposals. It
+matches and samples the proposals with its own labels and pools them shift-aligned (half_size.py).
 
 Shapes: N images, R sampled RoIs over all of them, K foreground classes, D box-head channels.
 """
@@ -37,7 +36,7 @@ from ssod.structures import PseudoLabels, Views, make_targets
 
 @dataclass
 class BranchOutputs:
-    """What the branch computed in one step.
+    """The branch's RoIs and predictions in one step.
 
     Attributes:
         rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size
@@ -105,7 +104,7 @@ class HalfSizeBranch(Method):
         cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
 
-    # Whether labels regress that do not in the main branch.
+    # Whether labels also regress that do not regress in the main branch.
     all_regress = True
 
     def __init__(
@@ -164,7 +163,7 @@ class HalfSizeBranch(Method):
         return add_half_size_view(views)
 
     def run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
-        """The branch's RoIs and predictions, computed once a step by whoever needs them first."""
+        """The branch's RoIs and predictions, computed at the first call of a step."""
         if self.name not in context.shared:
             context.shared[self.name] = self._run(outputs, context)
         return context.shared[self.name]
@@ -173,7 +172,7 @@ class HalfSizeBranch(Method):
         view = outputs.unlabeled
         assert view is not None and view.view.pseudo is not None
         heads = context.student.roi_heads
-        # The labels of the view, which pasted objects belong to, not the teacher's own.
+        # The labels of the view rather than the teacher's, because they include pasted objects.
         masks = self.masks(view.view.pseudo, context)
         targets = branch_targets(view.view.pseudo, masks, self.all_regress)
         # Sampling counts RoIs under names that belong to the main branch.

@@ -1,6 +1,4 @@
-"""What LSM is compared with: multi-scale label consistency (Table 4) and mining by area (Table 5,
-row 2).
-"""
+"""LSM's comparators: multi-scale label consistency (Table 4), mining by area (Table 5, row 2)."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class MLC(HalfSizeBranch):
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
-        # Not PIM's 0.5, which is there for its doubtful labels: these are the main branch's own.
+        # Higher than PIM's 0.5, because these are the main branch's labels and not doubtful ones.
         cfg.SSOD.MLC = CfgNode({"LOSS_WEIGHT": 1.0})
 
     @classmethod
@@ -102,7 +100,7 @@ class AreaMining(Method):
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         masks = []
         for row, sample in zip(pseudo.instances, context.batch.unlabeled):
-            # How many pixels of the view one of the file's covers: the view is resized at random.
+            # Pixels of the view per pixel of the file, because the view is resized at random.
             scale = abs(float(np.linalg.det(sample.geometry.matrix[:, :2])))
             large = row.gt_boxes.area() > self.min_area * scale
             masks.append(

@@ -26,11 +26,11 @@ def self_distillation_loss(
     """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`,
     over R (Eq. 7).
 
-    The division is that of Eq. 5 and 6, whose losses have the same indicator inside a mean over all
-    RoIs. So a RoI weighs as much as in the losses beside this one, however few are in the interval.
-    The auxiliary classifier has seen low-confidence labels, so its distribution is the target;
-    neither side is detached, so the main branch teaches it as well. The direction and temperature 1
-    are decisions: the paper only says KL.
+    R divides the sum as in Eq. 5 and 6, which average over all RoIs with the same indicator. So a
+    RoI weighs as much as in these losses, even if few are in the interval. The auxiliary classifier
+    has seen low-confidence labels, so its distribution is the target. Neither side is detached, so
+    the main branch teaches it as well. The paper only says KL; its direction and temperature 1 are
+    our decisions.
 
     Args:
         main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the

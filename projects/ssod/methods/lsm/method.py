@@ -117,9 +117,8 @@ class PIM(HalfSizeBranch):
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, selected by the main branch or not.
 
-        Where a method (TwoStageFilter) has found that a class is absent from an image, PIM does not
-        learn it there either, however high the score: a low score is doubtful evidence, an image
-        without the class is evidence against it.
+        If a method (TwoStageFilter) finds a class absent from an image, PIM does not learn that
+        class there, even with a high score.
         """
         masks = [row.scores > self.alpha for row in pseudo.instances]
         for method in context.methods.values():
@@ -203,8 +202,8 @@ class SelfDistillation(Method):
     """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence
     (Eq. 7).
 
-    Labels of a step with few of them weigh no more than those of a step with many: the sum over
-    RoIs is divided by the number that PIM sampled, as its own losses are.
+    The sum over RoIs is divided by the number that PIM sampled, as in PIM's own losses. So a label
+    weighs the same in steps with few and with many labels.
 
     Args:
         loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq.
@@ -239,7 +238,7 @@ class SelfDistillation(Method):
         pim = find_method(context.methods, PIM)
         assert pim is not None
         branch = pim.run(outputs, context)
-        # Of PIM's RoIs the main branch pools only those that count.
+        # The main branch pools only the RoIs of PIM that are in the interval.
         counting = [
             in_interval(roi.gt_scores, pim.alpha, pim.upper_scores(roi.gt_classes, context))
             for roi in branch.rois

@@ -14,7 +14,7 @@ __all__ = [
     "similarity_loss",
 ]
 
-# Labelling offline is built on the methods, so its parts are looked up when first used.
+# Offline labelling imports the methods, so this package imports its parts only when they are used.
 _ELSEWHERE = {
     "image_certainty": "ssod.pseudo_labels.certainty",
     "intersect_pseudo_labels": "ssod.pseudo_labels.intersection",

@@ -31,7 +31,7 @@ _LEAST_SIDE = 256  # smaller images are enlarged to about this
 
 @dataclass
 class WeightedImage:
-    """An unlabelled image with what its RoIs weigh.
+    """An unlabelled image with the weights of its RoIs.
 
     Attributes:
         image: uint8 (3, H, W) in the model's channel order. boxes: (R, 4) RoIs in its pixels.

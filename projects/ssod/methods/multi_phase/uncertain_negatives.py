@@ -60,9 +60,9 @@ class UncertainNegatives(Method):
     """Region-uncertainty guided RoI re-weighting (Eq. 2-7) on the background RoIs of unlabelled
     images.
 
-    The similarity of two RoIs is that of a linear embedding of their detached box-head features,
-    learnt from how the boxes lie in each other, on both streams (the boxes are right on labelled
-    images, and burn-in has no others).
+    Similarity is measured on a linear embedding of detached box-head features. The embedding learns
+    from the overlap of boxes, on both streams: labelled boxes are correct, and burn-in has no
+    others.
 
     Args:
         a, b, c1, c2: of Eq. 5. mode: "full", or "soft_sampling" for the overlap factor alone.
@@ -214,7 +214,7 @@ class UncertainNegatives(Method):
         return weight_section(run)
 
     def _embed(self, features: Tensor) -> Tensor:
-        # In single precision, as all that follows.
+        # In single precision, like everything after it.
         with torch.autocast(features.device.type, enabled=False):
             return self.embedding(features.float())
 
@@ -226,8 +226,7 @@ def _background(view: ViewOutputs) -> int:
 def _pad(views: Sequence[ViewOutputs]) -> _PaddedRois:
     """All images of the views, with rows of zeros up to the largest number of RoIs.
 
-    The counts are known without asking the GPU, so a whole batch takes a handful of kernels and no
-    waiting.
+    The counts are known on the CPU, so a whole batch takes a few kernels and no synchronisation.
     """
     rois = [roi for view in views for roi in view.rois]
     counts = [len(roi) for roi in rois]

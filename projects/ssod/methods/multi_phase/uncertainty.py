@@ -1,5 +1,4 @@
-"""How certain a background RoI is: it lies apart from, and looks unlike, every positive RoI of its
-image.
+"""How certain a background RoI is: the less it overlaps or resembles positive RoIs, the more.
 
 "Data-Uncertainty Guided Multi-Phase Learning for Semi-Supervised Object Detection", Eq. 2-7.
 Shapes: N background RoIs, P positive RoIs, D feature channels; every tensor may have further, equal

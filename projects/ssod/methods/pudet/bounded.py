@@ -47,7 +47,7 @@ def bounded_classification_distillation(
 def bounded_box_distillation(
     student_deltas: Tensor, teacher_deltas: Tensor, gt_deltas: Tensor
 ) -> Tensor:
-    """`min(||t_s - t_t||_1, ||t_s - t*||_1)` per box, averaged (Eq. 15): whoever is nearer teaches.
+    """`min(||t_s - t_t||_1, ||t_s - t*||_1)` per box, averaged (Eq. 15): the nearer target counts.
 
     Args:
         student_deltas, teacher_deltas, gt_deltas: (F, 4) of foreground proposals; only the

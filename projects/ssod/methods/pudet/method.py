@@ -74,9 +74,9 @@ class BoundedDistillation(Method):
     """Hint on FPN maps, and classification and box regression on the teacher's proposals, bounded
     by the ground truth.
 
-    Teacher and student see the same images, as in the paper: whatever methods did to the student's
-    view (pasted objects), the teacher judges that view. On unlabelled images the pseudo-labels in
-    use are the ground truth.
+    Teacher and student see the same images, as in the paper. If a method changes the student's view
+    (pasted objects), the teacher sees the changed view too. On unlabelled images the selected
+    pseudo-labels take the place of the ground truth.
 
     Args:
         teacher: None for the moving average, which teaches from the end of burn-in on.
@@ -149,7 +149,7 @@ class BoundedDistillation(Method):
         frozen = node.TEACHER == "frozen"
         return {
             "teacher": FrozenTeacher.from_config(cfg) if frozen else None,
-            # The moving average of the first steps has nothing to teach.
+            # During burn-in the moving average is not yet a useful teacher.
             "start_step": 0 if frozen else cfg.SSOD.BURN_IN_STEPS,
             "hint": node.HINT,
             "cls": node.CLS,
@@ -180,8 +180,8 @@ class BoundedDistillation(Method):
                     "use a teacher with the same levels, or switch HINT off."
                 )
             layer = nn.Conv2d(ours[level].channels, theirs[level].channels, 3, padding=1)
-            # Begins as the identity: with a random start, the student would first be pulled towards
-            # random maps.
+            # It starts as the identity. A random start would first pull the student towards random
+            # maps.
             nn.init.dirac_(layer.weight)
             nn.init.constant_(layer.get_parameter("bias"), 0.0)
             self.adapters[level] = layer
@@ -218,15 +218,15 @@ class BoundedDistillation(Method):
     def _teacher_maps(
         self, teacher: GeneralizedRCNN, streams: List[ViewOutputs]
     ) -> List[FeatureMaps]:
-        """Of the student's own images, in the student's batches: group norm feels how much padding
-        there is.
+        """The teacher's maps of the student's images, in the same batches, so that padding is the
+        same.
         """
         images: List[Tensor] = []
         batches: Dict[Tuple[int, ...], List[int]] = {}
         for view in streams:
             for group in view.maps.groups:
-                # Batches of the student's pass differ in size, so that the size tells which one a
-                # part comes from.
+                # Batches of the student's pass differ in size, so the size identifies the batch of
+                # each part.
                 size = tuple(next(iter(group.features.values())).shape[2:])
                 batches.setdefault(size, []).extend(len(images) + i for i in group.indices)
             images += view.view.images
@@ -348,6 +348,6 @@ class BoundedDistillation(Method):
             return None
         remark = (
             "<p class=soft>Only the first share is distilled in classification, and only the second in the hint; at "
-            "0 the teacher has nothing to say about these images.</p>"
+            "0 nothing is distilled on these images.</p>"
         )
         return Section("Bounded distillation", remark + grid([c for c in charts if c]))

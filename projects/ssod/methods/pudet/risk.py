@@ -29,7 +29,7 @@ def nnpu_risk(
         A scalar. A mean over no example is 0, so an empty input gives a zero that back-propagates.
 
     Raises:
-        UserError: the prior or the loss is none.
+        UserError: the prior is not between 0 and 1, or the loss does not exist.
     """
     positive, negative = _parts(positive_logits, unlabelled_logits, prior, loss)
     return positive + negative.clamp(min=0.0)
@@ -43,11 +43,10 @@ def nnpu_ascent(
     gamma: float = 1.0,
     loss: str = "sigmoid",
 ) -> Tensor:
-    """What to minimise instead of `nnpu_risk` for Kiryo's Algorithm 1, which undoes overfitting
-    instead of pausing.
+    """The value to minimise in Kiryo's Algorithm 1, which undoes overfitting (`nnpu_risk` pauses).
 
-    Where the negative part N = R_u^- - pi R_p^- lies below -beta the step ascends it: the value is
-    -gamma N. Else it is the unclamped risk.
+    If the negative part N = R_u^- - pi R_p^- is below -beta, the value is -gamma N, so that the
+    step raises N. Otherwise it is the unclamped risk.
 
     Args:
         beta: how far below 0 the negative part may go. gamma: in [0, 1], discounts the ascending

@@ -17,8 +17,7 @@ _KEY = "SSOD.BOUNDED_DISTILLATION"
 class FrozenTeacher:
     """A trained detector in eval mode and without gradients.
 
-    It is no `nn.Module` and no part of one, so that DDP, the optimiser, checkpoints and the moving
-    average never see it.
+    It is not an `nn.Module`, so DDP, the optimiser, checkpoints and the moving average ignore it.
 
     Args:
         cfg: its own config. weights: a weights file, or a full checkpoint, whose teacher it is.

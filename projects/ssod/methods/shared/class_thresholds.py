@@ -1,4 +1,4 @@
-"""What all methods with one score threshold per class share."""
+"""The base class of methods with one score threshold per class."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ClassThresholds(Method):
     """Keeps pseudo-labels with `score >= threshold of their class`; their boxes classify but do not
     regress.
 
-    The thresholds rule the RoI head's labels. The RPN, which knows no classes, keeps those of a
-    fixed threshold. It replaces the fixed threshold and other class thresholds. Filters that look
-    at something else than the score (ACRST's image-level stage) can be listed as well: a label must
+    The thresholds select the RoI head's labels. The RPN has no classes and uses a fixed threshold.
+    The method cannot be listed beside the fixed threshold or other class thresholds. It can be
+    listed beside filters that do not look at the score (ACRST's image-level stage); a label must
     pass all.
 
     Args:

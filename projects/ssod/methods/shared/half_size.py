@@ -1,5 +1,4 @@
-"""The half-size image and where its feature pyramid holds what the main one holds (LSM, section
-3.3, "shift alignment").
+"""The half-size image, and which of its feature levels match the main ones (LSM, section 3.3).
 
 Level `P_i^d` of an image of half the size has the stride, in pixels of the full-size image, of the
 main branch's `P_{i+1}`.
@@ -38,9 +37,8 @@ HALF_SIZE = "half_size"
 def half_size(image: Tensor) -> Tensor:
     """Means over 2 x 2 pixels; a last odd row or column is averaged by itself.
 
-    So pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1 whatever the size:
-    boxes times 0.5 are exact, which a resize of an odd side to a whole number of pixels would not
-    be.
+    Pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1, so boxes times 0.5 are
+    exact. An ordinary resize of an odd side would shift them.
 
     Args:
         image: (3, H, W), any type.
@@ -84,8 +82,7 @@ def half_size_levels(names: Sequence[str], available: Collection[str]) -> List[s
 def idle_gradient(outputs: Outputs) -> Tensor:
     """A zero that depends on every map of the backbone.
 
-    A level that serves half-size images alone idles in burn-in, and DDP wants a gradient of
-    everything.
+    A level that is used for half-size images alone gets no gradient in burn-in, but DDP needs one.
     """
     groups = outputs.labeled.maps.groups
     corners = [maps[0, 0, 0, 0] for group in groups for maps in group.features.values()]
@@ -93,7 +90,7 @@ def idle_gradient(outputs: Outputs) -> Tensor:
 
 
 def shift_aligned_levels(main_levels: Tensor) -> Tensor:
-    """From the level that the main branch pools a RoI from to PIM's: one finer, P2 stays P2^d.
+    """Maps the main branch's level of a RoI to the half-size level: one finer, and P2 to P2^d.
 
     Both then cover the RoI with the same grid, except from P2, which P2^d covers with half as many
     cells a side.
@@ -123,7 +120,7 @@ def main_branch_levels(pooler: ROIPooler, boxes: Sequence[Boxes]) -> Tensor:
 def pool_at_levels(
     pooler: ROIPooler, features: Sequence[Tensor], boxes: Sequence[Boxes], levels: Tensor
 ) -> Tensor:
-    """Detectron2's `ROIPooler.forward` with levels of our choice.
+    """Detectron2's `ROIPooler.forward` with the levels given.
 
     Args:
         features: L maps (n, C, h, w), as many as the pooler has levels or fewer; map i is pooled

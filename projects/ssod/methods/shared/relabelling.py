@@ -1,4 +1,4 @@
-"""What methods share that give the teacher's labels another class and score.
+"""The base class of methods that change the class and score of the teacher's labels.
 
 Shapes: M labels of all images, K foreground classes, D box-head channels.
 """
@@ -25,12 +25,11 @@ from ssod.structures import PseudoLabels
 
 @dataclass
 class Labelled:
-    """What the teacher says of its own labels in the weak view.
+    """The teacher's class distributions and features of its own labels in the weak view.
 
     Attributes:
         probabilities: (M, K) of the foreground classes; background has the rest. features: (M, D).
-        changed: how many labels are learnt that would not be, or the reverse, or with another
-            class, by `probabilities` as they are.
+        changed: how many labels were newly selected, newly left out or got another class.
     """
 
     probabilities: Tensor
@@ -75,7 +74,7 @@ class Relabelling(Method):
     selects_pseudo_labels = True
     needs_online_teacher = True
     groups = ("relabelling",)
-    # Their scores would be another thing before and after relabelling.
+    # Their thresholds compare the scores before relabelling.
     excludes = ("relabelling", "fixed score threshold", "class thresholds")
 
     def __init__(self, *, threshold: float, rpn_threshold: float, first_step: int) -> None:
@@ -108,7 +107,7 @@ class Relabelling(Method):
 
     @abstractmethod
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
-        """(M, K): what becomes of `found.probabilities`."""
+        """(M, K): the new distributions that replace `found.probabilities`."""
 
     def columns(self, found: Labelled, context: StepContext) -> Dict[str, Tensor]:
         """Further columns of the labels, (M, ...) each."""
@@ -146,7 +145,7 @@ class Relabelling(Method):
             own = {name: parts[index] for name, parts in more.items()}
             columns.append({"gt_classes": classes, "scores": scores.to(row.scores), **own})
             masks.append(kept & (scores >= self.threshold))
-            # A second label of the same box gets the first one's class whatever the method does.
+            # A second label of the same box gets the first one's class even if nothing changes.
             before, scores, kept = relabelled(row, unchanged[index], nms)
             otherwise = masks[-1] != (kept & (scores >= self.threshold))
             found.changed = found.changed + (otherwise | (masks[-1] & (classes != before))).sum()

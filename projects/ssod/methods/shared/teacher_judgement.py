@@ -1,7 +1,6 @@
-"""What the teacher says, in the weak view, of the RoIs that the student has sampled in the strong
-one.
+"""The teacher's predictions, in the weak view, for the student's RoIs of the strong view.
 
-Both views share their geometry, so the student's boxes are where they are in the teacher's maps.
+Both views have the same geometry, so the student's boxes are valid in the teacher's maps.
 Shapes: R RoIs of all unlabelled images, K foreground classes.
 """
 
@@ -32,7 +31,7 @@ class Judgement:
 
 @torch.no_grad()
 def judge_rois(view: ViewOutputs, context: StepContext) -> Judgement:
-    """Computed once a step, whatever methods ask."""
+    """The teacher's predictions for the RoIs of `view`, computed once a step for all methods."""
     known = context.shared.get(_KEY)
     if known is not None:
         return known

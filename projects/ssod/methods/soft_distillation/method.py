@@ -50,14 +50,13 @@ class _Targets:
 
 @METHOD_REGISTRY.register()
 class SoftDistillation(Method):
-    """RoIs and anchors of unlabelled images learn what the teacher says of the same box in the weak
-    view.
+    """RoIs and anchors of unlabelled images learn the teacher's predictions for the same boxes.
 
-    RoI classification: cross-entropy with the teacher's class distribution, background included, so
-    that an object between two classes is taught as such, and an object without a label is not
-    taught as background. RPN: binary cross-entropy with the teacher's objectness. The labels that
-    other methods select still say which RoIs and anchors are sampled. RoIs and anchors on pasted
-    objects keep their hard labels.
+    RoI classification: cross-entropy with the teacher's class distribution in the weak view,
+    background included. So an object between two classes has a target between them, and an object
+    without a label is not taught as background. RPN: binary cross-entropy with the teacher's
+    objectness. The labels that other methods select still say which RoIs and anchors are sampled.
+    RoIs and anchors on pasted objects keep their hard labels.
 
     Args:
         loss_weight: of all soft losses, beside lambda_u, which weighs the hard losses of pasted
