@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
@@ -24,8 +25,6 @@ RETINANET = [
     *("MODEL.RETINANET.NUM_CONVS", 1),
 ]
 METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
-# The RoI heads that methods with a classifier of their own need.
-ROI_HEADS = {"EQLv2": "SigmoidROIHeads", "C2AM": "CosineROIHeads", "DeFRCN": "DecoupledROIHeads"}
 # All five papers at once.
 FULL_STACK = (
     *("TwoStageFilter", "GradientThresholding", "CropBank", "PIM", "SelfDistillation"),
@@ -109,57 +108,17 @@ def with_selector(names: Tuple[str, ...]) -> Tuple[str, ...]:
 
 
 def method_cfg(squares: Path, output: Path, names: Tuple[str, ...], steps: int) -> CfgNode:
-    """A run of `names` and what they need, in which thresholds divide the scores of an untrained
-    detector.
-
-    These are 0.1 to 0.25 in the first steps, and with EQL v2's sigmoids some 500 times lower. So
-    each method has something to do: see `test_all_methods.py`.
+    """A run of `names` and what they need, in which each has something to do with what an untrained
+    detector finds: see `Method.trial_config` and `test_all_methods.py`.
     """
-    high, low = (0.0004, 0.0002) if "EQLv2" in names else (0.2, 0.1)
     cfg = with_squares(tiny_cfg(), squares, output, with_selector(names))
-    for name, heads in ROI_HEADS.items():
-        if name in names:
-            cfg.MODEL.ROI_HEADS.NAME = heads
-    if "DeFRCN" in names:
-        cfg.MODEL.RPN.HEAD_NAME, cfg.SSOD.DEFRCN.PHASE = "DecoupledRPNHead", "tuning"
+    kinds = [METHOD_REGISTRY.get(name) for name in cfg.SSOD.METHODS]
+    scale = math.prod(kind.trial_score_scale for kind in kinds)
+    high, low = 0.2 * scale, 0.1 * scale
     cfg.merge_from_list(["SOLVER.MAX_ITER", steps, "SSOD.BURN_IN_STEPS", 1])
     cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "SSOD.SNAPSHOT_DELAY", 2])
-    for _, kind in METHOD_REGISTRY:
-        if kind.selects_pseudo_labels:
-            cfg.merge_from_list([kind.selection_key, high])
+    cfg.SSOD.SCORE_THRESHOLD = high  # some methods read it where nothing selects by it
+    for kind in kinds:
+        kind.trial_config(cfg, high, low)
     cfg.SSOD.PSEUDO_SCORE_FLOOR = low / 4
-    # Those that must lie below the main branch's.
-    cfg.merge_from_list(["SSOD.PIM.SCORE_THRESHOLD", low, "SSOD.AREA_MINING.LOW_THRESHOLD", low])
-    cfg.merge_from_list(
-        [
-            *("SSOD.SOFT_TEACHER.REG_SCORE_THRESHOLD", low, "SSOD.SOFT_TEACHER.MAX_DEVIATION", 1.0),
-            *("SSOD.GRADIENT_THRESHOLDING.BASE", high, "SSOD.GRADIENT_THRESHOLDING.LOW", low),
-            *("SSOD.GMM_THRESHOLD.INITIAL", low, "SSOD.GMM_THRESHOLD.LOW", low / 4),
-            *("SSOD.LABEL_MATCH.INITIAL_THRESHOLD", high, "SSOD.AREA_MINING.MIN_AREA", 100.0),
-            # The scale multiplies what an untrained classifier learns in its first steps.
-            *("SSOD.C2AM.SCALE", 6.0),
-            *("SSOD.DASO.WARMUP_STEPS", 0, "SSOD.DASO.SCORE_THRESHOLD", high),
-            *("SSOD.DASO.QUEUE_SIZE", 3, "SSOD.DASO.RPN_SCORE_THRESHOLD", high),
-            *("SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", high),
-            *("SSOD.DISTRIBUTION_ALIGNMENT.RPN_SCORE_THRESHOLD", high),
-            *("SSOD.GRADIENT_REWEIGHTING.WARMUP_STEPS", 1, "SSOD.GRADIENT_REWEIGHTING.LR", 0.2),
-            *("SSOD.GRADIENT_THRESHOLDING.WARMUP_STEPS", 0, "SSOD.LABEL_MATCH.WARMUP_STEPS", 0),
-            *("SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS", 0),
-            *("SSOD.GRADIENT_THRESHOLDING.RPN_SCORE_THRESHOLD", high),
-            *("SSOD.LABEL_MATCH.RPN_SCORE_THRESHOLD", high),
-            *(
-                "SSOD.CLASS_REBALANCING_SAMPLING.GENERATIONS",
-                2,
-                "SSOD.CROP_BANK.SNAPSHOT_PERIOD",
-                1,
-            ),
-            # Rare is what is not in every labelled image; scores barely above a threshold ask for
-            # repeats.
-            *("SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD", 1.0),
-            # Divides the classes, whose image-level activations begin at their priors, 0.375 to
-            # 0.5.
-            *("SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD", 0.44),
-            *("SSOD.CLASS_REBALANCING_SAMPLING.GAMMA", 1e6),
-        ]
-    )
     return cfg

@@ -157,6 +157,8 @@ class Method(nn.Module):
     adds_labels: bool = False
     # What `activity` counts, as the title of a chart.
     activity_unit: str = "labels and RoIs changed, and size of the losses"
+    # What its heads multiply an untrained detector's scores by, for `trial_config`.
+    trial_score_scale: float = 1.0
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
@@ -185,6 +187,21 @@ class Method(nn.Module):
         """Rescales this method's step counts when the world size is `factor` times the reference,
         in place.
         """
+
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        """Sets what the method needs to act within the first steps of an untrained detector, in
+        place: its own keys, and those of the model, such as `MODEL.ROI_HEADS.NAME`.
+
+        The composition tests run every method with it. The default gives `selection_key` the value
+        `high`.
+
+        Args:
+            high, low: scores that such a detector's lie around. It gives 0.1 to 0.25, so they are
+                0.2 and 0.1, times `trial_score_scale`.
+        """
+        if cls.selects_pseudo_labels:
+            cfg.merge_from_list([cls.selection_key, high])
 
     def setup(self, data: TrainingData) -> None:
         """Called once by the trainer, first of all."""

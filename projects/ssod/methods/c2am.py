@@ -145,6 +145,13 @@ class C2AM(Method):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         return {"scale": cfg.SSOD.C2AM.SCALE, "alpha": cfg.SSOD.C2AM.ALPHA}
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.MODEL.ROI_HEADS.NAME = "CosineROIHeads"
+        # It multiplies what an untrained classifier learns in its first steps.
+        cfg.SSOD.C2AM.SCALE = 6.0
+
     def attach(self, student: GeneralizedRCNN) -> None:
         predictor = student.roi_heads.box_predictor
         if not isinstance(predictor, CosineOutputLayers):

@@ -132,6 +132,7 @@ class EQLv2(Method):
     excludes = ("own RoI heads",)
     needs_unlabeled = False
     activity_unit = "|1 - weight of negatives|, mean over the classes"
+    trial_score_scale = 0.002  # sigmoids whose prior is low
 
     def __init__(self, *, gamma: float, mu: float, alpha: float, unsup_loss_weight: float) -> None:
         super().__init__()
@@ -155,6 +156,11 @@ class EQLv2(Method):
             "alpha": node.ALPHA,
             "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT,
         }
+
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.MODEL.ROI_HEADS.NAME = "SigmoidROIHeads"
 
     def attach(self, student: GeneralizedRCNN) -> None:
         predictor = student.roi_heads.box_predictor

@@ -92,6 +92,11 @@ class LabelMatchThresholds(ClassThresholds):
         node.EMA_DECAY **= factor
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.SSOD.LABEL_MATCH.INITIAL_THRESHOLD = high
+
     def setup(self, data: TrainingData) -> None:
         for record in data.labeled:
             for label in trained_classes(record):

@@ -80,6 +80,12 @@ class GradientReweighting(Method):
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         scale_balance(cfg, factor)
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD.GRADIENT_REWEIGHTING
+        node.WARMUP_STEPS, node.LR = 1, 0.2
+
     def _class_weights(self) -> StreamWeights:
         weights = self.balance.weights
         return weights**self.beta, weights

@@ -85,6 +85,12 @@ class RepeatFactorSampling(Method):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         return {"threshold": cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD}
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        # Rare is what is not in every labelled image.
+        cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD = 1.0
+
     def setup(self, data: TrainingData) -> None:
         self.labeled_factors = labeled_repeat_factors(data.labeled, self.threshold)
 
@@ -190,6 +196,13 @@ class ClassRebalancingSampling(RepeatFactorSampling):
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
         node = cfg.SSOD.CLASS_REBALANCING_SAMPLING
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
+
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD.CLASS_REBALANCING_SAMPLING
+        node.WARMUP_STEPS, node.GENERATIONS = 0, 2
+        node.GAMMA = 1e6  # scores barely above a threshold ask for repeats
 
     def setup(self, data: TrainingData) -> None:
         super().setup(data)

@@ -130,6 +130,13 @@ class GradientThresholding(ClassThresholds):
         node.EMA_DECAY **= factor
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        GradientReweighting.trial_config(cfg, high, low)  # of the balance
+        node = cfg.SSOD.GRADIENT_THRESHOLDING
+        node.BASE, node.LOW = high, low
+
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `class_thresholds`."""
         balance = self.balance

@@ -122,6 +122,11 @@ class DASO(Relabelling):
         node.EMA_DECAY **= factor
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.SSOD.DASO.QUEUE_SIZE = 3
+
     def attach(self, student: GeneralizedRCNN) -> None:
         channels = student.roi_heads.box_predictor.cls_score.in_features
         # Half precision: a mean over the queue does not need more, and 1,203 classes of 1,024

@@ -81,6 +81,13 @@ class DeFRCN(Method):
             "labeled_file": (declared or {}).get("ANNOTATIONS", ""),
         }
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.MODEL.RPN.HEAD_NAME = "DecoupledRPNHead"
+        cfg.MODEL.ROI_HEADS.NAME = "DecoupledROIHeads"
+        cfg.SSOD.DEFRCN.PHASE = "tuning"
+
     def setup(self, data: TrainingData) -> None:
         if self.phase != "base":
             return

@@ -98,6 +98,12 @@ class GMMThreshold(ClassThresholds):
         values = {key.lower(): value for key, value in cfg.SSOD.GMM_THRESHOLD.items()}
         return {**values, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD.GMM_THRESHOLD
+        node.INITIAL, node.LOW = low, low / 4
+
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,) of the scores up to the step before."""
         return self.limits

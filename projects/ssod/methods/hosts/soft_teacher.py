@@ -108,6 +108,12 @@ class SoftTeacher(Method):
         values = {key.lower(): value for key, value in cfg.SSOD.SOFT_TEACHER.items()}
         return {**values, "unsup_loss_weight": cfg.SSOD.UNSUP_LOSS_WEIGHT}
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD.SOFT_TEACHER
+        node.REG_SCORE_THRESHOLD, node.MAX_DEVIATION = low, 1.0
+
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         reliable = self._reliable(pseudo, context)
         if context.step % _SCALAR_PERIOD == 0:

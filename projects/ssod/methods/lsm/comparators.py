@@ -97,6 +97,12 @@ class AreaMining(Method):
             "min_area": cfg.SSOD.AREA_MINING.MIN_AREA,
         }
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.SSOD.AREA_MINING.LOW_THRESHOLD = low
+        cfg.SSOD.AREA_MINING.MIN_AREA = 100.0
+
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         masks = []
         for row, sample in zip(pseudo.instances, context.batch.unlabeled):

@@ -104,6 +104,11 @@ class PIM(HalfSizeBranch):
             "in_features": cfg.SSOD.PIM.IN_FEATURES,
         }
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.SSOD.PIM.SCORE_THRESHOLD = low  # below the main branch's
+
     def attach(self, student: GeneralizedRCNN) -> None:
         super().attach(student)
         # Of the Method, so that neither teacher nor exported model has it. Initialised as

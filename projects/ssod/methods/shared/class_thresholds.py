@@ -63,6 +63,13 @@ class ClassThresholds(Method):
             "rpn_threshold": node.RPN_SCORE_THRESHOLD,
         }
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD.get(cls.config_key, CfgNode())
+        if "WARMUP_STEPS" in node:  # it has the common keys
+            node.WARMUP_STEPS, node.RPN_SCORE_THRESHOLD = 0, high
+
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,) scores, after warm-up."""
         raise NotImplementedError

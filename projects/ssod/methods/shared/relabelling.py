@@ -105,6 +105,12 @@ class Relabelling(Method):
             "first_step": first_step_after(cfg, f"SSOD.{name}", node.WARMUP_STEPS),
         }
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        node = cfg.SSOD[cls.config_key]
+        node.WARMUP_STEPS, node.RPN_SCORE_THRESHOLD = 0, high
+
     @abstractmethod
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
         """(M, K): the new distributions that replace `found.probabilities`."""

@@ -163,6 +163,11 @@ class CropBank(Method):
         for key in ("REFRESH_PERIOD", "SNAPSHOT_PERIOD"):
             node[key] = max(1, round(node[key] / factor))
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        cfg.SSOD.CROP_BANK.SNAPSHOT_PERIOD = 1
+
     def setup(self, data: TrainingData) -> None:
         if not data.unlabeled and "labeled" not in self.settings.paste_on:
             raise UserError(

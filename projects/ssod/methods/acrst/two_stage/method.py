@@ -149,6 +149,12 @@ class TwoStageFilter(Method):
         if node.WARMUP_STEPS > 0:
             node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
+    @classmethod
+    def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
+        super().trial_config(cfg, high, low)
+        # Divides the classes, whose image-level activations begin at their priors, 0.375 to 0.5.
+        cfg.SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD = 0.44
+
     def setup(self, data: TrainingData) -> None:
         self.class_names = list(data.class_names)
         labels = [trained_classes(record) for record in data.labeled]
