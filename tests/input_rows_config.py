@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Callable, List
 
@@ -42,6 +43,13 @@ def same_set(key: str) -> Callable[[Case], Any]:
         case.config["DATASETS"][key] = ["train"]
 
     return change
+
+
+def train_images_again(case: Case) -> None:
+    (case.root / "again.json").write_text(json.dumps(case.train))
+    again = {"FORMAT": "coco", "ANNOTATIONS": case.at("again.json"), "IMAGES": case.at("train/")}
+    case.config["SSOD"]["DATASETS"]["again"] = again
+    case.config["DATASETS"]["VAL"] = ["again"]
 
 
 def boxless(case: Case) -> None:
@@ -199,6 +207,11 @@ ROWS: List[Row] = [
     Row("methods without a set", semi("DATASETS.UNLABELED", "()"), refused=("DATASETS.UNLABELED",)),
     Row("test = train", same_set("TEST"), says=("DATASETS.TEST train itself is trained on",)),
     Row("val = train", same_set("VAL"), says=("DATASETS.VAL train itself is trained on",)),
+    Row(
+        "images of train in another file",
+        train_images_again,
+        says=("4 of 4 images of DATASETS.VAL again", "are trained on"),
+    ),
     Row("val without boxes", boxless, says=("DATASETS.VAL val has no boxes", "teacher_best.pth")),
     # Files.
     Row(

@@ -464,6 +464,31 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
     return records
 
 
+def trained_images(cfg: CfgNode, labeled: Sequence[Mapping[str, Any]]) -> List[str]:
+    """One line for each set of `DATASETS.VAL` and `TEST` that shares image files with the labelled
+    ones.
+
+    Sets that `DATASETS.TRAIN` names too are left out.
+
+    Args:
+        labeled: the records of `load_labeled`.
+    """
+    trained = {os.path.normpath(record["file_name"]) for record in labeled}
+    found: List[str] = []
+    for key in ("VAL", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name in cfg.DATASETS.TRAIN:
+                continue
+            files = [os.path.normpath(record["file_name"]) for record in dataset_records(name)]
+            shared = [file for file in files if file in trained]
+            if shared:
+                found.append(
+                    f"{len(shared)} of {len(files)} images of DATASETS.{key} {name}, such as {shared[0]}, are trained on "
+                    "(DATASETS.TRAIN): its AP says nothing about other images."
+                )
+    return found
+
+
 def _image_alone(record: Dict[str, Any]) -> Record:
     # Only listed keys are kept, because a foreign dataset may store its truth under any key.
     return Record(

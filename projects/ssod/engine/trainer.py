@@ -26,6 +26,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from ssod.backbones.timm_builders import brings_weights
+from ssod.data.catalog import trained_images
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -97,6 +98,8 @@ class SSODTrainer(DefaultTrainer):
             logger.warning(line)
         self.mutual = learns_from_unlabeled(cfg)
         self.data = training_data(cfg)
+        for line in trained_images(cfg, self.data.labeled):
+            logger.warning(line)
         # Mutual learning starts here; a supervised run never gets there.
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if self.mutual else cfg.SOLVER.MAX_ITER
 
