@@ -1,9 +1,8 @@
 """Lets Detectron2 0.6 import on today's NumPy, Pillow and setuptools, and without its compiled
 operators.
 
-Every shim is behind a feature test, so that an environment that needs none (Detectron2's main
-branch, a compiled 0.6 on older libraries) is left exactly as it was. Nothing here imports
-Detectron2 or torch.
+Every shim is behind a feature test. An environment that needs none (Detectron2's main branch, a
+compiled 0.6 on older libraries) stays unchanged. Nothing here imports Detectron2 or torch.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def apply() -> None:
     if _finder in sys.meta_path:
         return
     _quieten()
-    # Last in the list: it is asked only about modules that no other finder has.
+    # Last in the list, so that it only handles modules that no other finder has.
     sys.meta_path.append(_finder)
     if "detectron2" in sys.modules:
         _shim_libraries()

@@ -56,15 +56,15 @@ def add_ssod_config(cfg: CN) -> None:
     # A full checkpoint (of any run with the same model) to branch from: weights, teacher, optimiser
     # and step.
     cfg.SSOD.BURN_IN_CHECKPOINT = ""
-    # Go on where MODEL.WEIGHTS has less than half of the backbone's tensors.
+    # Start training even if MODEL.WEIGHTS has less than half of the backbone's tensors.
     cfg.SSOD.ALLOW_PARTIAL_WEIGHTS = False
     # A COCO-format JSON with scores (`ssod.tools.pseudo_label` writes one): these labels replace
     # the teacher's, and only the images that it lists take part. Empty: the teacher labels online.
     cfg.SSOD.PSEUDO_LABELS = ""
     # Unlabelled images per optimiser step, over all ranks.
     cfg.SSOD.IMS_PER_BATCH_UNLABELED = 16
-    # Micro-batches are all-unlabelled or all-labelled in turn, an unlabelled one first; both batch
-    # sizes count for theirs.
+    # Unlabelled and labelled micro-batches take turns, an unlabelled one first. Each has its own
+    # stream's batch size.
     cfg.SSOD.ALTERNATE_STREAMS = False
     cfg.SSOD.UNSUP_LOSS_WEIGHT = 4.0
     # Of the detector's losses on labelled images; `ssod.tools.run_phases` sets both where sets are
@@ -72,13 +72,13 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.SUP_LOSS_WEIGHT = 1.0
     # Labelled images are seen in their weak view too.
     cfg.SSOD.LABELED_WEAK_VIEW = True
-    # Teacher detections below this score are not even candidates.
+    # Teacher detections below this score are dropped before methods see them.
     cfg.SSOD.PSEUDO_SCORE_FLOOR = 0.05
     # RoI classification: "cross_entropy", or "focal" with FOCAL_GAMMA.
     cfg.SSOD.ROI_CLS_LOSS = "cross_entropy"
     cfg.SSOD.FOCAL_GAMMA = 1.5
-    # Whose weights `teacher_best.pth` may hold: "teacher", "student" or both, the better on
-    # `DATASETS.VAL`.
+    # The models that `teacher_best.pth` is chosen from: "teacher", "student" or both. The better
+    # one on `DATASETS.VAL` is kept.
     cfg.SSOD.SELECT_FROM = ("teacher",)
     # Steps between the publication of a snapshot (CropBank, repeat factors) and its use by the
     # loader. At least workers x prefetch + 1, so that every worker layout and every resumed run
@@ -122,7 +122,7 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.CREST = CN()
     # Trainings from the start, each on the labelled set and what the one before has added to it.
     cfg.SSOD.CREST.GENERATIONS = 6
-    # The less, the fewer labels of frequent classes are added.
+    # A smaller value adds fewer labels of frequent classes.
     cfg.SSOD.CREST.ALPHA = 3.0
     # Of the pseudo-labels that may be added.
     cfg.SSOD.CREST.SCORE_THRESHOLD = 0.5

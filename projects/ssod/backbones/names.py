@@ -1,8 +1,8 @@
 """Weights by name: which tensor of a file belongs to which tensor of a model.
 
-Files of timm, torchvision and Detectron2 name the same backbone differently, and training programs
-put prefixes before its names ("module.", "backbone.", ...). Names are compared in one spelling,
-below the two prefixes that match the most tensors.
+Files of timm, torchvision and Detectron2 name the same backbone differently. Training programs also
+put prefixes before its names ("module.", "backbone.", ...). So names are converted to one spelling,
+and the pair of prefixes is used that matches the most tensors.
 """
 
 from __future__ import annotations

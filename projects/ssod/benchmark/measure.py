@@ -72,8 +72,7 @@ def compare(first: Bench, second: Bench, steps: int) -> Dict[str, Any]:
     totals: List[List[float]] = [[], []]
     splits: List[List[Dict[str, float]]] = [[], []]
     for index in range(WARM_UP + steps):
-        # Who goes first changes, so that neither always finds the caches as the other has left
-        # them.
+        # The two take turns at going first, so that caches favour neither.
         order = (0, 1) if index % 2 else (1, 0)
         for which in order:
             seconds = (first, second)[which].step(split=not first.cuda)

@@ -13,12 +13,12 @@ from torch import nn
 from ssod.detectors.fast_roi_align import FastROIAlign, use_fast_roi_align
 from ssod.errors import UserError
 
-# Name -> what changes the layers of a model in place.
+# Name -> the function that changes the layers of a model in place.
 FAST_OPS: Dict[str, Callable[[nn.Module], int]] = {"roi_align": use_fast_roi_align}
 
 
 def use_fast_ops(model: nn.Module, names: Sequence[str]) -> None:
-    """Changes the layers of `model` in place, so that they compute the same to rounding, faster.
+    """Replaces layers of `model` in place by faster ones that give the same results to rounding.
 
     Raises:
         UserError: a name of `SSOD.FAST_OPS` does not exist.

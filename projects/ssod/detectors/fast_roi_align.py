@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torchvision.ops import roi_align
 
-# Products over the whole map do more arithmetic than sampling does, 50 times faster. They stop
-# paying beyond this many cells.
+# Products over the whole map do more arithmetic than sampling does, but 50 times faster. Beyond
+# this many cells they are slower.
 MAX_CELLS = 64 * 64
 
 
@@ -54,7 +54,7 @@ def interpolation_weights(
     counts = (grid < samples[:, None])[:, None] & (position >= -1.0) & (position <= length)
     position = position.clamp(min=0.0)
     low = position.floor().clamp(max=length - 1)
-    # At the last cell there is no neighbour to share with.
+    # The last cell has no next neighbour to interpolate with.
     share = torch.where(low >= length - 1, torch.zeros_like(position), position - low)
     weight = counts / divisor[:, None]
     index = low.long()

@@ -1,4 +1,4 @@
-"""Backbone features of many images of any size, in as few passes as pay (see grouping.py).
+"""Backbone features of images of any size, in as few passes as is fastest (see grouping.py).
 
 Shapes: N images, R boxes over all of them, D channels after the box head.
 """
@@ -111,9 +111,8 @@ def extract_features(
 ) -> FeatureMaps:
     """Runs normalisation, padding and the backbone.
 
-    With live batch norm every image goes into one batch whatever its size: a batch of one image
-    would be normalised by its own statistics alone, and costs more accuracy than the padding costs
-    time.
+    With live batch norm all images go into one batch, whatever their size. A batch of one image
+    would be normalised by its own statistics alone, which loses accuracy.
 
     Args:
         model: a `GeneralizedRCNN`. images: uint8 (3, H, W) tensors.

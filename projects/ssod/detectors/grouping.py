@@ -1,10 +1,10 @@
-"""Which images share one forward pass: padding costs pixels, another call costs time."""
+"""Groups images into forward passes: padding costs computation, and each pass costs time."""
 
 from __future__ import annotations
 
 from typing import Dict, List, Sequence, Tuple
 
-# What one more forward and backward costs, in pixels of padding that take as long. CPU: 20 ms
+# The cost of one more forward and backward, in pixels of padding that take as long. CPU: 20 ms
 # beside 1.5 ms for 1,000 pixels (ResNet-18, two cores). CUDA: 15 to 20 ms to launch a
 # ResNet-50-FPN, beside 19 ms for a megapixel (H200; docs/results/gpu).
 CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 1024 * 1024}
@@ -21,8 +21,8 @@ def padded_size(size: Size, divisibility: int) -> Size:
 def group_images(sizes: Sequence[Size], divisibility: int, call_cost: int) -> List[List[int]]:
     """Partitions images into batches so that padding never costs more than the call it saves.
 
-    Images of equal padded size always share a batch; then the pair of batches whose union saves
-    most is merged, as long as one saves anything.
+    Images of equal padded size always share a batch. Then the two batches whose union saves most
+    are merged, until no union saves anything.
 
     Args:
         sizes: (height, width) of each image. divisibility: of the backbone.

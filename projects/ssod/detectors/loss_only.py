@@ -1,8 +1,7 @@
-"""Models of which nothing is known but that they return losses: any meta-architecture of
-Detectron2.
+"""Runs any Detectron2 meta-architecture through its losses alone.
 
-They take images and boxes, as in Detectron2's own training, and give a dict of losses. Weights of
-single boxes have no way in.
+The model takes images and boxes, as in Detectron2's own training, and returns a dict of losses.
+Single boxes cannot be weighted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which evaluator a dataset gets, and one call that evaluates a model on several datasets."""
+"""Builds a dataset's evaluator, and evaluates a model on several datasets."""
 
 from __future__ import annotations
 
@@ -174,14 +174,13 @@ def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
 
 
 def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
-    """Reads and checks the test sets of a run before its first step, rather than after thousands of
-    steps.
+    """Reads and checks the test sets of a run before its first step.
 
     Args:
         keys: lists of `DATASETS`: VAL, TEST.
 
     Raises:
-        UserError: what the first evaluation would have raised.
+        UserError: an error that the first evaluation would have raised.
     """
     read_test_sets(cfg, keys)
     for key in keys:
@@ -223,15 +222,13 @@ def _check_registered(name: str) -> None:
 
 @contextlib.contextmanager
 def quiet_evaluation() -> Iterator[None]:
-    """Leaves of Detectron2's log only warnings: an evaluation during training is one line, written
-    by who asked for it.
-    """
+    """Keeps only warnings of Detectron2's log; the caller logs an evaluation in one line."""
     names: Tuple[str, ...] = (
         "detectron2.evaluation",
         "detectron2.data",
         "detectron2.utils.file_io",
     )
-    # Those of its modules that have a level of their own would not inherit ours.
+    # Modules with their own level do not inherit ours, so they are set as well.
     names += tuple(
         n
         for n in logging.root.manager.loggerDict

@@ -120,8 +120,7 @@ def coco_eval_boxes(
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Optional[Sequence[Any]] = None,
 ) -> Any:
-    """Evaluates boxes; the same numbers to 1e-6 with either library, whatever the ids and the order
-    of the truth are.
+    """Evaluates boxes. Both libraries, and any ids and order of the truth, agree to 1e-6.
 
     Args:
         truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH,
@@ -149,8 +148,7 @@ def coco_eval_boxes(
 def _renumber(
     truth: Dict[str, Any], found: List[Dict[str, Any]], img_ids: Optional[Sequence[Any]]
 ) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
-    """Truth and results with ids from 1 that depend on names and places alone, not on the file's
-    ids and order.
+    """Renumbers truth and results from 1, by names and boxes instead of the file's ids and order.
 
     COCO's matching takes the id 0 for "no match". Among equal scores the order of images decides.
     """

@@ -1,10 +1,10 @@
 """AP of groups of classes: majority and minority (CI-SSOD, section 4), frequent, common and rare
 (LVIS).
 
-A test set's declaration names the labelled set in question (GROUPS): how many of its images show a
-class makes the class frequent (more than 100), common (11 to 100) or rare (at most 10); what
-`make_splits --minority` noted in it makes the majority and the minority. A group's AP is the mean
-over its classes, in percent.
+A test set's declaration names a labelled set (GROUPS), whose file defines the groups. A class is
+frequent if more than 100 of its images show it, common if 11 to 100 do, and rare otherwise. The
+majority and the minority are those that `make_splits --minority` noted in the file. A group's AP is
+the mean over its classes, in percent.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def _by_name(names: Sequence[str], order: Sequence[str]) -> Groups:
 
 
 def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> Dict[str, float]:
-    """The mean of each group over its classes; NaN, a class without ground truth, is left out, and
-    alone gives NaN.
-    """
+    """The mean of each group over its classes with ground truth; NaN if there is none."""
     means = {}
     for name, members in groups.items():
         found = [values[i] for i in members if not np.isnan(values[i])]
@@ -67,7 +65,7 @@ def read_groups(path: str, classes: Sequence[str]) -> Groups:
     )
 
 
-# An evaluation every few hundred steps need not read a labelled set of a million boxes again.
+# Cached, because evaluations are frequent and a labelled set may have a million boxes.
 @lru_cache(maxsize=16)
 def _read_groups(path: str, modified: float, classes: Tuple[str, ...]) -> Groups:
     content = read_coco(path, ("images", "annotations", "categories"))

@@ -21,7 +21,7 @@ Unreadable = Dict[Any, Tuple[str, str]]
 
 
 class TestMapper:
-    """From a record to a model's input, as Detectron2's `DatasetMapper` makes it for testing.
+    """Maps a record to a model's input, as Detectron2's `DatasetMapper` does for testing.
 
     A damaged image gives a dict with the reason under "unreadable" and no "image".
     """

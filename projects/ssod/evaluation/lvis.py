@@ -45,8 +45,8 @@ class FederatedEvaluator(LVISEvaluator):
     """Detectron2's `LVISEvaluator`, whose box metrics add those of the groups of the dataset's
     `groups_file`, if it has one.
 
-    APr, APc and APf follow the file's "frequency" then no longer, but the images of that labelled
-    set.
+    With such a file, APr, APc and APf are computed from the images of that labelled set instead of
+    the "frequency" in LVIS's file.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class FederatedEvaluator(LVISEvaluator):
             return dict.fromkeys([*names, *groups], 0.0)
         from lvis import LVISEval, LVISResults
 
-        # It warns at every evaluation that it was given results, not a file.
+        # Silences a warning at every evaluation that results were given instead of a file.
         logging.getLogger("lvis").setLevel(logging.ERROR)
         evaluation = LVISEval(
             self._lvis_api, LVISResults(self._lvis_api, found, MAX_DETECTIONS), "bbox"

@@ -1,4 +1,4 @@
-"""How good pseudo-labels are, against the truth of the same images.
+"""Measures pseudo-labels against the truth of the same images.
 
 Shapes: M pseudo-labels and T true boxes of one image, K classes. Boxes are XYXY in pixels of the
 same image.
@@ -147,15 +147,19 @@ def sum_counts(counts: Iterable[LabelCounts], num_classes: int) -> LabelCounts:
 def class_divergence(labels: Tensor, truth: Tensor, smoothing: float = 1.0) -> float:
     """KL(truth || pseudo-labels) of the two class distributions, in nats: 0 where they agree.
 
-    In this direction, what costs is a class that exists and gets too few pseudo-labels, which is
-    the imbalance that ACRST plots (Fig. 5b). `smoothing` is added to every count of both, so that a
-    class without pseudo-labels costs much but not infinitely much.
+    This direction is high if an existing class gets too few pseudo-labels, which is the imbalance
+    that ACRST plots (Fig. 5b). `smoothing` is added to every count of both, so that the result
+    stays finite for a class without pseudo-labels.
 
     Args:
         labels, truth: (K,) counts.
 
     Returns:
-        NaN where there are no pseudo-labels or no truth at all: there is nothing to compare.
+        The divergence; NaN if there are no pseudo-labels or no truth at all.
+
+    Example:
+        >>> class_divergence(torch.tensor([5, 5]), torch.tensor([50, 50]))
+        0.0
     """
     labels, truth = labels.double(), truth.double()
     if labels.sum() == 0 or truth.sum() == 0:

@@ -1,7 +1,7 @@
-"""The boxes that evaluation measures against: those of the one clean reading, in COCO's format.
+"""The ground truth of evaluations, in COCO's format, from the same reading as training.
 
-Ids of annotations are numbered anew, from 1. COCO's matching stores them where 0 means "no match",
-so that a file with ids from 0, or with one id for two boxes, would give a lower AP.
+Ids of annotations are renumbered from 1. COCO's matching uses 0 for "no match", so a file with ids
+from 0, or with one id for two boxes, would give a lower AP.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ssod.data.boxes import box_problem
 from ssod.data.catalog import dataset_records, declared_set
 from ssod.data.coco import CocoSet, corners, file_stamp, read_coco, read_json
 
-# COCO counts boxes with an area above this one nowhere.
+# COCO ignores boxes with an area above this one.
 _LARGEST_AREA = 1e10
 _MORE_KEYS = ("segmentation", "keypoints", "num_keypoints")
 _LVIS_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 
-# Path and state of a file of a set that others registered -> its clean content.
+# (path, state of the file) -> clean content, for sets that others registered.
 _known_files: Dict[Tuple[str, Tuple[int, int]], Dict[str, Any]] = {}
 
 
@@ -108,7 +108,7 @@ def _clean_file(path: str) -> Dict[str, Any]:
 def _read_clean(path: str) -> Dict[str, Any]:
     content = read_json(path)
     if isinstance(content, dict) and "annotations" not in content:
-        return content  # a test set whose labels are kept by others
+        return content  # a test set whose labels are not public
     content = read_coco(path, ("images", "annotations", "categories"))
     images = {image["id"]: image for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}

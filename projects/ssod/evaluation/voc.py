@@ -56,8 +56,8 @@ class VOCEvaluator(FastCOCOEvaluator):
 
 
 class _RecordsEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's, fed with clean annotation files: tools leave out the tags that it asks for, or
-    write fractions.
+    """Detectron2's evaluator on rewritten annotation files, since some tools omit tags that it
+    needs.
 
     Attributes:
         wanted: ids of the images to evaluate on, None for all. left_out: ids of images that could

@@ -29,7 +29,7 @@ class Part:
     """A command and its share of the time.
 
     Attributes:
-        name: of its files in the output folder. seconds: it is ended after so many.
+        name: of its files in the output folder. seconds: its time limit.
         file: JSON that it writes, in the output folder; empty for none.
     """
 

@@ -45,7 +45,7 @@ class Case:
     variant: str = "as it is"
 
 
-# The most telling first: where time runs out, the last ones are left out.
+# The most useful first, because the last ones are left out if time runs out.
 CASES = (
     Case("Unbiased Teacher", "bf16"),
     Case("full stack", "bf16"),
@@ -74,7 +74,7 @@ def config_of(case: Case, folder: str, sizes: Sizes, device: str) -> CfgNode:
         stack = load_config(FULL_STACK)
         cfg.SSOD = stack.SSOD.clone()
     point_at(cfg, folder, sizes, device)
-    # The burn-in is short: its teacher is sure of less than a paper's.
+    # The burn-in is short, so its teacher's scores are lower than a paper's.
     _lower_thresholds(cfg)
     cfg.SSOD.BURN_IN_CHECKPOINT = os.path.join(folder, "burn_in", "model_final.pth")
     cfg.SOLVER.AMP.ENABLED = bool(TYPES[case.dtype])
@@ -150,7 +150,7 @@ def in_process(function: Callable[..., Row], args: Tuple[Any, ...], seconds: flo
 def _send_result(pipe: Any, function: Callable[..., Row], args: Tuple[Any, ...]) -> None:
     try:
         found = function(*args)
-    except Exception as error:  # whatever it is, the other rows are worth having
+    except Exception as error:  # any error ends this row only
         text = str(error).splitlines() or [""]
         found = {"error": f"{type(error).__name__}: {text[0]}"}
     pipe.send(found)

@@ -1,3 +1,1 @@
-"""Multi-phase learning: several trainings one after the other, and what their models can do
-together.
-"""
+"""Multi-phase learning: several trainings one after the other, and ensembles of their models."""

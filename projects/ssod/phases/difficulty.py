@@ -1,5 +1,4 @@
-"""Easy and difficult images: does an image's set of pseudo-labels teach more than it misleads
-(Section 3.1)?
+"""Divides images into easy and difficult ones by the quality of their pseudo-labels (Section 3.1).
 
 Needs the truth, so it is for analysis alone.
 """
@@ -17,8 +16,8 @@ from ssod.evaluation.pseudo_label_quality import LabelCounts, sum_counts
 def easy_images(counts: Sequence[LabelCounts]) -> Tensor:
     """An image is easy if the recall of its labels exceeds 1 - precision.
 
-    Nothing to find counts as recall 1, no label as precision 1: an image with objects and no label
-    is difficult, and so is one without objects that has labels.
+    An image without objects has recall 1, and one without labels has precision 1. So an image with
+    objects but no label is difficult, and so is one with labels but no object.
 
     Args:
         counts: of N images.

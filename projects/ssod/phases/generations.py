@@ -41,7 +41,9 @@ class Generation(Phase):
 
     @property
     def config(self) -> str:
-        """A config of its own, so that `train_net.py` with it and the overrides is the same run."""
+        """The path of this generation's config; `train_net.py` with it and the overrides repeats
+        the run.
+        """
         return os.path.join(self.folder, "generation.yaml")
 
 
@@ -90,7 +92,7 @@ def run_generations(config_file: str, opts: Sequence[str]) -> None:
     plan = plan_generations(cfg)
     cache = os.path.join(cfg.OUTPUT_DIR, "predictions")
     for generation in plan:
-        # What rank 0 sees counts, on file systems that show it late to others.
+        # Rank 0 decides, because some file systems show new files late to other machines.
         if comm.all_gather(generation.finished)[0]:
             continue
         if generation.index and not comm.all_gather(os.path.exists(generation.labels))[0]:

@@ -1,4 +1,4 @@
-"""Which phases there are, as training runs of their own (Algorithm 1 of the multi-phase paper)."""
+"""Plans the phases, each as a training run (Algorithm 1 of the multi-phase paper)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ class Phase:
         index: 0 is supervised. folder: its OUTPUT_DIR. fraction: of the unlabelled images.
         overrides: KEY VALUE pairs that turn the common config into this phase's: `train_net.py`
             with them is the same run.
-        given: weights, or the folder of a run, that stand for it instead of a training; empty where
-            it is trained.
+        given: weights, or the folder of a run, that replace this training; empty if it is trained.
     """
 
     index: int
@@ -40,20 +39,18 @@ class Phase:
 
     @property
     def finished(self) -> bool:
-        """A training writes its results last of all."""
+        """Whether results.json exists, which a training writes last."""
         return bool(self.given) or os.path.exists(os.path.join(self.folder, "results.json"))
 
     @property
     def weights(self) -> str:
-        """Its model once it is finished, see `weights_of`: never one that was chosen on the test
-        set.
-        """
+        """Its final model (`weights_of`), which is never chosen on the test set."""
         return weights_of(self.given or self.folder)
 
 
 @dataclass(frozen=True)
 class _Streams:
-    """What `SSOD.MULTI_PHASE.CONCATENATE` needs to know.
+    """Sizes of sets and batches, for `SSOD.MULTI_PHASE.CONCATENATE`.
 
     Attributes:
         labeled, unlabeled: images of the sets. batch: of one step, both streams together.
@@ -143,12 +140,12 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
     for index in range(node.PHASES + 1):
         folder = os.path.join(cfg.OUTPUT_DIR, f"phase_{index}")
         overrides = ["OUTPUT_DIR", folder]
-        if cfg.SEED >= 0:  # models that vote should not begin alike
+        if cfg.SEED >= 0:  # models of an ensemble should start from different seeds
             overrides += ["SEED", str(cfg.SEED + index)]
         if index == 0:
             overrides += ["SSOD.METHODS", "()", "DATASETS.UNLABELED", "()"]
             overrides += ["SSOD.PSEUDO_LABELS", ""]
-            # The supervised phase is the same however many follow.
+            # The supervised phase does not depend on the number of later phases.
             overrides += ["SSOD.MULTI_PHASE.PHASES", "1"]
             if streams is not None:
                 overrides += streams.of_phase_0()
@@ -163,9 +160,7 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
 
 
 def check_unchanged(phases: Sequence[Phase], config_file: str, opts: Sequence[str]) -> None:
-    """Raises `UserError` where a phase was begun with another config, which would not be the same
-    experiment.
-    """
+    """Raises `UserError` if a phase was begun with another config."""
     for phase in phases:
         if phase.given:
             continue

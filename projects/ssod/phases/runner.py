@@ -39,7 +39,7 @@ def run_phases(config_file: str, opts: Sequence[str]) -> None:
     comm.synchronize()  # before any rank writes a config
     cache = os.path.join(cfg.OUTPUT_DIR, "predictions")
     for phase in phases:
-        # What rank 0 sees counts, on file systems that show it late to others.
+        # Rank 0 decides, because some file systems show new files late to other machines.
         if comm.all_gather(phase.finished)[0]:
             continue
         _train(config_file, opts, phase, phases[: phase.index], cache)
@@ -73,6 +73,6 @@ def train_phase(cfg: CfgNode) -> None:
     comm.synchronize()  # rank 0 has written the weights that all will read
     del trainer
     if torch.cuda.is_available():
-        # A trainer and its hooks hold each other, and with them the GPU's memory.
+        # A trainer and its hooks refer to each other, so collect them to free the GPU's memory.
         gc.collect()
         torch.cuda.empty_cache()

@@ -1,6 +1,4 @@
-"""What the models of all phases reach, alone and together (Table 5), and how good their labels were
-(Fig. 2).
-"""
+"""Evaluates the models of all phases, alone and together (Table 5), and their labels (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -180,8 +178,7 @@ def _label_quality(
     limits: Sequence[Tensor],
     classes: Sequence[str],
 ) -> List[Dict[str, Any]]:
-    """Of each phase's pseudo-labels: certainty histograms and, where there is a truth, precision
-    and recall.
+    """Certainty histograms of each phase's labels and, with a truth, their precision and recall.
 
     Easy images are those of the first phase's labels, in all phases, so that phases are compared on
     the same images.

@@ -1,7 +1,6 @@
 """What a run has left in its OUTPUT_DIR, read without loading a model.
 
-Every file may be missing, half-written or from before a resume: the run may be going on while we
-look.
+Every file may be missing, half-written or from before a resume, because the run may be in progress.
 """
 
 from __future__ import annotations

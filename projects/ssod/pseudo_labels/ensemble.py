@@ -21,9 +21,7 @@ from ssod.errors import UserError
 
 
 def check_fusion() -> None:
-    """Raises `UserError` where the package is missing; commands that need it hours later ask at
-    their start.
-    """
+    """Raises `UserError` if the package is missing; long commands call it at their start."""
     if find_spec("ensemble_boxes") is None:
         raise UserError("Ensembles need the package ensemble-boxes: pip install ensemble-boxes.")
 
@@ -43,7 +41,7 @@ def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> 
         `Instances` on the CPU, by descending score.
     """
     check_fusion()
-    from ensemble_boxes import weighted_boxes_fusion  # compiles itself: only who needs it waits
+    from ensemble_boxes import weighted_boxes_fusion  # slow to import, because it compiles itself
 
     height, width = predictions[0].image_size
     scale = np.array([width, height, width, height], dtype=np.float64)
@@ -62,7 +60,7 @@ def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> 
 
 
 class EnsembleModel(nn.Module):
-    """Detectron2's inputs to fused detections: evaluators take it for a model.
+    """A model for evaluators: takes Detectron2's inputs and returns fused detections.
 
     Args:
         models: in eval mode. iou_threshold: see `fuse_predictions`.

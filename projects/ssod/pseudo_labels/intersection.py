@@ -17,9 +17,9 @@ def intersect_pseudo_labels(
 ) -> Instances:
     """Keeps the newest model's labels that every other model confirms by a box of the same class.
 
-    The paper does not say how boxes of different models are intersected. We take the newest model's
-    box, and as its score the mean of its own and of each other model's best match, which is the box
-    of the class that it overlaps most.
+    The paper does not say how boxes of different models are intersected. Here the newest model's
+    box is kept. Its score is the mean of its own score and that of each other model's best match,
+    which is the box of the same class with the highest IoU.
 
     Args:
         predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, oldest first, at

@@ -1,7 +1,7 @@
-"""From the predictions of one or several detectors to a file of pseudo-labels.
+"""Writes a file of pseudo-labels from the predictions of one or several detectors.
 
-Shapes: K classes, M labels of one image; boxes are XYXY in absolute pixels of the image file. Of
-the images only one shard of each detector is in memory at a time.
+Shapes: K classes, M labels of one image; boxes are XYXY in absolute pixels of the image file. Only
+    one shard of each detector's predictions is in memory at a time.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def label_images(
             of labels of the class per image is the labelled set's.
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
         share: of several jobs that predict; unless it is everything, no file is written.
-        keep_empty: images without any label go into it too, as images without objects. Else they
-            are left out: what no model finds, or models disagree on, may well be there.
+        keep_empty: images without labels go into the file too, as images without objects. Otherwise
+            they are left out, because the models may have missed an object.
 
     Raises:
         UserError: nothing would be left.
@@ -76,7 +76,7 @@ def label_images(
     if comm.is_main_process():
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
         limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]
-        # A pass for the order of the images, a pass for the file: neither holds labels in memory.
+        # Two passes, one to rank the images and one to write; neither holds all labels in memory.
         rows = agreed_labels(stores, limits, iou)
         certainty, labels = certainty_and_count(rows)
         kept = most_certain(certainty, fraction)

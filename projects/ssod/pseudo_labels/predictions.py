@@ -134,8 +134,7 @@ def predict(
     if comm.is_main_process():
         folder = os.path.join(cache, _digest(cfg, weights, records, tta))
     store = PredictionStore(comm.all_gather(folder)[0], len(records))
-    # All ranks must agree on what is missing, so that nobody's first result changes another's
-    # share.
+    # All ranks must agree on the missing shards before any rank writes one.
     todo = share.of(comm.all_gather(store.missing())[0])
     mine = todo[comm.get_rank() :: comm.get_world_size()]
     if mine:
@@ -218,7 +217,7 @@ class _Images(Dataset):
         image_format: str,
         resize: Optional[T.Augmentation],
     ) -> None:
-        # Packed: what workers would otherwise copy, image by image, as soon as they touch it.
+        # Packed, because workers would copy a list of dicts as soon as they read it.
         self._records = DatasetFromList(list(records), copy=False)
         self._format = image_format
         self._resize = resize
@@ -243,7 +242,7 @@ def _as_is(value: Any) -> Any:
 
 
 def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: bool) -> str:
-    """Names what predictions depend on."""
+    """A digest of everything that predictions depend on."""
     model = cfg.MODEL.clone()
     model.defrost()
     model.WEIGHTS = model.DEVICE = ""

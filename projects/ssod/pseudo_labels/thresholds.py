@@ -30,8 +30,7 @@ class ScoreHistogram:
 
 
 def matched_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
-    """The thresholds at which each class keeps as many predictions as wanted, or as nearly as
-    possible.
+    """The threshold of each class that keeps the wanted number of predictions, or nearly so.
 
     As in data distillation (Radosavovic et al., CVPR 2018): the number of pseudo-boxes of a class
     per image is that of the labelled set.
@@ -41,9 +40,8 @@ def matched_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
             class.
 
     Returns:
-        (K,) float64; predictions with `score >= threshold` are kept. Of equally good ones the
-        highest: it keeps the surer predictions. Infinity where keeping nothing is nearest to what
-        is wanted.
+        (K,) float64; predictions with `score >= threshold` are kept. Of equally good thresholds,
+        the highest. Infinity if keeping nothing is nearest to the wanted number.
     """
     bins = histogram.shape[1]
     # kept[:, b]: with the threshold at the lower edge of bin b; b = B keeps nothing.

@@ -1,3 +1,1 @@
-"""Which images of an unsorted folder show what the labelled ones show: PUDet's purification
-(`ssod.tools.purify`).
-"""
+"""PUDet's purification: selects unlabelled images that resemble the labelled ones."""

@@ -1,13 +1,14 @@
 """The positive-unlabelled classifier: a detector's backbone and one linear unit.
 
 Shapes: n images, (n, 3, S, S).
-The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to
-p6 of a pyramid). The mean of the coarsest stage alone, as in image classification, hardly tells
-whether there is an object: small ones vanish in it.
 
-These numbers are standardised. Where the prior is below 1/2, the risk first pushes all logits down
-together; with numbers that have a common mean (maxima do), that takes a few steps, and the sigmoid
-loss, flat by then, never lets them return.
+The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to
+p6 of a pyramid). The mean of the coarsest stage alone, as in image classification, misses small
+objects.
+
+These numbers are standardised. With a prior below 1/2, the risk first pushes all logits down
+together. Features with a common mean, such as maxima, would reach the flat part of the sigmoid loss
+in a few steps and stay there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class PUClassifier(nn.Module):
-    """g(x): one logit an image, positive where it shows what the labelled images show.
+    """g(x): one logit an image, positive if the image resembles the labelled ones.
 
     Args:
         detector: any Detectron2 model with a `backbone`.

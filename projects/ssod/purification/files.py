@@ -28,7 +28,7 @@ def walk_images(folder: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(where, folder)
         for name in sorted(files):
-            # A name with a line break could not stand in a list of lines.
+            # A name with a line break cannot be stored in a list of lines.
             if is_image(name) and not name.startswith(".") and "\n" not in name:
                 path = name if below == "." else os.path.join(below, name)
                 yield path.replace(os.sep, "/")

@@ -49,8 +49,8 @@ class ImageBatch:
 class ImageReader(Dataset):
     """Reads what a `Request` asks for.
 
-    Every image is resized to a square, whatever its shape, so that there is no padding to tell the
-    two sets apart by.
+    Every image is resized to a square, so that the classifier cannot tell the two sets apart by
+    padding.
 
     Args:
         paths: of the files, by index. folder: in front of each. size: S.
@@ -99,9 +99,7 @@ class ImageReader(Dataset):
         return batch
 
     def _augment(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Few labelled images are seen again and again; in colours of their own they could be
-        learnt by heart.
-        """
+        """Flips and recolours an image, so that the few labelled images are not memorised."""
         image = color_jitter(image, rng)
         return image[:, ::-1] if self.flip and rng.random() < 0.5 else image
 

@@ -42,7 +42,7 @@ SETTINGS = "settings.json"
 
 
 def purify(args: argparse.Namespace) -> None:
-    """Lists, trains, scores and selects; whatever is in `args.output` already is not done again."""
+    """Lists, trains, scores and selects; steps whose results are in `args.output` are skipped."""
     setup_logger(name="ssod", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     options = None if args.random else _options(args, cfg)
@@ -101,9 +101,7 @@ def _options(args: argparse.Namespace, cfg: CfgNode) -> TrainingOptions:
 
 
 def _claim(args: argparse.Namespace, cfg: CfgNode, options: Optional[TrainingOptions]) -> None:
-    """Notes what the files in the output folder come from, and refuses to mix them with another
-    run's.
-    """
+    """Records the settings of the output folder, and refuses to mix it with another run's files."""
     wanted: Dict[str, Any] = {"wild": os.path.abspath(args.wild), "random": args.random}
     if options is not None:
         wanted.update(asdict(options), size=args.size)

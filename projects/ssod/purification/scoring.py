@@ -1,6 +1,4 @@
-"""Scoring a folder in shards: each is a file that is complete or not there, so that a killed run
-goes on where it was.
-"""
+"""Scores a folder in shards. Each shard is one file, so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ SHARD = 2048
 
 @dataclass
 class Scores:
-    """What is known of every wild image, by index.
+    """The scores and sizes of all wild images, by index.
 
     Attributes:
         values: float32 (n,), NaN for files that could not be read. sizes: int32 (n, 2) height and

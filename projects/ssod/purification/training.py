@@ -1,8 +1,8 @@
 """Training the positive-unlabelled classifier (Algorithm 1, step 1).
 
-An epoch goes through the wild images once. Half of every batch is labelled, half wild: drawn in
-proportion, as Algorithm 1 reads, a batch would hold a labelled image or two where few are labelled,
-and its risk would be noise.
+An epoch goes through the wild images once. Half of every batch is labelled, half wild. Algorithm 1
+draws in proportion; with few labelled images a batch would then hold only one or two of them, and
+its risk would be noise.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def count_boxes(run: RunData) -> Tuple[Counts, Counts]:
     declared ({}: none is).
 
     Raises:
-        UserError, OSError, KeyError: the files are not at hand.
+        UserError, OSError, KeyError: the files are not on this machine.
     """
     labeled: Counts = {}
     for name in run.get("DATASETS.TRAIN", []):

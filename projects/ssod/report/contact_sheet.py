@@ -46,7 +46,7 @@ def draw_panel(panel: Panel, longest: int) -> np.ndarray:
     height, width = panel.image.shape[1:]
     scale = longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    # Enlarged pixels stay sharp: one sees what the detector sees.
+    # Enlarged pixels stay sharp, as the detector sees them.
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     image = cv2.resize(
         np.ascontiguousarray(panel.image.permute(1, 2, 0).cpu().numpy()), size, interpolation=how
@@ -70,8 +70,8 @@ def single_size(panel: Panel) -> int:
 
 
 def captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image with a strip of text below, shortened from the left to fit: the end of a file name
-    tells most.
+    """The image with a strip of text below; long text is cut at the left, to keep a file name's
+    end.
     """
     strip = np.full((_CAPTION_HEIGHT, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
     shown = text

@@ -1,6 +1,4 @@
-"""The report's part about what errors of pseudo-labels cost, from the diagnosis.json of
-`ssod.tools.diagnose`.
-"""
+"""The report's part about the cost of wrong pseudo-labels, from `ssod.tools.diagnose`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run should cost on GPUs, estimated from published speeds."""
+"""Estimates a run's GPU-hours from published speeds."""
 
 from __future__ import annotations
 

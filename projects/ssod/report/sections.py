@@ -33,7 +33,7 @@ _MOST_CLASSES = 80
 
 
 def warning_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """What the log warned about, repeated warnings once with their number."""
+    """The log's warnings; a repeated warning is listed once with its count."""
     items = []
     for run in runs:
         seen: Dict[str, List[str]] = {}
@@ -332,7 +332,7 @@ def _activity_unit(name: str) -> str:
 
 
 def method_sections(runs: Sequence[RunData]) -> List[Section]:
-    """What each method has to say about each run that used it (`Method.report_section`)."""
+    """The sections that each method adds for each run that used it (`Method.report_section`)."""
     if not any(run.get("SSOD.METHODS") for run in runs):
         return []
     from ssod.methods import get_method

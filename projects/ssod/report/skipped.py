@@ -1,4 +1,4 @@
-"""What runs could not use: image files and boxes."""
+"""The image files and boxes that runs could not use."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     """Mean of `values[seed] - baseline[seed]` over the seeds that both have; its spread is the
     standard error.
 
-    Pairing takes out what a seed does to both runs alike, such as a lucky initialisation.
+    Pairing removes effects that a seed has on both runs, such as a lucky initialisation.
     """
     shared = sorted(set(values) & set(baseline))
     differences = mean_and_deviation(values[seed] - baseline[seed] for seed in shared)
@@ -49,7 +49,7 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 def gap_closed(
     value: Optional[float], baseline: Optional[float], upper: Optional[float]
 ) -> Optional[float]:
-    """How much of the way from `baseline` to `upper` has been made, in percent.
+    """The share of the gap from `baseline` to `upper` that `value` closes, in percent.
 
     None where one of the three is missing, or where `upper` is not above `baseline`, so that there
     is no gap.

@@ -13,7 +13,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ssod.report.statistics import Estimate, gap_closed, mean_and_deviation, paired_difference
 
-# What the gap and the difference to the baseline are measured in.
+# The metric of the gap and of the difference to the baseline.
 MAIN_METRIC = "AP"
 _LONGEST_REASON = 160
 
@@ -96,7 +96,7 @@ def summarise(entries: Sequence[Entry], dataset: str, layout: Layout) -> List[Li
 
 
 def runs_text(runs: Sequence[Run]) -> str:
-    """How many of the runs are done, and what became of the others."""
+    """The number of finished runs, and the state of the others."""
     done = sum(run.state == "done" for run in runs)
     others = [run for run in runs if run.state != "done"]
     if all(run.state == "not run" for run in runs):
@@ -160,7 +160,7 @@ def format_csv(tables: Mapping[str, Sequence[Line]], layout: Layout) -> str:
 
 
 def format_runs_csv(entries: Sequence[Entry]) -> str:
-    """Every run with every metric, for whoever wants other statistics."""
+    """Every run with every metric, as input for other statistics."""
     metrics = sorted({m for e in entries for r in e.runs for v in r.metrics.values() for m in v})
     rows: List[Sequence[object]] = [
         ["row", "seed", "state", "detail", "steps", "best_step", "dataset", *metrics]

@@ -17,9 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """A sweep that is killed outright must not leave training behind that its successor would run a
-    second time.
-    """
+    """Ends this process with its parent, so that a killed sweep leaves no training running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

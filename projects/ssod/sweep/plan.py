@@ -1,4 +1,4 @@
-"""What a sweep is asked to do: rows (configs with overrides) x seeds, and the folder of each run.
+"""The plan of a sweep: rows (configs with overrides) x seeds, and the folder of each run.
 
 A row is written `[name=]file.yaml[,KEY=VALUE,...]`. Its run with seed 2 is
 `<output>/<name>/seed_2`.
@@ -25,7 +25,7 @@ from ssod.utils.atomic import write_atomically
 PLAN_FILE = "sweep.json"
 # The sweep sets these itself.
 _OWN_KEYS = {"SEED": "use --seeds", "OUTPUT_DIR": "use --output"}
-# A comma before KEY= parts overrides; others belong to values such as ("PIM","CropBank").
+# A comma before KEY= separates overrides; others belong to values such as ("PIM","CropBank").
 _OVERRIDES = re.compile(r",(?=[A-Z][A-Z0-9_]*(?:\.\w+)*=)")
 
 
@@ -119,7 +119,7 @@ def check_overrides(opts: List[str], source: str) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """Everything that can be known to be wrong without a config.
+    """Checks everything that does not need a config.
 
     Raises:
         UserError: names or seeds are given twice, an end of the gap is no row, or a column cannot
@@ -183,8 +183,8 @@ def check_configs(plan: Plan) -> List[CfgNode]:
 def changed_since(cfg: CfgNode, folder: str) -> str:
     """Compares a config with the one that a run in `folder` wrote when it started.
 
-    A key that the run did not know yet counts with today's default: a new version may add keys
-    without making old runs worthless.
+    A key that the run's file lacks counts with today's default, so that old runs stay valid when a
+    new version adds keys.
 
     Returns:
         The first difference in words; empty without one, or without a run.

@@ -1,6 +1,4 @@
-"""What is known about a run from its folder, whether it is done, going on, failed or was never
-started.
-"""
+"""Reads a run's state from its folder: done, unfinished, failed or never started."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Runs the processes of a sweep: so many at a time, on which cores and GPU, and what became of
-each.
-"""
+"""Runs the processes of a sweep, several at a time, and assigns them cores and GPUs."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def training_command(config: str, opts: Sequence[str]) -> List[str]:
 
 
 def present_gpus() -> List[str]:
-    """What CUDA_VISIBLE_DEVICES may be set to, one GPU at a time."""
+    """The values of CUDA_VISIBLE_DEVICES that select one GPU each."""
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     listed = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     return listed.split(",")[:count] if listed else [str(index) for index in range(count)]
@@ -60,7 +58,7 @@ def cores() -> int:
 
 
 def environment(slot: int, jobs: int, device: str, gpus: Sequence[str]) -> Dict[str, str]:
-    """What a process in `slot` (of `jobs`) gets beside the environment of the sweep.
+    """Environment variables that a process in `slot` (of `jobs`) gets in addition to the sweep's.
 
     Several processes at a time share the cores, unless OMP_NUM_THREADS says otherwise; slots take
     turns on the GPUs.
@@ -172,7 +170,7 @@ def _start(job: Job, extra: Dict[str, str], lock: int) -> "subprocess.Popen[byte
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from None
     with stderr:
-        # Its log is in log.txt. In a session of its own, Ctrl-C reaches the sweep alone, which then
+        # Its log is in log.txt. It has its own session, so Ctrl-C reaches only the sweep, which
         # ends it in order.
         return subprocess.Popen(
             job.command,

@@ -1,5 +1,4 @@
-"""Times mutual-learning steps beside the least that they could cost; see docs/benchmark.md for what
-is in which number.
+"""Times mutual-learning steps and their lower bound; docs/benchmark.md explains the numbers.
 
 python -m ssod.tools.benchmark --config-file X.yaml [--compare OTHER.yaml] [--steps N] [--json] [KEY
     VALUE ...]
@@ -18,7 +17,7 @@ from ssod.engine.setup import load_config, run_cli, split_opts
 
 
 def table(found: Dict[str, Any]) -> str:
-    """The result of `measure` for people."""
+    """The result of `measure` as a text table."""
     step = found["step_seconds"]
     bound = found["lower_bound_split_seconds"]
     heading = f"{'':<18}{'step':>12}" + (f"{'lower bound':>15}" if bound else "")
@@ -44,7 +43,7 @@ def table(found: Dict[str, Any]) -> str:
 
 
 def comparison_table(found: Dict[str, Any], names: List[str]) -> str:
-    """The result of `compare` for people."""
+    """The result of `compare` as a text table."""
     width = max(len(name) for name in names) + 2
     lines = []
     for name, key in zip(names, ("first", "second")):

@@ -8,7 +8,7 @@ python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml 
 Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an
 ImageNet backbone. The score of a detection of such a class becomes ALPHA * score + (1 - ALPHA) *
 cosine to the prototype. The backbone is that of --imagenet-config with its MODEL.WEIGHTS, or its
-timm weights: any config whose training starts from ImageNet. Its own detector plays no part.
+timm weights: any config whose training starts from ImageNet. Its own detector is not used.
 Results go to OUTPUT_DIR/calibrated.json, without and with calibration.
 """
 
@@ -25,7 +25,7 @@ from ssod.tools.pseudo_label import add_launch_arguments, launch_from
 
 
 def work(args: argparse.Namespace) -> None:
-    """What every process runs."""
+    """Runs the command in every process."""
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 

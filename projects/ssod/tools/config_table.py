@@ -36,7 +36,7 @@ V100s in single precision, from the images that a step shows to student and teac
 publishes for them (`ssod/report/gpu_hours.py`).
 """
 
-# Folder of configs: heading and what all of its rows share.
+# Folder of configs -> its heading, and a sentence that holds for all of its rows.
 _SECTIONS = {
     "coco_standard": (
         "COCO-standard",
@@ -74,7 +74,7 @@ _SECTIONS = {
 # No GPU is needed.
 _SMALL = ("cards", "bccd", "digit_scenes")
 
-# By a part of the config's name, where the heading leaves it open.
+# By a part of the config's name, for headings that cover several settings.
 _SETTINGS = {
     "_split1": "COCO sub-task, split 1",
     "_split2": "COCO sub-task, split 2",
@@ -147,9 +147,7 @@ def read_hours(path: Path) -> str:
 
 
 def read_measured(results: Path) -> Dict[str, List[str]]:
-    """Config -> what was measured with it: sweeps' `table.csv` and run_phases' `summary.csv` below
-    a folder.
-    """
+    """Config -> its measured results, from `table.csv` (sweep) and `summary.csv` (run_phases)."""
     found: Dict[str, List[str]] = {}
     for table in sorted(results.rglob("table.csv")):
         page = _page(results, table)
@@ -180,7 +178,7 @@ def _page(results: Path, table: Path) -> str:
 
 
 def setting(cfg: CfgNode, name: str) -> str:
-    """What a row's data is, as far as the section's heading leaves it open."""
+    """The data of a row, if the section's heading does not say it."""
     for part, title in _SETTINGS.items():
         if part in name:
             return title

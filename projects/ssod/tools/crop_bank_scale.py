@@ -129,7 +129,7 @@ def _seconds_per_draw(classes: int, size: int) -> float:
 def _in_workers(
     workers: int, folder: str, id: int, bank: Instances, file_names: FileNames
 ) -> List[Dict[str, float]]:
-    """What each of several simultaneous workers measures; they are forked, as a loader's are."""
+    """The measurements of several simultaneous workers, forked like a loader's."""
     context = multiprocessing.get_context("fork")
     queue: Any = context.Queue()
     barrier = context.Barrier(workers)
@@ -138,7 +138,7 @@ def _in_workers(
         before = _private_bytes()
         snapshot = SnapshotReader(folder).open("CropBank", id)
         banks = {0: bank, 1: Instances.from_arrays(snapshot.arrays)}
-        # Every page of every array is touched, which is what a long run comes to.
+        # Every page of every array is touched, as in a long run.
         for instances in banks.values():
             for array in instances.arrays().values():
                 np.add.reduce(array, axis=None)
@@ -166,7 +166,7 @@ def _in_workers(
 
 
 def _private_bytes() -> float:
-    """Memory of this process that it shares with no other; NaN where the system does not tell."""
+    """Memory that only this process uses; NaN if the system does not report it."""
     try:
         with open("/proc/self/smaps_rollup", encoding="ascii") as lines:
             rows = dict(line.split(":", 1) for line in lines if ":" in line and "kB" in line)
@@ -176,7 +176,7 @@ def _private_bytes() -> float:
 
 
 def table(found: Dict[str, Any]) -> str:
-    """The result of `measure` for people."""
+    """The result of `measure` as a text table."""
     mib = 2**20
     lines = [
         f"{found['instances']:,} pseudo-labels in {found['images']:,} images, {found['labeled']:,} labelled instances",

@@ -1,11 +1,10 @@
-"""What limits learning from unlabelled images: runs that repair the pseudo-labels by the truth, and
-what each repair brings.
+"""Finds out which errors of pseudo-labels cost AP, with runs that correct them by the truth.
 
 python -m ssod.tools.diagnose --config-file configs/digit_scenes/best.yaml --seeds 1 --output
     output/diagnose [--jobs N] [KEY VALUE ...]
 
-For any config whose unlabelled sets declare TRUTH. All rows but the last continue one burn-in a
-seed:
+It works for any config whose unlabelled sets declare TRUTH. All rows but the last continue the same
+burn-in of their seed:
 
   no_unlabeled      the same recipe without unlabelled images
   as_it_is          the recipe
@@ -19,8 +18,8 @@ seed:
 diagnosis.md, table.csv, runs.csv, figure.png and diagnosis.json, which the report of its runs
 shows.
 
-The rows read the labels of "unlabelled" images: their numbers explain a recipe, they are no results
-of it.
+The rows read the labels of "unlabelled" images. Their numbers explain a recipe and are not its
+results.
 """
 
 from __future__ import annotations
@@ -154,7 +153,7 @@ def run_stages(plan: Plan, config: str, slots: int) -> int:
 
 
 class _Ticker:
-    """A line of each running job now and then."""
+    """Prints the last log line of each running job every two minutes."""
 
     def __init__(self) -> None:
         self.ticks = 0

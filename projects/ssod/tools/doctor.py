@@ -42,7 +42,7 @@ PACKAGES = (
     ("tqdm", "tqdm"),
 )
 
-# What Detectron2 imports and its Python-only installation does not bring (see
+# Packages that Detectron2 imports but its Python-only installation does not install (see
 # `detectron2_command`).
 DETECTRON2_NEEDS = "cloudpickle future hydra-core omegaconf pydot tabulate termcolor yacs"
 
@@ -129,7 +129,7 @@ def check_python() -> Finding:
 def check_package(name: str, distribution: str) -> Finding:
     try:
         module = import_module(name)
-    except Exception as error:  # whatever a broken package raises, the report goes on
+    except Exception as error:  # a broken package may raise anything; the report goes on
         again = pip_install("--force-reinstall --no-deps", distribution)
         return _problem(name, error, pip_install(distribution), again)
     return Finding(distribution, _version(module, distribution))
@@ -147,9 +147,7 @@ def check_torch() -> Finding:
 
 
 def check_torchvision() -> Finding:
-    """Its compiled operators are the first thing to break when torch is upgraded alone, so one of
-    them is run.
-    """
+    """Runs one compiled operator, because these break first when torch is upgraded alone."""
     try:
         torchvision: Any = import_module("torchvision")
         torch: Any = import_module("torch")

@@ -1,7 +1,7 @@
 """Turns a training result into a plain Detectron2 model: config, weights and class names.
 
-Nothing of this project is in it, except for a backbone of this project and a user's own parts,
-which must be imported first.
+It runs without this project, unless its backbone is one of this project's. A user's own parts must
+be imported first.
 
 python -m ssod.tools.export --config-file X.yaml --weights OUTPUT_DIR --output DIR
 """
@@ -76,8 +76,8 @@ def export(
     plain = plain_config(cfg)
     state = detector_state(SSODCheckpointer(nn.Identity()).load_file(weights), weights, model)
     _check_fits(plain, state, weights)
-    # Detectron2 looks relative paths up from the current folder, so that only an absolute one works
-    # from everywhere.
+    # An absolute path works from every folder; Detectron2 resolves relative ones from the current
+    # folder.
     plain.MODEL.WEIGHTS = weights_path
     write_atomically(weights_path, lambda file: torch.save({"model": state}, file))
     text = _header(plain, cfg) + plain.dump()
@@ -88,11 +88,10 @@ def export(
 
 
 def plain_config(cfg: CfgNode) -> CfgNode:
-    """The config reduced to the keys of `get_cfg()`, and those that parts which are not
-    Detectron2's own read.
+    """The config reduced to the keys of `get_cfg()` and those of parts outside Detectron2.
 
-    These are the keys that a user's parts have added, `MODEL`'s keys of this project where a part
-    of it is used, and `SSOD.IMPORTS`. Nothing is left in it that would fetch weights.
+    These are the keys that a user's parts added, this project's keys under `MODEL` if its parts are
+    used, and `SSOD.IMPORTS`. No key is left that would download weights.
     """
     plain = get_cfg()
     _copy_known(cfg, plain)
@@ -111,9 +110,7 @@ def plain_config(cfg: CfgNode) -> CfgNode:
 
 
 def modules_to_import(cfg: CfgNode) -> List[str]:
-    """What must be imported before the model can be built: the modules of the parts that are not
-    Detectron2's own.
-    """
+    """The modules to import before the model can be built, for parts outside Detectron2."""
     found = list(cfg.SSOD.IMPORTS)
     for key, registry in _PARTS.items():
         name: Any = cfg.MODEL
@@ -177,7 +174,7 @@ def snippet(cfg: CfgNode, config_path: str, weights_path: str) -> List[str]:
 
 
 def _header(plain: CfgNode, cfg: CfgNode) -> str:
-    """What the config's reader needs to know, as comments."""
+    """Comments that tell the config's reader what to do before it is merged."""
     modules = modules_to_import(cfg)
     steps = [f"import {', '.join(modules)}"] if modules else []
     if has_own_keys(plain):
@@ -204,7 +201,7 @@ def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
 
 
 def _class_names(cfg: CfgNode) -> List[str]:
-    """Of the training set; numbers where it is not at hand."""
+    """The class names of the training set; numbers if the set is not available."""
     from ssod.data.catalog import class_number, register_datasets
 
     key, count = class_number(cfg)

@@ -1,15 +1,15 @@
-"""Everything that a GPU alone can show, in one command of under ten minutes.
+"""Runs all tests and measurements that need a GPU, in one command of under ten minutes.
 
 python -m ssod.tools.gpu_evidence --output output/gpu_evidence [--minutes 9] [--parts tests steps
     ...]
 
-Run it in the repository's root. It needs nothing but the repository and its environment:
-photographs are drawn, and a short burn-in stands for pretrained weights. Parts: `tests`
-(tests/test_cuda.py: every method on the GPU in float32, fp16 and bf16, and beside the CPU),
-`call_cost` (one more call of the backbone, in pixels), `steps` (ResNet-50-FPN, 800 pixels, 8 + 8
-images: step, parts, lower bound, waiting for data, memory; channels last, overlap, compile),
-`tables` (with --sweep: configs x seeds side by side). OUTPUT gets evidence.json, evidence.md and a
-log for each part, written anew after each; a part that fails does not stop the next.
+Run it in the repository's root. It needs only the repository and its environment: images are drawn,
+and a short burn-in replaces pretrained weights. Parts: `tests` (tests/test_cuda.py: every method on
+the GPU in float32, fp16 and bf16, and beside the CPU), `call_cost` (one more call of the backbone,
+in pixels), `steps` (ResNet-50-FPN, 800 pixels, 8 + 8 images: step, parts, lower bound, waiting for
+data, memory; channels last, overlap, compile), `tables` (with --sweep: configs x seeds side by
+side). OUTPUT gets evidence.json, evidence.md and a log for each part, written anew after each; a
+part that fails does not stop the next.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def draw_splits(args: argparse.Namespace, source: Source) -> Iterator[Split]:
                 yield _draw_sub_task(args, source, f"minority_{name}", draw)
                 continue
             if args.folder:
-                # Unlabelled are those that are drawn, so that the rest takes no part.
+                # The drawn images are the unlabelled ones; the rest is not used.
                 drawn = choose_of_all(source.coco, percent=percent, seed=args.seed, fold=fold)
                 images = [image for image in source.coco["images"] if image["id"] in drawn]
                 yield Split(name, set(), draw, {**source.coco, "images": images})

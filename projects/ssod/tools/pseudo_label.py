@@ -28,7 +28,7 @@ from ssod.utils.share import parse_share
 
 
 def work(args: argparse.Namespace) -> None:
-    """What every process runs."""
+    """Runs the command in every process."""
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
@@ -59,9 +59,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def launch_from(main_func: Any, args: argparse.Namespace) -> None:
-    """Starts `main_func(args)` in the processes that the arguments of `add_launch_arguments` ask
-    for.
-    """
+    """Starts `main_func(args)` in as many processes as `add_launch_arguments`' options say."""
     launch(
         main_func,
         args.num_gpus,

@@ -18,7 +18,7 @@ from ssod.tools.pseudo_label import add_launch_arguments, launch_from
 
 
 def work(args: argparse.Namespace) -> None:
-    """What every process runs."""
+    """Runs the command in every process."""
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 

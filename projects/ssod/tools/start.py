@@ -1,4 +1,4 @@
-"""Looks at a folder of images, some of them labelled, and writes all that training needs: python -m
+"""Writes splits and a config for a folder of images, some of them labelled: python -m
 ssod.tools.start FOLDER
 
 It finds the format of the labels, the classes, and the images without labels; draws images for

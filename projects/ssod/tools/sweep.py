@@ -88,9 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def make_plan(args: argparse.Namespace, command: str) -> Plan:
-    """From the arguments; without --configs the sweep that is in --output, with what else was
-    given.
-    """
+    """The plan from the arguments; without --configs, the plan saved in --output with changes."""
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: at least one run at a time.")
     check_overrides(args.opts, "command line")
@@ -118,9 +116,9 @@ def make_plan(args: argparse.Namespace, command: str) -> Plan:
 
 
 def entries_of(plan: Plan) -> List[Entry]:
-    """What the folders of the runs hold.
+    """The states and results of the runs.
 
-    A config that is not what a run was made with is noted in the table.
+    If a run was made with another config, the table says so.
     """
     entries = []
     for row in plan.rows:

@@ -127,7 +127,7 @@ class Views:
         pasted = sample.extras.get("CropBank") if strong else None
         if labels is not None:
             panel.boxes, panel.classes = labels.gt_boxes.tensor, labels.gt_classes
-        elif pasted is not None:  # all that is known of an unlabelled image
+        elif pasted is not None:  # an unlabelled image has no other labels
             panel.boxes, panel.classes = pasted.boxes, pasted.classes
         if labels is not None or pasted is not None:
             panel.caption = _counted(title, len(panel.boxes))
@@ -167,7 +167,7 @@ def view_cells(
 def pseudo_cells(
     cfg: CfgNode, loaded: Loaded, weights: str, score: Optional[float]
 ) -> Callable[[Dict[str, Any], int], List[Panel]]:
-    """What the teacher labels on the weak view, beside the truth where there is one.
+    """The teacher's labels on the weak view, beside the truth if there is one.
 
     Args:
         weights: a full checkpoint, or the teacher's weights. score: None for the labels that
@@ -237,7 +237,7 @@ def detection_cells(
 
 
 def model_classes(cfg: CfgNode, fallback: List[str]) -> List[str]:
-    """Class names of the training set; those of the drawn one where that is not at hand."""
+    """Class names of the training set, or of the drawn set if the former is not available."""
     try:
         return check_classes(cfg) or fallback
     except (UserError, OSError):

@@ -13,8 +13,8 @@ from ssod.errors import UserError
 def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file beside `path`, flushes it to the disk, then puts it in the place of `path`.
 
-    The temporary name is fixed, so that what a killed process leaves behind is overwritten by the
-    next one. One process writes a given path.
+    The temporary name is fixed, so that the next process overwrites the file that a killed one
+    left. Only one process may write a given path.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.

@@ -1,7 +1,7 @@
 """One training at a time in an OUTPUT_DIR.
 
-The lock belongs to the process, so that the system drops it when the process ends, however it ends.
-Processes that it starts do not have it.
+The lock belongs to the process, so the system removes it when the process ends for any reason.
+Child processes do not have it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""How anchors are numbered, so that those of one forward pass can be found in another with other
-padding.
+"""Numbers anchors, so that an anchor can be found again in a pass with other padding.
 
 Shapes: L levels, S anchors of one image.
 """

@@ -1,4 +1,4 @@
-"""What the detector computed in one step, as methods see it.
+"""The detector's outputs in one step, as methods see them.
 
 Shapes: N images, R RoIs over all of them, K foreground classes, D box-head channels.
 """

@@ -50,10 +50,11 @@ def classify(
 def sample_rois(
     roi_heads: StandardROIHeads, proposals: List[Instances], targets: List[Instances]
 ) -> List[Instances]:
-    """Detectron2's `label_and_sample_proposals`, with every `gt_*` column present and meant.
+    """Detectron2's `label_and_sample_proposals`, with every `gt_*` column set explicitly.
 
-    Detectron2 gives a background RoI the values of an arbitrary ground truth, and none at all in an
-    image without ground truth. Here a background RoI has gt_scores 0 and every loss weight 1.
+    Detectron2 copies the values of an arbitrary ground truth to a background RoI, and omits the
+    columns in an image without ground truth. Here a background RoI has gt_scores 0 and every loss
+    weight 1.
 
     Returns:
         N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores,
@@ -99,7 +100,7 @@ def roi_losses(
     else:
         cls = roi_classification_loss(predictions.logits, labels, cls_loss, gamma)
     cls = (cls * cls_weights).sum()
-    # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
+    # Rows of weight 0 are left out, because an infinite loss times 0 is NaN.
     foreground = ((labels < roi_heads.num_classes) & (reg_weights > 0)).nonzero().flatten()
     reg = box_regression_loss(
         torch.cat([roi.proposal_boxes.tensor for roi in rois])[foreground],
@@ -123,8 +124,8 @@ def detect(
     """Detections in view coordinates: per-class NMS as at test time, every score above
     `score_floor`.
 
-    Boxes that clipping left without area are dropped: as labels, they would match every anchor
-    equally badly.
+    Boxes that have no area after clipping are dropped. As labels they would have IoU 0 with every
+    anchor.
     """
     predictor = roi_heads.box_predictor
     raw = (predictions.logits, predictions.deltas)

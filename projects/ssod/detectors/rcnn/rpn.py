@@ -1,7 +1,7 @@
 """Detectron2's RPN, step by step, with a weight for every sampled anchor.
 
-The RPN itself is used as it is; what it keeps to itself is which ground truth an anchor was matched
-with, and a recording matcher tells. Shapes: A anchors of one image, S sampled ones, F foreground
+The RPN itself is unchanged. It does not return the ground truth that each anchor was matched with,
+so a recording matcher collects it. Shapes: A anchors of one image, S sampled ones, F foreground
 ones among these.
 """
 
@@ -131,9 +131,9 @@ def run_rpn(
 
 
 def objectness_of(rpn: RPN, maps: FeatureMaps, sampled: Sequence[SampledAnchors]) -> List[Tensor]:
-    """What another detector with the same anchors thinks of the sampled ones.
+    """The objectness that another detector with the same anchors gives to the sampled anchors.
 
-    Its maps may be padded otherwise than those that the anchors come from.
+    Its maps may have other padding than the maps of the anchors.
 
     Args:
         rpn, maps: of the other detector, N images. sampled: N, from `run_rpn`.
@@ -169,7 +169,7 @@ def rpn_losses(rpn: RPN, anchors: Sequence[SampledAnchors]) -> Dict[str, Tensor]
         weight=torch.cat([a.cls_weights for a in anchors]),
         reduction="sum",
     )
-    # Rows without weight stay out altogether: an infinite loss times 0 is not 0.
+    # Rows of weight 0 are left out, because an infinite loss times 0 is NaN.
     reg_weights = torch.cat([a.reg_weights for a in anchors])
     rows = (reg_weights > 0).nonzero().flatten()
     loc = box_regression_loss(
