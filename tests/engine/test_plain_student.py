@@ -14,6 +14,8 @@ from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
 from runs import RETINANET, digest, state_of, train, with_stored_labels
+from ssod.detectors.loss_only import LossOnlyModel
+from ssod.detectors.rcnn.driver import RCNNDriver
 from ssod.engine.plain_student import PlainTeacherStudent, build_core
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.trainer import evaluate_checkpoint
@@ -59,8 +61,12 @@ def batch(scores: list[float]) -> SSODBatch:
 
 def test_supported_models_keep_the_full_step() -> None:
     cfg = tiny_cfg()
-    assert type(core_of(cfg)) is TeacherStudent
-    assert type(core_of(retina_cfg())) is PlainTeacherStudent
+    assert type(core_of(cfg)) is TeacherStudent and type(core_of(cfg).detector) is RCNNDriver
+    plain = core_of(retina_cfg())
+    assert type(plain) is PlainTeacherStudent and type(plain.detector) is LossOnlyModel
+    # The driver only calls the student, so a checkpoint has no second copy of it.
+    assert {key.split(".")[0] for key in plain.state_dict()} == {"student", "teacher"}
+    assert list(plain.checkpointables()) == ["normalizer"] and not core_of(cfg).checkpointables()
     assert type(core_of(retina_cfg(()))) is PlainTeacherStudent
     online = retina_cfg(("ScoreThreshold",))
     online.SSOD.PSEUDO_LABELS = ""

@@ -13,6 +13,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from ssod.detectors.rcnn.outputs import TeacherOutputs
+from ssod.errors import UserError
 from ssod.structures import View, Views
 from ssod.utils.comm import all_reduce_mean
 
@@ -64,7 +66,7 @@ class LossNormalizer:
 
 
 class LossOnlyModel:
-    """Runs a model on a step's views, stream by stream.
+    """Drives any model, see `DetectorDriver`: runs it on a step's views, stream by stream.
 
     Args:
         model: a Detectron2 model in training mode: list of inputs -> dict of losses.
@@ -74,7 +76,21 @@ class LossOnlyModel:
         self.model = model
         self.normalizer = LossNormalizer(model)
 
-    def __call__(self, views: Views) -> PlainOutputs:
+    def label(self, teacher: nn.Module, images: List[Tensor]) -> TeacherOutputs:
+        """Raises `UserError`: of an unknown model's labels only the stored ones can be used."""
+        raise UserError(
+            f"{type(teacher).__name__} does not label online: use python -m ssod.tools.pseudo_label."
+        )
+
+    def losses(self, outputs: PlainViewOutputs) -> Dict[str, Tensor]:
+        """The model's own, as `run` found them."""
+        return outputs.losses
+
+    def checkpointables(self) -> Dict[str, Any]:
+        """The running number of positives, which `state_dict` does not have."""
+        return {"normalizer": self.normalizer}
+
+    def run(self, views: Views) -> PlainOutputs:
         """The labelled stream first; a stream without images is left out."""
         labeled = PlainViewOutputs(views.labeled, {})
         if views.labeled.images:

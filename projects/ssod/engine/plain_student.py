@@ -7,17 +7,15 @@ loader.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from torch import nn
 
-from ssod.detectors.loss_only import LossOnlyModel, PlainOutputs, PlainViewOutputs
-from ssod.detectors.rcnn.outputs import TeacherOutputs
+from ssod.detectors.loss_only import LossOnlyModel
 from ssod.engine.teacher_student import TeacherStudent, unsupported_part
 from ssod.errors import UserError
 from ssod.methods import Method, learns_from_unlabeled
-from ssod.structures import Sample, Views
 
 # The phases that need the student's features or proposals. A method with one of them cannot work
 # here.
@@ -42,16 +40,18 @@ def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> Teac
 
 
 class PlainTeacherStudent(TeacherStudent):
-    """L = L(labelled) + lambda_u * L(stored labels), each the model's own losses; the teacher is
-    the average.
+    """The same step with `LossOnlyModel` as the detector: L = L(labelled) + lambda_u * L(stored
+    labels), each the model's own losses; the teacher is the average.
 
-    The arguments are those of `TeacherStudent`.
+    The arguments are those of `TeacherStudent`, without the detector.
 
     Raises:
         UserError: a method looks into the student, or asks for losses that the model does not have.
     """
 
-    def __init__(self, *, methods: nn.ModuleDict, cls_loss: str, **arguments: Any) -> None:
+    def __init__(
+        self, *, student: Any, methods: nn.ModuleDict, cls_loss: str, **arguments: Any
+    ) -> None:
         for name, method in methods.items():
             used = [p for p in _PHASES if getattr(type(method), p) is not getattr(Method, p)]
             if used:
@@ -70,24 +70,10 @@ class PlainTeacherStudent(TeacherStudent):
                 f"SSOD.ROI_CLS_LOSS {cls_loss} needs GeneralizedRCNN with StandardROIHeads: use 'cross_entropy', "
                 "which leaves the model's own losses."
             )
-        super().__init__(methods=methods, cls_loss=cls_loss, **arguments)
-        self.losses_of_model = LossOnlyModel(self.student)
-
-    def check_student(self, student: nn.Module) -> None:
-        """Any model is fine."""
-
-    def checkpointables(self) -> Dict[str, Any]:
-        return {"normalizer": self.losses_of_model.normalizer}
-
-    def run_student(self, views: Views) -> PlainOutputs:  # type: ignore[override]
-        """The losses of each stream, from one forward pass of the model per stream."""
-        return self.losses_of_model(views)
-
-    def _detection_losses(self, outputs: Any) -> Dict[str, Tensor]:
-        assert isinstance(outputs, PlainViewOutputs)
-        return outputs.losses
-
-    def label(self, samples: List[Sample]) -> TeacherOutputs:
-        raise UserError(
-            f"{type(self.student).__name__} does not label online: use python -m ssod.tools.pseudo_label."
+        super().__init__(
+            student=student,
+            methods=methods,
+            cls_loss=cls_loss,
+            detector=LossOnlyModel(student),
+            **arguments,
         )

@@ -19,10 +19,9 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ssod.detectors.features import extract_features, keep_running_statistics
+from ssod.detectors.driver import DetectorDriver
+from ssod.detectors.rcnn.driver import RCNNDriver
 from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs, ViewOutputs
-from ssod.detectors.rcnn.roi_heads import classify, detect, roi_losses, sample_rois
-from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
 from ssod.engine.activity import note_changes, step_numbers
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext
@@ -77,6 +76,8 @@ class TeacherStudent(nn.Module):
         labeled_weak_view: labelled images are seen weak and strong.
         pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI
             classifier.
+        detector: runs the student and the teacher; None: `RCNNDriver`, which refuses all but
+            Faster R-CNNs.
     """
 
     def __init__(
@@ -90,11 +91,16 @@ class TeacherStudent(nn.Module):
         cls_loss: str,
         focal_gamma: float,
         sup_loss_weight: float = 1.0,
+        detector: Optional[DetectorDriver] = None,
     ) -> None:
         super().__init__()
-        self.check_student(student)
+        if detector is None:
+            check_supported(student)
         if cls_loss not in ("cross_entropy", "focal"):
             raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
+        self.detector: DetectorDriver = detector or RCNNDriver(
+            student, score_floor=pseudo_score_floor, cls_loss=cls_loss, focal_gamma=focal_gamma
+        )
         self.student: GeneralizedRCNN = student
         self.methods = methods
         for method in self.method_list:
@@ -103,9 +109,6 @@ class TeacherStudent(nn.Module):
         self.unsup_loss_weight = unsup_loss_weight
         self.sup_loss_weight = sup_loss_weight
         self.labeled_weak_view = labeled_weak_view
-        self.pseudo_score_floor = pseudo_score_floor
-        self.cls_loss = cls_loss
-        self.focal_gamma = focal_gamma
         self.step = 0
         # The last step's batch and pseudo-labels, for hooks that draw; not part of the state.
         self.last_batch = SSODBatch([], [])
@@ -130,13 +133,9 @@ class TeacherStudent(nn.Module):
             focal_gamma=cfg.SSOD.FOCAL_GAMMA,
         )
 
-    def check_student(self, student: nn.Module) -> None:
-        """Raises `UserError` if this step cannot drive the model."""
-        check_supported(student)
-
     def checkpointables(self) -> Dict[str, Any]:
         """The objects that a checkpoint saves besides student, teacher and methods, by key."""
-        return {}
+        return self.detector.checkpointables()
 
     @property
     def method_list(self) -> List[Method]:
@@ -201,12 +200,7 @@ class TeacherStudent(nn.Module):
     def label(self, samples: List[Sample]) -> TeacherOutputs:
         """Phase 2: the teacher's detections on the weak views."""
         images = [self._to_device(sample.weak) for sample in samples]
-        maps = extract_features(self.teacher, images)
-        proposals, _ = run_rpn(self.teacher.proposal_generator, maps)
-        boxes = [proposal.proposal_boxes for proposal in proposals]
-        predictions = classify(self.teacher.roi_heads, maps, boxes)
-        found = detect(self.teacher.roi_heads, proposals, predictions, self.pseudo_score_floor)
-        return TeacherOutputs(maps, proposals, predictions, found)
+        return self.detector.label(self.teacher, images)
 
     @torch.no_grad()
     def refine(self, context: StepContext) -> PseudoLabels:
@@ -266,47 +260,7 @@ class TeacherStudent(nn.Module):
         """Phase 5: one batched forward over both streams, one more for each method's extra
         images.
         """
-        student, heads = self.student, self.student.roi_heads
-        streams = [views.labeled] + ([views.unlabeled] if views.unlabeled else [])
-        images = [image for view in streams for image in view.images]
-        targets = [target for view in streams for target in view.targets]
-        maps = extract_features(student, images)
-        rpn_targets = [target for view in streams for target in view.rpn_targets or view.targets]
-        proposals, anchors = run_rpn(student.proposal_generator, maps, rpn_targets)
-        rois = sample_rois(heads, proposals, targets)
-        first = 0
-        for view in streams:
-            last = first + len(view.images)
-            if view.sample_rois is not None:
-                rois[first:last] = view.sample_rois(proposals[first:last], targets[first:last])
-            first = last
-        predictions = classify(heads, maps, [roi.proposal_boxes for roi in rois])
-
-        empty = predictions.logits.new_zeros(0)
-        parts, first, first_roi = [], 0, 0
-        for view in streams:
-            last = first + len(view.images)
-            own = rois[first:last]
-            rows = slice(first_roi, first_roi + sum(len(roi) for roi in own))
-            parts.append(
-                ViewOutputs(
-                    view=view,
-                    maps=maps.select(first, last),
-                    proposals=proposals[first:last],
-                    anchors=anchors[first:last],
-                    rois=own,
-                    predictions=predictions[rows],
-                    # `empty` for a stream without images in this micro-batch.
-                    cls_weights=torch.cat([empty] + [roi.gt_roi_cls_weight for roi in own]),
-                    reg_weights=torch.cat([empty] + [roi.gt_roi_reg_weight for roi in own]),
-                )
-            )
-            first, first_roi = last, rows.stop
-        extra = {}
-        for name, extra_images in views.extra.items():
-            with keep_running_statistics(student):
-                extra[name] = extract_features(student, extra_images)
-        return Outputs(parts[0], parts[1] if len(parts) > 1 else None, extra)
+        return self.detector.run(views)
 
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -342,19 +296,7 @@ class TeacherStudent(nn.Module):
         return losses
 
     def _detection_losses(self, outputs: ViewOutputs) -> Dict[str, Tensor]:
-        losses = rpn_losses(self.student.proposal_generator, outputs.anchors)
-        losses.update(
-            roi_losses(
-                self.student.roi_heads,
-                outputs.rois,
-                outputs.predictions,
-                outputs.cls_weights,
-                outputs.reg_weights,
-                self.cls_loss,
-                self.focal_gamma,
-            )
-        )
-        return losses
+        return self.detector.losses(outputs)
 
     def _targets(self, instances: Optional[Instances]) -> Instances:
         assert instances is not None
