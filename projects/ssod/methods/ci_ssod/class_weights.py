@@ -28,6 +28,10 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
 
     Returns:
         (K+1,) in the matrix's dtype.
+
+    Example:
+        >>> solve_class_weights(torch.tensor([[-1.0, 3.0], [1.0, -3.0]]))
+        tensor([1.5000, 0.5000])
     """
     weights = torch.ones_like(gradient_matrix[0])
     seen = gradient_matrix.diagonal().nonzero().flatten()
@@ -81,6 +85,11 @@ def jacobi_target(gradient_matrix: Tensor, weights: Tensor, low: float, high: fl
 
     Returns:
         (K+1,).
+
+    Example:
+        >>> matrix = torch.tensor([[-1.0, 1.0], [1.0, -1.0]])
+        >>> jacobi_target(matrix, torch.tensor([0.5, 1.5]), low=0.1, high=10.0)
+        tensor([1.5000, 0.5000])
     """
     diagonal = gradient_matrix.diagonal()
     others = gradient_matrix @ weights - diagonal * weights

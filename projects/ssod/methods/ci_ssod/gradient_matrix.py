@@ -42,6 +42,11 @@ def gradient_matrix(
     Returns:
         (K+1, K+1), row: the logit that receives the gradient, column: the label. The diagonal is <=
         0, the rest >= 0.
+
+    Example:
+        >>> gradient_matrix(torch.zeros(2, 2), torch.tensor([0, 1]))
+        tensor([[-0.5000,  0.5000],
+                [ 0.5000, -0.5000]])
     """
     if loss not in ("ce", "focal") or (loss == "focal" and gamma is None):
         raise UserError(f"Gradient matrix of the loss {loss!r}: use 'ce', or 'focal' with a gamma.")

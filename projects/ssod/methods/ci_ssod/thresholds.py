@@ -31,6 +31,10 @@ def class_thresholds(
 
     Returns:
         (K,).
+
+    Example:
+        >>> class_thresholds(torch.tensor([0.5, 1.25]), base=0.75)
+        tensor([0.7500, 0.6000])
     """
     thresholds = (base / weights).clamp(max=base)
     if score_means is not None:

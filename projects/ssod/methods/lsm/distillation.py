@@ -39,6 +39,11 @@ def self_distillation_loss(
 
     Returns:
         A scalar; 0, with a zero gradient, where no RoI is in the interval.
+
+    Example:
+        >>> main, aux = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
+        >>> self_distillation_loss(main, aux, torch.tensor([0.5]), low=0.4, high=0.7)
+        tensor(0.3278)
     """
     rows = in_interval(matched_scores, low, high).nonzero().flatten()
     main = F.log_softmax(main_logits[rows].float(), dim=1)

@@ -93,6 +93,11 @@ def similarity_loss(
 
     Returns:
         A scalar; 0, with a gradient of 0, where there is no pair.
+
+    Example:
+        >>> same, apart = torch.ones(1, 2), torch.tensor([[8.0, 8.0, 9.0, 9.0]])
+        >>> similarity_loss(same, same, torch.tensor([[0.0, 0.0, 2.0, 2.0]]), apart)
+        tensor(1.0000)
     """
     shared, area_a, area_b = _overlaps(boxes_a, boxes_b)
     same = (_ratio(shared, area_a) > iof_threshold) | (_ratio(shared, area_b) > iof_threshold)

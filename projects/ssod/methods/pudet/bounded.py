@@ -55,6 +55,11 @@ def bounded_box_distillation(
 
     Returns:
         A scalar; 0 with a gradient of 0 for no rows.
+
+    Example:
+        >>> student, teacher, truth = torch.zeros(1, 4), torch.ones(1, 4), torch.full((1, 4), 3.0)
+        >>> bounded_box_distillation(student, teacher, truth)
+        tensor(4.)
     """
     student = student_deltas.float()
     to_teacher = (student - teacher_deltas.detach().float()).abs().sum(dim=1)

@@ -25,6 +25,11 @@ def imitation_mask(anchors: Tensor, gt_boxes: Tensor, ratio: float = 0.5) -> Ten
 
     Returns:
         (A,) bool.
+
+    Example:
+        >>> anchors = torch.tensor([[0.0, 0.0, 4.0, 4.0], [8.0, 8.0, 12.0, 12.0]])
+        >>> imitation_mask(anchors, gt_boxes=anchors[:1])
+        tensor([ True, False])
     """
     if len(gt_boxes) == 0 or len(anchors) == 0:
         return torch.zeros(len(anchors), dtype=torch.bool, device=anchors.device)

@@ -30,6 +30,10 @@ def nnpu_risk(
 
     Raises:
         UserError: the prior is not between 0 and 1, or the loss does not exist.
+
+    Example:
+        >>> nnpu_risk(torch.tensor([0.0]), torch.tensor([0.0]), prior=0.5)
+        tensor(0.5000)
     """
     positive, negative = _parts(positive_logits, unlabelled_logits, prior, loss)
     return positive + negative.clamp(min=0.0)

@@ -100,6 +100,10 @@ def shift_aligned_levels(main_levels: Tensor) -> Tensor:
 
     Returns:
         The same shape; 0 = P2^d, 1 = P3^d, 2 = P4^d.
+
+    Example:
+        >>> shift_aligned_levels(torch.tensor([0, 1, 2, 3]))
+        tensor([0, 0, 1, 2])
     """
     return (main_levels - 1).clamp(min=0)
 

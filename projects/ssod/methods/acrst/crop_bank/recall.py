@@ -24,6 +24,10 @@ def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: flo
 
     Returns:
         (K,) float64; NaN for a class without ground truth, whose pseudo recall is unknown.
+
+    Example:
+        >>> pseudo_recall(torch.tensor([45, 9]), torch.tensor([10, 10]), image_ratio=9.0)
+        tensor([0.5000, 0.1000], dtype=torch.float64)
     """
     if image_ratio <= 0:
         raise ValueError(f"image_ratio is {image_ratio}: it must be positive")
@@ -51,6 +55,10 @@ def class_sampling_probabilities(
         (K,) float64 that sums to 1. Classes that are unknown or not available get 0 and take no
         part in the ranking; if none is left, all get 0; if all the others' pseudo recalls are 0,
         they get the same. Ties keep class order.
+
+    Example:
+        >>> class_sampling_probabilities(torch.tensor([0.8, 0.2]), beta=1.0)
+        tensor([0.2000, 0.8000], dtype=torch.float64)
     """
     recall = pseudo_recall.double()
     known = ~recall.isnan()

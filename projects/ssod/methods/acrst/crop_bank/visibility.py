@@ -23,6 +23,11 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     Returns:
         (N,) in [0, 1], of the boxes' dtype (float32 for integers); 0 for boxes without area. No
         host synchronisation.
+
+    Example:
+        >>> box, occluder = [0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 10.0, 10.0]
+        >>> visible_fraction(torch.tensor([box]), torch.tensor([occluder]))
+        tensor([0.5000])
     """
     own = boxes.double().reshape(-1, 1, 2, 2)  # (N, 1, low or high, axis)
     above = occluders.to(own).reshape(-1, 1, 2, 2)
