@@ -362,7 +362,7 @@ def test_top_scores_and_measures_by_hand() -> None:
 def test_truth_in_cocos_format(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}]
     (tmp_path / "t.json").write_text(
-        json.dumps({"images": images, "annotations": [{"image_id": 2}]})
+        json.dumps({"images": images, "annotations": [{"image_id": 2, "category_id": 1}]})
     )
     assert read_positives(str(tmp_path / "t.json"), ["b.png", "c.png", "a.png"]).tolist() == [
         1,
