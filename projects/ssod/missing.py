@@ -25,7 +25,7 @@ def explain_import(error: BaseException) -> Optional[str]:
 
 
 def explain_failed_imports() -> None:
-    """From here on, an import that fails and that nobody catches ends the program with one line."""
+    """Makes an uncaught import error end the program with one line."""
 
     def show(
         kind: Type[BaseException], error: BaseException, trace: Optional[TracebackType]

@@ -75,9 +75,7 @@ _loaded: Dict[Tuple[str, bool], _Loaded] = {}
 
 
 def forget_readings() -> None:
-    """Lets every set be read anew: its files may have changed since the last run of this
-    process.
-    """
+    """Clears the cache of readings, because files may have changed since the process's last run."""
     _loaded.clear()
     voc.classes_of_folder.cache_clear()
     folder.forget_listings()
@@ -374,7 +372,7 @@ def _folded(name: str) -> str:
 
 
 def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
-    """Reads the sets that a run evaluates on, anew and once, before its first step.
+    """Reads the sets that a run evaluates on once more, before its first step.
 
     What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that
     do not exist are left out or refused: see `drop_missing`.

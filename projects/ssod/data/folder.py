@@ -31,7 +31,7 @@ _listings: Dict[Tuple[str, int], List[str]] = {}
 
 
 def forget_listings() -> None:
-    """Lets every folder be listed anew."""
+    """Clears the cache of folder listings."""
     _listings.clear()
 
 

@@ -192,7 +192,7 @@ def _start_worker(worker: int) -> None:
 
 
 def _obey_parent() -> None:
-    """Ends this process when its parent, and nobody else, sends SIGTERM."""
+    """Ends this process when its parent sends SIGTERM, and ignores other senders."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

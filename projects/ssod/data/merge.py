@@ -27,7 +27,7 @@ def merge_coco(
 
     Returns:
         "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids stay as they are in
-        a single file; from several files they are numbered anew.
+        a single file; from several files they are renumbered.
     """
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []

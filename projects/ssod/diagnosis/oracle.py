@@ -27,7 +27,7 @@ class OracleLabels(Method):
     them.
 
     It must be the last of `SSOD.METHODS`: it repairs what the others have selected. True boxes
-    regress whatever the other methods do with the teacher's, since people's labels do.
+    always regress, as human labels do, even if the teacher's boxes do not.
 
     Args:
         substitution: one of `SUBSTITUTIONS`, see `substitute`. datasets: the unlabelled sets.

@@ -298,4 +298,4 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             if others
             else ""
         )
-        return f"To recover, {older}delete {pointer} to start anew."
+        return f"To recover, {older}delete {pointer} to start from scratch."

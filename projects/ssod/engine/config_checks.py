@@ -133,7 +133,7 @@ RANGES: Dict[str, Range] = {
     "SSOD.STRONG_AUGMENTATION.NOISE_SIGMA": NOT_NEGATIVE,
 }
 
-# Lists that must have something in them, whatever their elements.
+# Lists that must not be empty.
 _FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
 
 CHOICES: Dict[str, Sequence[str]] = {

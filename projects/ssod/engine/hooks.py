@@ -23,9 +23,9 @@ class TeacherUpdate(HookBase):
 
     Args:
         copy_at: the step before which the copy is made; None for never.
-        warmup: the decay is at most 1 - 1/n after n steps, which are counted anew from the copy on:
-            a plain mean of the students so far, so that the teacher does not lag behind a student
-            that learns fast.
+        warmup: the decay is at most 1 - 1/n after n steps, which are counted again from the copy
+            on: a plain mean of the students so far, so that the teacher does not lag behind a
+            student that learns fast.
     """
 
     def __init__(

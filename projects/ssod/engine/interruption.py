@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step at hand is finished, a checkpoint is written, and the process ends
+"""Ctrl-C and SIGTERM: the current step is finished, a checkpoint is written, and the process ends
 with the signal's code.
 
 A second signal ends a single process at once. Several processes all finish the same step: a rank

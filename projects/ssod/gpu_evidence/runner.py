@@ -53,7 +53,7 @@ class Outcome:
 
 
 def test_command(device: str) -> List[str]:
-    """pytest on the tests that need a GPU, in several processes where pytest-xdist is at hand."""
+    """pytest on the tests that need a GPU, in several processes if pytest-xdist is installed."""
     command = [sys.executable, "-m", "pytest", "tests/test_cuda.py", "-q", "-rfE", "--no-header"]
     if device == "cuda" and importlib.util.find_spec("xdist"):
         command += ["-n", str(min(8, os.cpu_count() or 1))]

@@ -17,7 +17,7 @@ from ssod.data.formats.registry import DeclaredSet
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
 
-# Formats that list every image of a project, whether or not somebody has worked on it yet.
+# Formats that list every image of a project, labelled or not.
 _LISTS_ALL = ("coco", "lvis", "cvat")
 
 
@@ -37,7 +37,7 @@ class Photo:
     Args:
         path: relative to the collection's root. split: "train", "val", "test" or "" where nothing
             says.
-        boxes: None where nobody has labelled it, [] where nothing is on it. size: (height, width),
+        boxes: None if it is not labelled, [] if it is labelled as empty. size: (height, width),
             None if unreadable.
     """
 

@@ -27,7 +27,7 @@ _LISTED = 5
 class Odd:
     """Boxes of one kind of oddity.
 
-    `examples` are "image: class x0,y0,x1,y1"; they are used, whatever it is.
+    `examples` are "image: class x0,y0,x1,y1"; training still uses these boxes.
     """
 
     what: str
@@ -125,7 +125,7 @@ def find_odd(collection: Collection) -> List[Odd]:
 
 
 def _doubles(boxes: Sequence[Box]) -> List[Box]:
-    """Boxes that nearly equal an earlier one of the image, of whatever class."""
+    """Boxes that nearly equal an earlier one of the image, of any class."""
     if len(boxes) < 2:
         return []
     corners = np.array([box.corners for box in boxes])

@@ -33,7 +33,7 @@ class Machine:
 
 
 def this_machine(device: str = "") -> Machine:
-    """The machine at hand.
+    """The machine that runs this process.
 
     Args:
         device: "cpu" leaves its GPUs out; "cuda" demands one; "" takes what is there.

@@ -152,7 +152,7 @@ def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Option
     """A JPEG with boxes as a data URI; None where the file cannot be read."""
     try:
         image = read_pixels(file_name, "BGR")
-    except Exception:  # whatever Pillow's decoders raise on a damaged file
+    except Exception:  # Pillow's decoders may raise anything on a damaged file
         return None
     longest = max(image.shape[:2])
     factor = min(1.0, _SIZE / longest)

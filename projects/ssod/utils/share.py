@@ -12,7 +12,9 @@ from ssod.errors import UserError
 
 @dataclass(frozen=True)
 class Share:
-    """Job `index` of `count`. Shard s belongs to job s % count, whatever is done already."""
+    """Job `index` of `count`. Shard s always belongs to job s % count, even if some shards are
+    done.
+    """
 
     index: int = 0
     count: int = 1

@@ -41,7 +41,7 @@ class StepFiles:
     def drop_after(self, step: int) -> None:
         """Removes the files of later steps.
 
-        A run that starts again after `step` writes them anew.
+        A run that starts again after `step` writes them again.
         """
         for later, path in self.found():
             if later > step:

@@ -50,7 +50,7 @@ class ImageLabels:
 
     Args:
         path: relative to the folder of the images.
-        boxes: None where nobody has labelled the image; [] where a person found nothing on it.
+        boxes: None if the image is not labelled; [] if it is labelled as empty.
         size: (height, width); None where the image cannot be read.
     """
 
@@ -276,7 +276,7 @@ class AnnotatedSet(ABC):
         ]
 
     def labeled_records(self) -> List[Record]:
-        """The images that somebody has labelled, with "annotations" (class indices; XYXY boxes)."""
+        """The labelled images, with "annotations" (class indices; XYXY boxes)."""
         reading, root = self._labels(), self.image_root
         indices = {name: i for i, name in enumerate(self.classes())}
         records = []

@@ -91,8 +91,7 @@ class CvatSet(AnnotatedSet):
 
     ANNOTATIONS may be a folder with the XML files of several tasks. Every shape with an inside
     becomes the box around it, turned as it is; points and lines are skipped and counted. An image
-    without any shape counts as unlabelled: CVAT lists every image of a task, whether somebody has
-    worked on it or not.
+    without any shape counts as unlabelled: CVAT lists every image of a task, labelled or not.
     """
 
     def label_files(self) -> List[str]:

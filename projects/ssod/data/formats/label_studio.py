@@ -147,7 +147,7 @@ def _find_image(reader: LabelReader, written: Optional[str], where: str) -> Opti
 
 
 def _regions(task: Dict[str, Any]) -> Optional[List[Any]]:
-    """The regions that count; None where nobody has labelled the task."""
+    """The regions that count; None if the task is not labelled."""
     found = task.get("annotations", task.get("completions"))
     if isinstance(found, list):
         done = [a for a in found if isinstance(a, dict) and not a.get("was_cancelled")]

@@ -88,7 +88,7 @@ def _find_image(
     reader: LabelReader, relative: str, content: Dict[str, Any]
 ) -> Optional[ImageLabels]:
     # The image beside the file comes before the path in the file: files are renamed and copied
-    # together with their images, and nobody changes the path inside.
+    # together with their images, but the path inside stays the old one.
     try:
         return reader.add_image(reader.folder.of_stem(relative))
     except ImageNotFound:

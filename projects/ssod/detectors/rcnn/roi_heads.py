@@ -83,8 +83,7 @@ def roi_losses(
     cls_loss: str,
     gamma: float,
 ) -> Dict[str, Tensor]:
-    """Detectron2's `FastRCNNOutputLayers.losses`, each RoI times its weight; divided by R whatever
-    the weights.
+    """Detectron2's `FastRCNNOutputLayers.losses` with a weight for each RoI, still divided by R.
 
     Args:
         rois: from `sample_rois`. predictions: of these RoIs. cls_weights, reg_weights: (R,).

@@ -104,7 +104,7 @@ class DistributionAlignment(Relabelling):
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
     def setup(self, data: TrainingData) -> None:
-        # Human labels alone, whatever a generation has added.
+        # Only human labels, without those that a generation added.
         for record in (r for r in data.labeled if r.get("dataset_name") != ADDED):
             for label in trained_classes(record):
                 self.labels_per_class[label] += 1

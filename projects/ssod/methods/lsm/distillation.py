@@ -41,6 +41,7 @@ def self_distillation_loss(
         A scalar; 0, with a zero gradient, where no RoI is in the interval.
 
     Example:
+        >>> import torch
         >>> main, aux = torch.tensor([[0.0, 0.0]]), torch.tensor([[2.0, 0.0]])
         >>> self_distillation_loss(main, aux, torch.tensor([0.5]), low=0.4, high=0.7)
         tensor(0.3278)

@@ -131,7 +131,7 @@ def _decode(file_name: str, factor: int) -> np.ndarray:
         image = cv2.imdecode(content, _REDUCED[factor]) if content.size else None
         if image is None:  # a format that only Pillow knows, or no image
             image = read_pixels(file_name, "BGR")[::factor, ::factor]
-    except Exception as error:  # whatever the decoders raise on damaged files
+    except Exception as error:  # decoders may raise anything on damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(file_name, reason) from None
     return image

@@ -19,7 +19,8 @@ from ssod.structures import Sample, SSODBatch
 def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -> None:
     """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting.
 
-    Of both streams, whatever is pasted on: the labelled one's share is the figure's ground truth.
+    Both streams are counted, even if only one is pasted on, because the labelled one's share is the
+    figure's ground truth.
     """
     streams = {
         "labeled": (outputs.labeled, batch.labeled),

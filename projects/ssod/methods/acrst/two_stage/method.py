@@ -166,7 +166,7 @@ class TwoStageFilter(Method):
     def warm(self, context: StepContext) -> Tensor:
         """A bool scalar: the head has had its labelled steps.
 
-        On the device, so that nobody waits for it.
+        The scalar stays on the device, which avoids a synchronisation.
         """
         return context.student.ssod_heads[self.name].labeled_steps >= self.warmup
 
