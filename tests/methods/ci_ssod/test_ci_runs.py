@@ -99,8 +99,8 @@ def test_report_sections_of_a_run(squares: Path, tmp_path: Path) -> None:
 @pytest.mark.trains
 def test_labelled_images_alone(squares: Path, tmp_path: Path) -> None:
     """Reweighting and repeat factors work in a supervised run."""
-    cfg = run_cfg(squares, tmp_path / "run", (), 3)
-    cfg.SSOD.METHODS = (GBR, "RepeatFactorSampling")
+    cfg = run_cfg(squares, tmp_path / "run", (GBR, "RepeatFactorSampling"), 3)
+    cfg.SSOD.METHODS = (GBR, "RepeatFactorSampling")  # no selector of pseudo-labels
     cfg.DATASETS.UNLABELED = ()
     trainer = train(cfg)
     assert (trainer.core.methods[GBR].balance.weights != 1).any()
