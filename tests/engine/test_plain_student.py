@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
-from runs import RETINANET, digest, state_of, train, with_stored_labels
+from runs import RETINANET, state_of, train, with_stored_labels
 from ssod.detectors.loss_only import LossOnlyModel
 from ssod.detectors.rcnn.driver import RCNNDriver
 from ssod.engine.plain_student import PlainTeacherStudent, build_core
@@ -164,7 +164,11 @@ def test_run_resume_evaluate_export(squares: Path, tmp_path: Path) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD = 3
     train(cfg, until=3)
     again = train(cfg, resume=True)
-    assert digest(state_of(again)) == digest(state_of(whole))
+    # A bias whose gradient is a sum of rounding errors varies by 1e-14 with memory alignment.
+    resumed, expected = state_of(again), state_of(whole)
+    assert resumed.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(resumed[name], value, rtol=0.0, atol=1e-9)
     assert again.core.student.loss_normalizer == whole.core.student.loss_normalizer != 100
 
     cfg.DATASETS.TEST = ("squares_test",)
