@@ -46,7 +46,7 @@ from ssod.diagnosis.rows import (
 )
 from ssod.engine.setup import load_config, run_cli
 from ssod.errors import UserError
-from ssod.report.diagnosis import FILE  # noqa: E402
+from ssod.report.diagnosis import FILE
 from ssod.report.tables import MAIN_METRIC, values_by_seed
 from ssod.sweep.plan import Plan, Row, check_overrides, check_plan
 from ssod.sweep.records import last_log_line, read_run

@@ -94,6 +94,7 @@ class LabelReader:
         self.skipped = SkippedBoxes(self.source)
         self.layout = BoxLayout(self.source)
         self.without_image = SkippedBoxes(self.source, "labels")
+        self._labelled_by: Dict[str, str] = {}
 
     def add_image(self, path: str) -> ImageLabels:
         """The entry of an image, which is new and without labels the first time."""
@@ -118,6 +119,19 @@ class LabelReader:
             except OSError:
                 pass  # the loader reports unreadable images
         return entry
+
+    def mark_labelled_by(self, entry: ImageLabels, label_file: str) -> None:
+        """`mark_labelled` for formats with one label file an image.
+
+        Raises:
+            UserError: another file labels the image too.
+        """
+        other = self._labelled_by.setdefault(entry.path, label_file)
+        if other != label_file:
+            raise UserError(
+                f"{label_file} and {other} in {self.source} both label {entry.path}: remove one."
+            )
+        self.mark_labelled(entry)
 
     def add_box(
         self,

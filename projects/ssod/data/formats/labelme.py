@@ -65,7 +65,6 @@ class LabelMeSet(AnnotatedSet):
         reader = LabelReader(self.annotations, ImageFolder(self.image_root))
         for path in reader.folder.paths:
             reader.add_image(path)
-        taken: Dict[str, str] = {}
         for file_name in self.label_files():
             content = read_json(file_name)
             if not is_labelme(content):
@@ -74,12 +73,7 @@ class LabelMeSet(AnnotatedSet):
             entry = _find_image(reader, relative, content)
             if entry is None:
                 continue
-            if entry.path in taken:
-                raise UserError(
-                    f"{relative} and {taken[entry.path]} in {self.annotations} both label {entry.path}: remove one."
-                )
-            taken[entry.path] = relative
-            reader.mark_labelled(entry)
+            reader.mark_labelled_by(entry, relative)
             _add_shapes(reader, entry, relative, content["shapes"])
         return reader.finish()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 from ssod.data.formats.annotated import AnnotatedSet, ImageLabels, LabelReader, Reading
 from ssod.data.formats.hint import hints_at_format
@@ -53,7 +53,6 @@ class VocFolderSet(AnnotatedSet):
         reader = LabelReader(self.annotations, ImageFolder(self.annotations))
         for path in reader.folder.paths:
             reader.add_image(path)
-        taken: Dict[str, str] = {}
         for file_name in self.label_files():
             xml = read_xml(file_name)
             if xml.tag != "annotation":
@@ -62,12 +61,7 @@ class VocFolderSet(AnnotatedSet):
             entry = _find_image(reader, relative, xml.findtext("filename") or "")
             if entry is None:
                 continue
-            if entry.path in taken:
-                raise UserError(
-                    f"{relative} and {taken[entry.path]} in {self.annotations} both label {entry.path}: remove one."
-                )
-            taken[entry.path] = relative
-            reader.mark_labelled(entry)
+            reader.mark_labelled_by(entry, relative)
             for number, item in enumerate(xml.findall("object")):
                 where = f"{relative} object {number + 1}"
                 reader.add_box(entry, item.findtext("name"), parse_box(item), where)
