@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
 # Loss weights a pseudo-label row carries, one column each. They follow a row through matching as
@@ -90,10 +90,12 @@ class Sample:
         file_name, image_id: of the image that was read in the end.
         weak, strong: the two views, uint8 (3, H, W) in the model's channel order, same geometry.
         geometry: from the image file to both views.
-        instances: `gt_boxes` and `gt_classes` in view coordinates; None for unlabelled images.
+        instances: `gt_boxes` and `gt_classes` in view coordinates, with `MODEL.MASK_ON` also
+            `gt_masks` (`BitMasks`); None for unlabelled images.
         strong_instances: those of the strong view, where a method changed it; None: the same.
         stored: of unlabelled images with stored labels (`SSOD.PSEUDO_LABELS`): `pred_boxes`,
-            `scores` and `pred_classes` in view coordinates; None where the teacher labels online.
+            `scores`, `pred_classes`, with `MODEL.MASK_ON` also `pred_masks` (M, H, W), in view
+            coordinates; None where the teacher labels online.
         extras: what methods' view transforms add, one entry a method.
         skipped: files that could not be read and were replaced by this image, with the reason.
     """
@@ -132,6 +134,7 @@ def make_targets(
     classes: Tensor,
     scores: Optional[Tensor] = None,
     weights: Optional[Mapping[str, Tensor]] = None,
+    masks: Any = None,
 ) -> Instances:
     """Training targets of one image, with every column that the losses read.
 
@@ -140,14 +143,18 @@ def make_targets(
         boxes: (M, 4). classes: (M,) int64.
         scores: (M,) confidence of each label; 1 where not given (human labels).
         weights: (M,) float for any of `WEIGHT_COLUMNS`; 1 where not given.
+        masks: M masks of the view, `BitMasks` or another class that the step knows; None where
+            only boxes are trained.
 
     Returns:
-        `Instances` with gt_boxes, gt_classes, gt_scores and `gt_<column>` for each of
-        `WEIGHT_COLUMNS`.
+        `Instances` with gt_boxes, gt_classes, gt_scores, `gt_<column>` for each of
+        `WEIGHT_COLUMNS`, and gt_masks where masks are given.
     """
     targets = Instances(image_size)
     targets.gt_boxes = Boxes(boxes)
     targets.gt_classes = classes
+    if masks is not None:
+        targets.gt_masks = masks
     ones = boxes.new_ones(len(boxes))
     targets.gt_scores = ones if scores is None else scores
     for column in WEIGHT_COLUMNS:
@@ -162,19 +169,27 @@ class PseudoLabels:
     Columns of each `Instances`: `gt_boxes` (Boxes), `gt_classes` (M,) int64, `scores` (M,) float,
     `selected` (M,) bool, the rows the main branch trains on, and the float `WEIGHT_COLUMNS`.
     `rpn_selected` (M,) bool is there if a method chose other rows for the RPN than for the RoI
-    head. The defaults are Unbiased Teacher's: classification weighs 1, box regression 0.
+    head. `gt_masks` (M masks of the view) is there where the teacher finds masks. The defaults are
+    Unbiased Teacher's: classification weighs 1, box regression 0.
     """
 
     instances: List[Instances]
 
     @classmethod
     def from_detections(cls, detections: List[Instances]) -> "PseudoLabels":
-        """From predictions with pred_boxes, scores and pred_classes; every row starts selected."""
+        """From predictions with pred_boxes, scores and pred_classes; every row starts selected.
+
+        `pred_masks`, where they are, become `gt_masks`: bool (M, H, W) tensors as `BitMasks`,
+        other classes as they are.
+        """
         rows = []
         for found in detections:
             row = Instances(found.image_size)
             row.gt_boxes = Boxes(found.pred_boxes.tensor.detach())
             row.gt_classes = found.pred_classes
+            if found.has("pred_masks"):
+                masks = found.pred_masks
+                row.gt_masks = BitMasks(masks) if isinstance(masks, Tensor) else masks
             row.scores = found.scores.detach()
             row.selected = torch.ones_like(row.scores, dtype=torch.bool)
             for column in WEIGHT_COLUMNS:
@@ -221,7 +236,12 @@ class PseudoLabels:
             weights = {column: kept.get(column) for column in WEIGHT_COLUMNS}
             targets.append(
                 make_targets(
-                    kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights
+                    kept.image_size,
+                    kept.gt_boxes.tensor,
+                    kept.gt_classes,
+                    kept.scores,
+                    weights,
+                    kept.gt_masks if kept.has("gt_masks") else None,
                 )
             )
         return targets

@@ -26,6 +26,7 @@ from ssod.data.boxes import SkippedBox, SkippedBoxes, box_problem, skipped_boxes
 from ssod.data.coco import CocoSet, crowd_flag, file_stamp
 from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
 from ssod.data.existence import drop_missing, missing_images
+from ssod.data.masks import NO_MASK, read_mask
 from ssod.data.records import Record, trained_classes
 from ssod.data.stored_labels import attach_stored_labels
 from ssod.errors import UserError, first_names, relative_to
@@ -34,14 +35,21 @@ logger = logging.getLogger(__name__)
 
 # Names that this module has registered in Detectron2's catalogs.
 _registered: Dict[str, DeclaredSet] = {}
+# Whether the latest config trains masks; sets that others registered are read accordingly.
+_masks_wanted = False
 
 
 def register_datasets(cfg: CfgNode) -> None:
     """Enters every dataset of `SSOD.DATASETS` into Detectron2's catalogs, without reading any file.
 
-    Calling it again changes nothing; a changed declaration replaces the former one.
+    Calling it again changes nothing; a changed declaration replaces the former one. With
+    `MODEL.MASK_ON` labels are read with their masks.
     """
+    global _masks_wanted
+    _masks_wanted = bool(cfg.get("MODEL", {}).get("MASK_ON", False))
     for name, dataset in parse_declarations(cfg).items():
+        if _masks_wanted and hasattr(dataset, "masks"):
+            dataset = replace(dataset, masks=True)  # type: ignore[type-var]
         if _registered.get(name) == dataset and name in DatasetCatalog:
             continue
         if name in DatasetCatalog and name not in _registered:
@@ -121,9 +129,9 @@ def dataset_records(name: str) -> List[Dict[str, Any]]:
     if name in _registered:
         return list(DatasetCatalog.get(name))
     load = DatasetCatalog[name]
-    known = _loaded.get((name, True))
-    if known is None or known.source != load:
-        known = _Loaded(load, (0, 0), _drop_unusable(name, _load_builtin(name)))
+    known, source = _loaded.get((name, True)), (load, _masks_wanted)
+    if known is None or known.source != source:
+        known = _Loaded(source, (0, 0), _drop_unusable(name, _load_builtin(name), _masks_wanted))
         _loaded[name, True] = known
     return [Record(record) for record in known.records]
 
@@ -167,9 +175,9 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
         ) from None
 
 
-def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
+def _drop_unusable(name: str, records: Sequence[Any], masks: bool) -> List[Dict[str, Any]]:
     """For datasets that others registered: copies of the records without the boxes that
-    `box_problem` names.
+    `box_problem` names, and with `masks` without those whose mask cannot be used.
 
     Images get a number where none has an id; crowd flags are 0 or 1.
 
@@ -197,7 +205,15 @@ def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
             if annotation["bbox_mode"] == BoxMode.XYWHA_ABS:
                 annotation = {**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
             flag = crowd_flag(where, annotation.get("iscrowd", 0))
-            annotations.append({**annotation, "iscrowd": flag})
+            kept_one = {**annotation, "iscrowd": flag}
+            if masks:
+                kept_one["segmentation"], problem = read_mask(
+                    annotation.get("segmentation"), box, *size, is_crowd=bool(flag)
+                )
+                if problem:
+                    skipped.add(f"image {record['image_id']}", problem, record["file_name"])
+                    continue
+            annotations.append(kept_one)
         record["annotations"] = annotations
     layout.check(corners=BoxMode.XYWH_ABS not in modes)
     skipped.report()
@@ -398,6 +414,19 @@ def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
                     f"{_source(name)} lists no images: use another set in DATASETS.{key}."
                 )
             _check_foreign(cfg, name)
+            _check_masks(cfg, name, records)
+
+
+def _check_masks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Raises `UserError` where masks are trained and a set has boxes, but no masks at all."""
+    if not cfg.MODEL.MASK_ON:
+        return
+    found = [a for record in records for a in record.get("annotations", ())]
+    lost = any(box.reason == NO_MASK for box in skipped_boxes(_skip_source(name)))
+    if any("segmentation" not in a for a in found) or (lost and not found):
+        raise UserError(
+            f"{_source(name)} has no masks, and MODEL.MASK_ON is True: use a set with masks, or set it to False."
+        )
 
 
 def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
@@ -417,6 +446,7 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
         else:
             _check_foreign(cfg, name)
             found = dataset_records(name)
+        _check_masks(cfg, name, found)
         usable = [record for record in found if has_box(record)]
         if not usable:
             skipped = Counter(box.reason for box in skipped_boxes(_skip_source(name)))
@@ -458,7 +488,9 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
             raise UserError(f"{_source(name)} lists no images: use another dataset.")
         records += [_named(_image_alone(record), name) for record in found]
     if cfg.SSOD.PSEUDO_LABELS:
-        records = attach_stored_labels(records, cfg.SSOD.PSEUDO_LABELS, check_classes(cfg))
+        records = attach_stored_labels(
+            records, cfg.SSOD.PSEUDO_LABELS, check_classes(cfg), masks=cfg.MODEL.MASK_ON
+        )
     return records
 
 

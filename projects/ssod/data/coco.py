@@ -1,4 +1,4 @@
-"""Datasets in COCO's JSON format: bounding boxes only; masks and keypoints are not kept."""
+"""Datasets in COCO's JSON format: boxes, and masks if they are asked for; no keypoints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.coco_schema import check_structure
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
+from ssod.data.masks import read_mask
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError, relative_to
 
@@ -279,7 +280,7 @@ class CocoSet:
     """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`.
 
     TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups
-    the classes by.
+    the classes by. `masks` says whether masks are read too (`MODEL.MASK_ON`).
     """
 
     # What records take from images besides their file and size.
@@ -290,6 +291,7 @@ class CocoSet:
     images: str
     truth: Optional[str] = None
     groups: Optional[str] = None
+    masks: bool = False
 
     @classmethod
     def from_node(cls, name: str, node: Mapping[str, Any]) -> "CocoSet":
@@ -334,7 +336,8 @@ class CocoSet:
         reported.
 
         An annotation has an "area" of its own where the file gives another one than the box's,
-        which is a mask's.
+        which is a mask's. With `masks` it has a "segmentation" (an `Rle`); annotations whose mask
+        cannot be used are skipped and reported like boxes.
         """
         path = self.annotations
         content = read_coco(path, ("images", "annotations", "categories"))
@@ -370,15 +373,21 @@ class CocoSet:
             if problem:
                 skipped.add(label, problem, record["file_name"])
                 continue
-            record["annotations"].append(
-                {
-                    "bbox": [float(v) for v in box],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": index,
-                    "iscrowd": int(bool(annotation.get("iscrowd"))),
-                    **_own_area(annotation.get("area"), box),
-                }
-            )
+            kept = {
+                "bbox": [float(v) for v in box],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": index,
+                "iscrowd": int(bool(annotation.get("iscrowd"))),
+                **_own_area(annotation.get("area"), box),
+            }
+            if self.masks:
+                kept["segmentation"], problem = read_mask(
+                    annotation.get("segmentation"), xyxy, *size, is_crowd=bool(kept["iscrowd"])
+                )
+                if problem:
+                    skipped.add(label, problem, record["file_name"])
+                    continue
+            record["annotations"].append(kept)
         layout.check()
         skipped.report()
         for image in content["images"]:

@@ -21,6 +21,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ssod.data.augmentation import StrongAugmentation
+from ssod.data.masks import Rle, bit_masks, decode_mask, tight_boxes
 from ssod.data.pixels import read_pixels
 from ssod.data.sampler import STREAMS
 from ssod.data.snapshots import Snapshot, SnapshotReader
@@ -146,6 +147,8 @@ class TwoViewMapper:
         seed: of all randomness, with the reference's stream and position.
         view_transforms: by method name, in order.
         snapshots: where the methods' snapshots are read from.
+        masks: records have masks, which the samples get too.
+        tight_boxes: boxes are those around the masks in the view, which a crop makes smaller.
     """
 
     def __init__(
@@ -158,6 +161,8 @@ class TwoViewMapper:
         strong_labeled: bool = True,
         view_transforms: Optional[Mapping[str, ViewTransform]] = None,
         snapshots: Optional[SnapshotReader] = None,
+        masks: bool = False,
+        tight_boxes: bool = False,
     ) -> None:
         if image_format not in ("BGR", "RGB"):
             raise UserError(f"INPUT.FORMAT {image_format} is not supported: use BGR or RGB.")
@@ -166,6 +171,7 @@ class TwoViewMapper:
         self.strong_labeled = strong_labeled
         self.view_transforms = dict(view_transforms or {})
         self.snapshots = snapshots
+        self.masks, self.tight_boxes = masks, tight_boxes
 
     @classmethod
     def from_config(
@@ -176,7 +182,9 @@ class TwoViewMapper:
         seed: int,
         snapshots: Optional[SnapshotReader] = None,
     ) -> "TwoViewMapper":
-        """Geometry as Detectron2 trains with: crop (if on), resize, flip."""
+        """Geometry as Detectron2 trains with: crop (if on), resize, flip; with masks, too, boxes of
+        cropped images are those around the masks.
+        """
         augmentations: List[T.Augmentation] = detection_utils.build_augmentation(cfg, is_train=True)
         if cfg.INPUT.CROP.ENABLED:
             augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
@@ -188,6 +196,8 @@ class TwoViewMapper:
             seed=seed,
             view_transforms=view_transforms,
             snapshots=snapshots,
+            masks=cfg.MODEL.MASK_ON,
+            tight_boxes=cfg.MODEL.MASK_ON and cfg.INPUT.CROP.ENABLED,
         )
 
     @classmethod
@@ -227,10 +237,20 @@ class TwoViewMapper:
             geometry=Geometry(affine_matrix(transforms, *size), size),
         )
         view_size = (int(weak.shape[1]), int(weak.shape[2]))
+        if self.masks:
+            _check_mask_sizes(record, ref.stream, size)
         if ref.stream == "labeled":
-            sample.instances = labeled_instances(record["annotations"], transforms, view_size)
+            sample.instances = labeled_instances(
+                record["annotations"],
+                transforms,
+                view_size,
+                masks=self.masks,
+                tight=self.tight_boxes,
+            )
         elif "stored" in record:
-            sample.stored = stored_instances(record["stored"], transforms, view_size)
+            sample.stored = stored_instances(
+                record["stored"], transforms, view_size, masks=self.masks
+            )
         ids = dict(ref.snapshots)
         for name, transform in self.view_transforms.items():
             snapshot = None
@@ -249,27 +269,67 @@ class TwoViewMapper:
 
 
 def labeled_instances(
-    annotations: Sequence[Dict[str, Any]], transforms: T.TransformList, image_size: tuple[int, int]
+    annotations: Sequence[Dict[str, Any]],
+    transforms: T.TransformList,
+    image_size: tuple[int, int],
+    *,
+    masks: bool = False,
+    tight: bool = False,
 ) -> Instances:
     """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and boxes that the view leaves
     no area.
+
+    Args:
+        masks: annotations have masks (`Rle`), which become `gt_masks`; objects of which the view
+            shows no pixel are left out. tight: boxes are then those around the masks.
     """
+    kept = [a for a in annotations if not a.get("iscrowd", 0)]
     moved = [
         detection_utils.transform_instance_annotations(
             {key: a[key] for key in ("bbox", "bbox_mode", "category_id")}, transforms, image_size
         )
-        for a in annotations
-        if not a.get("iscrowd", 0)
+        for a in kept
     ]
-    return detection_utils.filter_empty_instances(
-        detection_utils.annotations_to_instances(moved, image_size)
-    )
+    instances = detection_utils.annotations_to_instances(moved, image_size)
+    if masks:
+        moved_masks = [_moved_mask(a["segmentation"], transforms) for a in kept]
+        instances.gt_masks = bit_masks(moved_masks, image_size)
+        if tight:
+            instances.gt_boxes = Boxes(tight_boxes(instances.gt_masks.tensor))
+    return detection_utils.filter_empty_instances(instances)
+
+
+def _check_mask_sizes(record: Mapping[str, Any], stream: str, size: tuple[int, int]) -> None:
+    """Raises `UnreadableImage` where a mask is not as large as the image file.
+
+    Readers check this too, but not where a file does not say how large its images are.
+    """
+    if stream == "labeled":
+        rles = [a["segmentation"] for a in record["annotations"]]
+    else:
+        rles = record.get("stored", {}).get("masks", [])
+    for rle in rles:
+        if tuple(rle["size"]) != size:
+            (height, width), name = rle["size"], record["file_name"]
+            found = f"it is {size[1]} x {size[0]} pixels, its masks are {width} x {height} (width x height)"
+            raise UnreadableImage(name, found)
+
+
+def _moved_mask(rle: Rle, transforms: T.TransformList) -> np.ndarray:
+    """The mask in the view, uint8."""
+    return transforms.apply_segmentation(decode_mask(rle).astype(np.uint8))
 
 
 def stored_instances(
-    stored: Mapping[str, np.ndarray], transforms: T.TransformList, image_size: tuple[int, int]
+    stored: Mapping[str, Any],
+    transforms: T.TransformList,
+    image_size: tuple[int, int],
+    *,
+    masks: bool = False,
 ) -> Instances:
-    """Stored labels as predictions in the view; boxes that the view leaves no area are dropped."""
+    """Stored labels as predictions in the view; boxes that the view leaves no area, and with
+    `masks` objects that it leaves no pixel, are dropped.
+    """
     height, width = image_size
     boxes = torch.zeros(0, 4)
     if len(stored["boxes"]):
@@ -280,4 +340,8 @@ def stored_instances(
     found.pred_boxes = Boxes(boxes)
     found.scores = torch.from_numpy(stored["scores"].copy())
     found.pred_classes = torch.from_numpy(stored["classes"].copy())
-    return found[found.pred_boxes.nonempty()]
+    if not masks:
+        return found[found.pred_boxes.nonempty()]
+    moved_masks = [_moved_mask(rle, transforms) for rle in stored["masks"]]
+    found.pred_masks = bit_masks(moved_masks, image_size).tensor
+    return found[found.pred_boxes.nonempty() & found.pred_masks.flatten(1).any(dim=1)]

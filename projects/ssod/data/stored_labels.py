@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.masks import NO_MASK, Rle, read_mask
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -21,7 +22,11 @@ _KEY = "SSOD.PSEUDO_LABELS"
 
 
 def attach_stored_labels(
-    records: Sequence[Dict[str, Any]], path: str, class_names: Sequence[str]
+    records: Sequence[Dict[str, Any]],
+    path: str,
+    class_names: Sequence[str],
+    *,
+    masks: bool = False,
 ) -> List[Dict[str, Any]]:
     """Gives each record its stored labels and leaves out the images that the file does not list.
 
@@ -31,15 +36,15 @@ def attach_stored_labels(
 
     Args:
         records: of unlabelled images. path: the file; images are found by file name (the end of the
-            path suffices), classes by name.
+            path suffices), classes by name. masks: labels need masks, too.
 
     Returns:
         New records with "stored": {"boxes": (M, 4) float32, "scores": (M,) float32, "classes": (M,)
-        int64}.
+        int64}, with `masks` also "masks": M `Rle`.
 
     Raises:
         UserError: the file is missing or broken, or lists images or classes that are not among
-            those of training.
+            those of training; masks are needed and no label has one.
     """
     content = read_coco(path, ("images", "annotations", "categories"))
     known = {name: index for index, name in enumerate(class_names)}
@@ -51,15 +56,17 @@ def attach_stored_labels(
             )
         classes[category] = known[name]
     owner = _match(records, content["images"], path)
-    rows = _rows(content, classes, path)
+    rows, outlines = _rows(content, classes, path, masks)
     found = []
     for image in content["images"]:
         table = np.asarray(rows[image["id"]], dtype=np.float32).reshape(-1, 6)
-        stored = {
+        stored: Dict[str, Any] = {
             "boxes": table[:, :4],
             "scores": table[:, 4],
             "classes": table[:, 5].astype(np.int64),
         }
+        if masks:
+            stored["masks"] = outlines[image["id"]]
         found.append((owner[image["id"]], stored))
     # Keep the order of the records, because it decides which images the sampler draws.
     kept: List[Dict[str, Any]] = []
@@ -113,11 +120,12 @@ def _endings(file_name: str) -> Iterator[str]:
 
 
 def _rows(
-    content: Dict[str, Any], classes: Dict[Any, int], path: str
-) -> Dict[Any, List[List[float]]]:
-    """Image id -> rows of x0, y0, x1, y1, score, class."""
+    content: Dict[str, Any], classes: Dict[Any, int], path: str, masks: bool
+) -> Tuple[Dict[Any, List[List[float]]], Dict[Any, List[Rle]]]:
+    """Image id -> rows of x0, y0, x1, y1, score, class; and image id -> the rows' masks."""
     sizes = {i["id"]: (i.get("height"), i.get("width")) for i in content["images"]}
     rows: Dict[Any, List[List[float]]] = {image_id: [] for image_id in sizes}
+    outlines: Dict[Any, List[Rle]] = {image_id: [] for image_id in sizes}
     skipped = SkippedBoxes(path)
     for annotation in content["annotations"]:
         label = f"annotation {annotation.get('id')}"
@@ -140,6 +148,18 @@ def _rows(
         if problem:
             skipped.add(label, problem)
             continue
+        if masks:
+            size = sizes[annotation["image_id"]]
+            rle, problem = read_mask(annotation.get("segmentation"), box, *size)
+            if rle is None:
+                skipped.add(label, str(problem))
+                continue
+            outlines[annotation["image_id"]].append(rle)
         own.append([*box, score, category])
+    if skipped.reasons[NO_MASK] and not any(rows.values()):
+        raise UserError(
+            f"{_KEY} {path} has no masks, and MODEL.MASK_ON is True: label with a model that predicts masks, or set it "
+            "to False."
+        )
     skipped.report()
-    return rows
+    return rows, outlines

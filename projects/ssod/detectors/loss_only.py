@@ -108,6 +108,8 @@ class LossOnlyModel:
             plain = Instances(target.image_size)
             plain.gt_boxes = Boxes(target.gt_boxes.tensor)
             plain.gt_classes = target.gt_classes
+            if target.has("gt_masks"):
+                plain.gt_masks = target.gt_masks
             height, width = target.image_size
             inputs.append({"image": image, "instances": plain, "height": height, "width": width})
         return self.model(inputs)

@@ -28,9 +28,10 @@ def build_core(cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict) -> Teac
     """
     offline = bool(cfg.SSOD.PSEUDO_LABELS) or not learns_from_unlabeled(cfg)
     if offline and unsupported_part(student) is not None:
-        for key in ("MASK_ON", "KEYPOINT_ON"):
-            if cfg.MODEL[key]:
-                raise UserError(f"MODEL.{key} is set, but only boxes are trained: set it to False.")
+        if cfg.MODEL.KEYPOINT_ON:
+            raise UserError(
+                "MODEL.KEYPOINT_ON is set, but only boxes and masks are trained: set it to False."
+            )
         if cfg.SSOD.RPN_SCORE_THRESHOLD > 0:
             raise UserError(
                 "SSOD.RPN_SCORE_THRESHOLD is set, but this model's RPN cannot have labels of its own: set it to 0."

@@ -302,7 +302,9 @@ class TeacherStudent(nn.Module):
         assert instances is not None
         boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
         device = self.student.device
-        return make_targets(instances.image_size, boxes.to(device), classes.to(device))
+        masks = instances.gt_masks.to(device) if instances.has("gt_masks") else None
+        size = instances.image_size
+        return make_targets(size, boxes.to(device), classes.to(device), masks=masks)
 
     def _to_device(self, image: Tensor) -> Tensor:
         return image.to(self.student.device, non_blocking=True)

@@ -74,7 +74,12 @@ def branch_targets(
             weights["roi_reg_weight"] = kept.roi_reg_weight
         targets.append(
             make_targets(
-                kept.image_size, kept.gt_boxes.tensor, kept.gt_classes, kept.scores, weights
+                kept.image_size,
+                kept.gt_boxes.tensor,
+                kept.gt_classes,
+                kept.scores,
+                weights,
+                kept.gt_masks if kept.has("gt_masks") else None,
             )
         )
     return targets
