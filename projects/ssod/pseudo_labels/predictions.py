@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.detectors.image_features import ImageFeatures
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
@@ -35,11 +37,12 @@ SHARD_SIZE = 500  # images
 
 class Prediction(NamedTuple):
     """`found`: pred_boxes, scores, pred_classes in pixels of the file, on the CPU; None where it
-    cannot be read (`problem`).
+    cannot be read (`problem`). `feature`: (D,) of the image, where it was asked for.
     """
 
     found: Optional[Instances]
     problem: str = ""
+    feature: Optional[np.ndarray] = None
 
 
 class PredictionStore:
@@ -78,6 +81,10 @@ class PredictionStore:
                 [np.zeros(0, np.int64)] + [f.pred_classes.numpy() for f in found]
             ),
         }
+        features = [r.feature for r in rows if r.feature is not None]
+        if features:
+            # Half precision is enough to tell images apart.
+            arrays["features"] = np.stack(features).astype(np.float16)
         write_atomically(self._path(shard), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     def read(self, shard: int) -> List[Prediction]:
@@ -85,6 +92,7 @@ class PredictionStore:
         with np.load(self._path(shard), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         rows, start = [], 0
+        features = iter(arrays.get("features", ()))
         for count, size, problem in zip(arrays["counts"], arrays["sizes"], arrays["problems"]):
             if count < 0:
                 rows.append(Prediction(None, str(problem)))
@@ -94,7 +102,7 @@ class PredictionStore:
             found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"][part]))
             found.scores = torch.from_numpy(arrays["scores"][part])
             found.pred_classes = torch.from_numpy(arrays["classes"][part])
-            rows.append(Prediction(found))
+            rows.append(Prediction(found, "", next(features, None)))
             start = part.stop
         return rows
 
@@ -114,6 +122,9 @@ def predict(
     cache: str,
     tta: bool = False,
     share: Share = Share(),
+    *,
+    role: Optional[str] = None,
+    features: bool = False,
 ) -> PredictionStore:
     """Runs a detector on images, shared out among the ranks by shards; finished shards are not done
     again.
@@ -129,16 +140,18 @@ def predict(
         tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data
             distillation").
         share: only these shards are done; the store may then be incomplete.
+        role: "teacher" or "student" of a full checkpoint; None: the teacher.
+        features: keeps a vector of each image too, see `ImageFeatures`.
     """
     folder = ""
     if comm.is_main_process():
-        folder = os.path.join(cache, _digest(cfg, weights, records, tta))
+        folder = os.path.join(cache, _digest(cfg, weights, records, tta, role, features))
     store = PredictionStore(comm.all_gather(folder)[0], len(records))
     # All ranks must agree on the missing shards before any rank writes one.
     todo = share.of(comm.all_gather(store.missing())[0])
     mine = todo[comm.get_rank() :: comm.get_world_size()]
     if mine:
-        _predict_shards(cfg, weights, records, store, mine, tta)
+        _predict_shards(cfg, weights, records, store, mine, tta, role, features)
     comm.synchronize()
     return store
 
@@ -151,8 +164,10 @@ def _predict_shards(
     store: PredictionStore,
     shards: Sequence[int],
     tta: bool,
+    role: Optional[str],
+    features: bool,
 ) -> None:
-    model = _build(cfg, weights, tta)
+    model = _build(cfg, weights, tta, role)
     indices = [index for shard in shards for index in store.indices(shard)]
     size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     # Test-time augmentation resizes by itself.
@@ -173,17 +188,20 @@ def _predict_shards(
         disable=not comm.is_main_process(),
     )
     results = iter(loader)
-    for shard in shards:
-        rows = []
-        for _ in store.indices(shard):
-            item = next(results)
-            bar.update()
-            if isinstance(item, str):
-                rows.append(Prediction(None, item))
-                continue
-            found = model([item])[0]["instances"].to("cpu")
-            rows.append(Prediction(_above(found, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, tta)))
-        store.write(shard, rows)
+    with ImageFeatures(model) if features else nullcontext() as listener:
+        for shard in shards:
+            rows = []
+            for _ in store.indices(shard):
+                item = next(results)
+                bar.update()
+                if isinstance(item, str):
+                    rows.append(Prediction(None, item))
+                    continue
+                found = model([item])[0]["instances"].to("cpu")
+                kept = _above(found, cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, tta)
+                feature = listener.vector(item["image"]) if listener is not None else None
+                rows.append(Prediction(kept, "", feature))
+            store.write(shard, rows)
     bar.close()
 
 
@@ -197,8 +215,8 @@ def _above(found: Instances, threshold: float, tta: bool) -> Instances:
     return plain[plain.scores > threshold] if tta else plain
 
 
-def _build(cfg: CfgNode, weights: str, tta: bool) -> Any:
-    model: nn.Module = load_detector(cfg, weights, None)
+def _build(cfg: CfgNode, weights: str, tta: bool, role: Optional[str]) -> Any:
+    model: nn.Module = load_detector(cfg, weights, role)
     if not tta:
         return model
     if not isinstance(model, GeneralizedRCNN):
@@ -241,7 +259,14 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: bool) -> str:
+def _digest(
+    cfg: CfgNode,
+    weights: str,
+    records: Sequence[Dict[str, Any]],
+    tta: bool,
+    role: Optional[str] = None,
+    features: bool = False,
+) -> str:
     """A digest of everything that predictions depend on."""
     model = cfg.MODEL.clone()
     model.defrost()
@@ -249,6 +274,8 @@ def _digest(cfg: CfgNode, weights: str, records: Sequence[Dict[str, Any]], tta: 
     sizes: Tuple[Any, ...] = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, cfg.INPUT.FORMAT)
     augmented = cfg.TEST.AUG if tta else None
     settings = [model, sizes, cfg.TEST.DETECTIONS_PER_IMAGE, augmented, SHARD_SIZE]
+    if role or features:
+        settings += [role, features]
     # Not dump(), whose text depends on whether a config was itself read from a dump.
     sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for record in records:

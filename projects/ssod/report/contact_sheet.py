@@ -70,15 +70,19 @@ def single_size(panel: Panel) -> int:
 
 
 def captioned(image: np.ndarray, text: str) -> np.ndarray:
-    """The image with a strip of text below; long text is cut at the left, to keep a file name's
+    """The image with the text's lines below; a long line is cut at the left, to keep a file name's
     end.
     """
+    return np.concatenate([image, *(_strip(image, line) for line in text.split("\n"))])
+
+
+def _strip(image: np.ndarray, text: str) -> np.ndarray:
     strip = np.full((_CAPTION_HEIGHT, image.shape[1], 3), BACKGROUND, dtype=np.uint8)
     shown = text
     while len(shown) > 4 and _width_of(shown) > image.shape[1] - 6:
         shown = "..." + shown[4:] if shown.startswith("...") else "..." + shown[3:]
     cv2.putText(strip, shown, (3, 14), _FONT, _FONT_SCALE, _TEXT, 1, cv2.LINE_AA)
-    return np.concatenate([image, strip])
+    return strip
 
 
 def _width_of(text: str) -> int:

@@ -1,0 +1,1 @@
+"""The labelling loop: which images to label next, labels for annotation tools, corrected labels."""
