@@ -42,7 +42,7 @@ def assert_sane(trainer: SSODTrainer) -> None:
 
 
 # Pairs are many, and what a processor's kernels change shows in single methods and in stacks.
-ALONE = [pytest.param((name,), marks=pytest.mark.trains) for name in METHOD_NAMES]
+ALONE = [(name,) for name in METHOD_NAMES]
 
 
 @pytest.mark.parametrize("names", [*ALONE, *itertools.combinations(METHOD_NAMES, 2)])
@@ -58,7 +58,7 @@ def test_methods_train(squares: Path, tmp_path: Path, names: Tuple[str, ...]) ->
 
 
 @pytest.mark.trains
-@pytest.mark.parametrize("names", [*((name,) for name in METHOD_NAMES), FULL_STACK])
+@pytest.mark.parametrize("names", [*ALONE, FULL_STACK])
 def test_method_resumes_to_the_bit(squares: Path, tmp_path: Path, names: Tuple[str, ...]) -> None:
     whole = train(method_cfg(squares, tmp_path / "whole", names, 5))
     cfg = method_cfg(squares, tmp_path / "parts", names, 5)

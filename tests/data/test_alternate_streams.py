@@ -63,7 +63,6 @@ def test_losses_of_the_streams_come_in_turn(squares: Path, tmp_path: Path) -> No
     assert latest["loss_cls"][1] == 4 and latest["loss_cls_unlabeled"][1] == 5
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_methods_bear_batches_of_one_stream(squares: Path, tmp_path: Path, name: str) -> None:
     cfg = method_cfg(squares, tmp_path / "run", (name,), 5)
