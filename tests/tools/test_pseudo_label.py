@@ -118,6 +118,20 @@ def test_several_models_intersect(config: Path, models: Dict[str, Fake]) -> None
     assert found["annotations"][0]["bbox"] == [6, 6, 20, 20]  # the newest model's
 
 
+def test_several_models_fused(config: Path, models: Dict[str, Fake]) -> None:
+    models["b.pth"].classes = (0, 2)
+    found = run(config, "--thresholds", "0.1", "--combine", "fused", weights=("a", "b"))
+    # The first box is found by both, with one score, so half way; the others by one of two.
+    first, *others = [a for a in found["annotations"] if a["image_id"] == 1]
+    assert first["bbox"] == pytest.approx([5, 5, 20, 20], abs=1e-2)
+    assert sorted((a["category_id"], a["score"]) for a in others) == [(2, 0.1), (3, 0.1)]
+    assert found["info"]["combine"] == "fused" and len(found["info"]["thresholds"]) == 1
+    # The matched threshold is of the fused scores: one class, one cut.
+    matched = run(config, "--combine", "fused", weights=("a", "b"))
+    cut = matched["info"]["thresholds"][0]["red"]
+    assert min(a["score"] for a in matched["annotations"] if a["category_id"] == 1) >= cut
+
+
 def test_goes_on_after_a_kill(
     config: Path, models: Dict[str, Fake], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
 from ssod.errors import UserError
 from ssod.pseudo_labels.certainty import image_certainty, most_certain
+from ssod.pseudo_labels.ensemble import check_fusion, fuse_predictions
 from ssod.pseudo_labels.intersection import intersect_pseudo_labels
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
@@ -40,6 +41,7 @@ def label_images(
     *,
     threshold: Optional[float] = None,
     tta: bool = False,
+    combine: str = "agreed",
     fraction: float = 1.0,
     share: Share = Share(),
     keep_empty: bool = True,
@@ -48,13 +50,13 @@ def label_images(
 
     Called on all ranks.
 
-    Where there are several detectors, the labels are those that all agree on
-    (`intersect_pseudo_labels`).
-
     Args:
         weights: of the detectors, oldest first. output: the file. cache: see `predict`.
         threshold: on the score, for all classes; None: per detector and class, so that the number
-            of labels of the class per image is the labelled set's.
+            of labels of the class per image is the labelled set's. Fused detections have one
+            threshold a class for all detectors.
+        combine: of several detectors: "agreed", the labels that all agree on
+            (`intersect_pseudo_labels`), or "fused", all detections fused (`fuse_predictions`).
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
         share: of several jobs that predict; unless it is everything, no file is written.
         keep_empty: images without labels go into the file too, as images without objects. Otherwise
@@ -63,6 +65,8 @@ def label_images(
     Raises:
         UserError: nothing would be left.
     """
+    if combine == "fused":
+        check_fusion()
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SSOD.PSEUDO_LABELS = ""  # this makes the file that another run trains on
@@ -70,11 +74,15 @@ def label_images(
     if not records:
         raise UserError("DATASETS.UNLABELED is empty: name at least one dataset to label.")
     classes = check_classes(cfg)
-    stores = [predict(cfg, path, records, cache, tta, share) for path in weights]
+    stores: List[Iterable[Prediction]] = [
+        predict(cfg, path, records, cache, tta, share) for path in weights
+    ]
     if not share.whole:
         return
     if comm.is_main_process():
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
+        if combine == "fused" and len(stores) > 1:
+            stores = [FusedPredictions(stores, cfg.SSOD.MULTI_PHASE.FUSION_IOU)]
         limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]
         # Two passes, one to rank the images and one to write; neither holds all labels in memory.
         rows = agreed_labels(stores, limits, iou)
@@ -92,6 +100,7 @@ def label_images(
             "image_root": image_root(records),
             "models": list(weights),
             "test_time_augmentation": tta,
+            "combine": combine,
             "thresholds": [_by_name(classes, limit) for limit in limits],
             "fraction": fraction,
         }
@@ -99,8 +108,27 @@ def label_images(
     comm.synchronize()
 
 
+class FusedPredictions:
+    """Several detectors' predictions of the same images, fused anew in every pass over them.
+
+    Args:
+        stores: one a detector. iou_threshold: see `fuse_predictions`.
+    """
+
+    def __init__(self, stores: Sequence[Iterable[Prediction]], iou_threshold: float) -> None:
+        self.stores, self.iou_threshold = stores, iou_threshold
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for rows in zip(*self.stores):
+            found = [row.found for row in rows if row.found is not None]
+            if len(found) < len(rows):
+                yield next(row for row in rows if row.found is None)
+            else:
+                yield Prediction(fuse_predictions(found, self.iou_threshold))
+
+
 def agreed_labels(
-    stores: Sequence[PredictionStore], thresholds: Sequence[Tensor], iou_threshold: float
+    stores: Sequence[Iterable[Prediction]], thresholds: Sequence[Tensor], iou_threshold: float
 ) -> Iterator[Prediction]:
     """The labels of each image in order, on which all detectors agree.
 
@@ -132,7 +160,7 @@ def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
 
 
 def label_thresholds(
-    cfg: CfgNode, store: PredictionStore, num_classes: int, threshold: Optional[float]
+    cfg: CfgNode, store: Iterable[Prediction], num_classes: int, threshold: Optional[float]
 ) -> Tensor:
     """(K,) float64: `threshold` for all classes; None: matched to the labelled set
     (`matched_thresholds`).

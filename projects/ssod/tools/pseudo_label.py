@@ -43,6 +43,7 @@ def work(args: argparse.Namespace) -> None:
         args.output + ".predictions",
         threshold=args.thresholds,
         tta=args.tta,
+        combine=args.combine,
         share=parse_share(args.share),
     )
 
@@ -105,6 +106,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         "--thresholds",
         default="matched",
         help="'matched' (default): per class, so that boxes per image are as in the labelled set; or one score",
+    )
+    parser.add_argument(
+        "--combine",
+        choices=("agreed", "fused"),
+        default="agreed",
+        help="of several models: the labels that all agree on (default), or all detections in one weighted boxes fusion",
     )
     add_cluster_arguments(parser)
     add_launch_arguments(parser)
