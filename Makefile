@@ -67,11 +67,11 @@ $(DIGITS)/.sub-tasks: $(DIGITS)/.complete
 	$(PY) datasets/digit_scenes.py $(DIGITS)/sub_task_common --imbalance 1
 	$(PY) datasets/digit_scenes.py $(DIGITS)/sub_task_rare --imbalance 0.6
 	$(PY) -m ssod.tools.make_splits --coco $(DIGITS)/sub_task_common/all.json --minority 5 6 7 8 9 \
-		--percent 10 --min-boxes-per-class 10 --truth --prefix $(DIGITS)/sub_task_common/split
+		--percent 10 --min-boxes-per-class 10 --truth --force --prefix $(DIGITS)/sub_task_common/split
 	$(PY) -m ssod.tools.make_splits --coco $(DIGITS)/sub_task_common/split_minority_10pct_10boxes_fold0_labeled.json \
-		--min-boxes-per-class 10 --prefix $(DIGITS)/sub_task_common/split_minority_10pct_10boxes_fold0_balanced
+		--min-boxes-per-class 10 --force --prefix $(DIGITS)/sub_task_common/split_minority_10pct_10boxes_fold0_balanced
 	$(PY) -m ssod.tools.make_splits --coco $(DIGITS)/sub_task_rare/all.json --minority 5 6 7 8 9 --all-boxes \
-		--percent 10 --min-boxes-per-class 1 --truth --prefix $(DIGITS)/sub_task_rare/split
+		--percent 10 --min-boxes-per-class 1 --truth --force --prefix $(DIGITS)/sub_task_rare/split
 	@touch $@
 
 clean:

@@ -5,9 +5,10 @@ Handwritten digits (scikit-learn's 1,797 of 8x8) in random colours on textured, 
 scenes: COCO JSON files beside folders of PNGs. The class frequencies of the training scenes fall as
 IMBALANCE^k; validation and test scenes are class-balanced and use other writers' digits. With the
 default options the boxes are equal on every machine, and the pixels under the versions in
-`digit_scenes.sha256`, so that results compare.
+`digit_scenes.sha256`, so that results compare. Each digit has a mask too: the pixels of its ink
+that no later digit covers.
 
-    labeled.json      labeled/      100 images with boxes
+    labeled.json      labeled/      100 images with boxes and masks
     unlabeled.json    unlabeled/    1,900 images without; their boxes, for analysis only, are in
                                     `unlabeled_truth.json`
     all.json          (the folder above)  both with all boxes, for the fully supervised end
@@ -17,7 +18,7 @@ default options the boxes are equal on every machine, and the pixels under the v
 (letter-like strokes, shapes, empty clutter). `wild_truth.json` says which is which.
 
 Shapes: image (H, W, 3) uint8 BGR, or float64 in [0, 1] while it is being drawn; box [x0, y0, x1,
-y1], integers.
+y1], integers; mask (H, W) bool.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 import cv2
 import numpy as np
 from numpy.random import RandomState
+from pycocotools import mask as mask_util
 
 SIDE = 128
 NUM_CLASSES = 10
+INK = 0.35  # a pixel with more opacity belongs to the digit
 HASH_FILE = Path(__file__).with_suffix(".sha256")
 HASH_PREFIX = 8  # scenes in the hashes that a quick test can afford
 WILD_SEED = 3
@@ -86,6 +89,7 @@ class Scene:
     image: np.ndarray
     boxes: List[List[int]]
     classes: List[int]
+    masks: List[np.ndarray]
 
 
 @functools.lru_cache(maxsize=None)
@@ -181,6 +185,7 @@ def draw_scene(
     add_lines(rng, canvas)
     boxes: List[List[int]] = []
     classes: List[int] = []
+    masks: List[np.ndarray] = []
     for _ in range(wanted * 3):  # attempts
         if len(boxes) == wanted:
             break
@@ -188,7 +193,7 @@ def draw_scene(
         glyph = digits[digit][rng.choice(len(digits[digit]))]
         size = int(rng.choice(sizes))
         mask = ink_mask(rng, glyph, size)
-        rows, columns = np.nonzero(mask > 0.35)
+        rows, columns = np.nonzero(mask > INK)
         if len(rows) < 8:
             continue
         x, y = (int(v) for v in (rng.randint(0, SIDE - size + 1), rng.randint(0, SIDE - size + 1)))
@@ -199,7 +204,20 @@ def draw_scene(
         blend(canvas, mask, x, y, contrasting_colour(rng, base))
         boxes.append(box)
         classes.append(digit)
-    return Scene(finish(rng, canvas), boxes, classes)
+        masks = [*(hidden_by(other, mask, x, y) for other in masks), placed(mask, x, y)]
+    return Scene(finish(rng, canvas), boxes, classes, masks)
+
+
+def placed(opacity: np.ndarray, x: int, y: int) -> np.ndarray:
+    """A digit's mask in the scene."""
+    mask = np.zeros((SIDE, SIDE), dtype=bool)
+    mask[y : y + opacity.shape[0], x : x + opacity.shape[1]] = opacity > INK
+    return mask
+
+
+def hidden_by(mask: np.ndarray, opacity: np.ndarray, x: int, y: int) -> np.ndarray:
+    """A mask without the pixels that a later digit covers."""
+    return mask & ~placed(opacity, x, y)
 
 
 def draw_split(split: Split, options: Options) -> Iterator[Scene]:
@@ -230,7 +248,7 @@ def draw_distractor(rng: RandomState, kind: str, sizes: Sequence[int]) -> Scene:
             cv2.ellipse(mask, (size // 2, size // 2), axes, 0, 0, 360, 1.0, -1)
         x, y = rng.randint(0, SIDE - size + 1, 2)
         blend(canvas, mask, int(x), int(y), contrasting_colour(rng, base))
-    return Scene(finish(rng, canvas), [], [])
+    return Scene(finish(rng, canvas), [], [], [])
 
 
 def draw_wild(count: int, options: Options) -> Iterator[Tuple[str, Scene]]:
@@ -260,8 +278,9 @@ class CocoWriter:
         self.images.append(
             {"id": image_id, "file_name": file_name, "height": SIDE, "width": SIDE, **more}
         )
-        for (x0, y0, x1, y1), k in zip(scene.boxes, scene.classes):
+        for (x0, y0, x1, y1), k, mask in zip(scene.boxes, scene.classes, scene.masks):
             width, height = x1 - x0, y1 - y0
+            rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
             self.annotations.append(
                 {
                     "id": len(self.annotations) + 1,
@@ -270,6 +289,7 @@ class CocoWriter:
                     "bbox": [x0, y0, width, height],
                     "area": width * height,
                     "iscrowd": 0,
+                    "segmentation": {"size": [SIDE, SIDE], "counts": rle["counts"].decode()},
                 }
             )
 
@@ -318,17 +338,24 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def is_complete(marker: Path, wanted: Dict[str, Any]) -> bool:
-    """Whether `marker`, which is written last, is there with the same options; other options end
-    the program.
+    """Whether `marker`, which is written last, says that images and masks are there.
+
+    Other options end the program. Earlier versions wrote no masks; then the images are there, and
+    only the annotations are written again.
     """
     if not marker.exists():
         return False
     found = json.loads(marker.read_text())
+    has_masks = found.pop("masks", False)
     if found != json.loads(json.dumps(wanted)):
         sys.exit(
             f"{marker.parent} was drawn with other options ({found}): delete it or name another folder"
         )
-    return True
+    return has_masks
+
+
+def note_complete(marker: Path, options: Dict[str, Any]) -> None:
+    write_atomically(marker, json.dumps({**options, "masks": True}))
 
 
 def fresh_folder(path: Path) -> Path:
@@ -352,15 +379,21 @@ def progress(scenes: Iterable[Any], total: int, name: str) -> Iterable[Any]:
     )
 
 
-def write_scenes(root: Path, options: Options) -> Dict[str, str]:
-    """Draws and writes the four splits and `all.json`; returns their hashes."""
+def write_scenes(root: Path, options: Options, *, images: bool) -> Dict[str, str]:
+    """Draws and writes the four splits and `all.json`; returns their hashes.
+
+    Args:
+        images: False leaves the pictures as they are and writes the annotations alone.
+    """
     hashes: Dict[str, str] = {}
     everything = CocoWriter()
     for name, split in options.splits().items():
-        folder, writer, digest = fresh_folder(root / name), CocoWriter(), SceneHash()
+        folder = fresh_folder(root / name) if images else root / name
+        writer, digest = CocoWriter(), SceneHash()
         for i, scene in enumerate(progress(draw_split(split, options), split.images, name)):
             file_name = f"{i:05d}.png"
-            save_image(folder / file_name, scene)
+            if images:
+                save_image(folder / file_name, scene)
             digest.add(scene)
             writer.add(file_name, scene)
             if name in ("labeled", "unlabeled"):
@@ -373,10 +406,12 @@ def write_scenes(root: Path, options: Options) -> Dict[str, str]:
     return hashes
 
 
-def write_wild(root: Path, count: int, options: Options) -> None:
-    folder, truth = fresh_folder(root / "wild"), CocoWriter()
+def write_wild(root: Path, count: int, options: Options, *, images: bool) -> None:
+    folder = fresh_folder(root / "wild") if images else root / "wild"
+    truth = CocoWriter()
     for i, (kind, scene) in enumerate(progress(draw_wild(count, options), count, "wild")):
-        save_image(folder / f"{i:05d}.png", scene)
+        if images:
+            save_image(folder / f"{i:05d}.png", scene)
         truth.add(f"{i:05d}.png", scene, kind=kind)
     truth.write(root / "wild_truth.json")
 
@@ -447,16 +482,16 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if is_complete(marker, vars(options)):
         print(f"{root}: complete")
     else:
-        hashes = write_scenes(root, options)
+        hashes = write_scenes(root, options, images=not marker.exists())
         if options == Options():
             report_hashes(root, hashes)
-        write_atomically(marker, json.dumps(vars(options)))
+        note_complete(marker, vars(options))
     if args.wild:
         marker = root / ".wild.json"
         wanted = {**vars(options), "wild": args.wild}
         if not is_complete(marker, wanted):
-            write_wild(root, args.wild, options)
-            write_atomically(marker, json.dumps(wanted))
+            write_wild(root, args.wild, options, images=not marker.exists())
+            note_complete(marker, wanted)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks
+from detectron2.structures import BitMasks, BoxMode
 
 from ssod.data.augmentation import StrongAugmentation
 from ssod.data.catalog import dataset_records, load_labeled, load_unlabeled, read_test_sets
@@ -250,6 +251,32 @@ def test_a_set_without_any_mask_is_refused(tmp_path: Path, call: Any) -> None:
     _write_all(tmp_path, [None, None])
     with pytest.raises(UserError, match="has no masks, and MODEL.MASK_ON is True"):
         call(_cfg(tmp_path))
+
+
+def test_sets_that_others_registered_bring_their_masks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = {
+        "file_name": str(tmp_path / "labeled" / "a.png"),
+        "image_id": 5,
+        "height": H,
+        "width": W,
+    }
+    write_set(tmp_path, [])
+    box = {"bbox": list(BOX), "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    polygon = [[2, 1, 6, 1, 6, 4, 2, 4]]
+    rows = [{**box, "segmentation": s} for s in (polygon, compressed(ELL))] + [box]
+    name = f"foreign_{tmp_path.name}"
+    DatasetCatalog.register(name, lambda: [{**image, "annotations": rows}])
+    try:
+        cfg = _cfg(tmp_path)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+        (record,) = load_labeled(cfg)
+        masks = [decode_mask(a["segmentation"]) for a in record["annotations"]]
+        assert [mask.sum() for mask in masks] == [12, ELL.sum()]
+        assert "skipped 1 unusable masks (1 without a mask): image 5" in caplog.text
+    finally:
+        DatasetCatalog.remove(name)
 
 
 def test_stored_labels_bring_their_masks(tmp_path: Path) -> None:

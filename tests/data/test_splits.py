@@ -98,7 +98,9 @@ def test_split_hides_the_labels_of_the_rest():
     assert [i["id"] for i in parts["unlabeled"]["images"]] == [1, 3]
     assert parts["unlabeled"]["annotations"] == []
     assert [a["image_id"] for a in parts["unlabeled_truth"]["annotations"]] == [1, 3, 3]
-    assert "segmentation" not in parts["labeled"]["annotations"][0]
+    polygon = [[1, 1, 5, 1, 5, 5]]
+    for part in ("labeled", "unlabeled_truth", "unlabeled_true_labels"):
+        assert all(a["segmentation"] == polygon for a in parts[part]["annotations"])
 
 
 def test_content_hash_ignores_formatting_but_no_value():

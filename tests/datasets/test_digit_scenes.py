@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as mask_util
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT.parent / "shared" / "digit_scenes.py"
@@ -108,6 +109,13 @@ def test_writes_a_small_dataset_once(digits, tmp_path, first_scenes, few_test_sc
     assert box["bbox"] == [x0, y0, x1 - x0, y1 - y0]
     assert box["category_id"] == first_scenes["labeled"][0].classes[0] + 1
 
+    for annotation in content["all.json"]["annotations"]:
+        mask = mask_util.decode(annotation["segmentation"])
+        y, x = np.nonzero(mask)
+        left, top, width, height = annotation["bbox"]
+        assert left <= x.min() and x.max() < left + width
+        assert top <= y.min() and y.max() < top + height and mask.sum() >= 4
+
     kinds = [image["kind"] for image in content["wild_truth.json"]["images"]]
     assert sorted(kinds) == ["clutter", "letters", "letters", "scene", "scene", "scene", "shapes"]
     scenes = {i["id"] for i in content["wild_truth.json"]["images"] if i["kind"] == "scene"}
@@ -115,6 +123,14 @@ def test_writes_a_small_dataset_once(digits, tmp_path, first_scenes, few_test_sc
 
     before = (tmp_path / "labeled" / "00000.png").stat().st_mtime_ns
     digits.main(arguments)
+    # Of data from a version without masks the annotations alone are written again.
+    marker, written = tmp_path / ".scenes.json", (tmp_path / "all.json").read_text()
+    marker.write_text(
+        json.dumps({k: v for k, v in json.loads(marker.read_text()).items() if k != "masks"})
+    )
+    (tmp_path / "all.json").write_text("")
+    digits.main(arguments)
+    assert (tmp_path / "all.json").read_text() == written
     assert (tmp_path / "labeled" / "00000.png").stat().st_mtime_ns == before
     with pytest.raises(SystemExit, match="other options"):
         digits.main([str(tmp_path), "--labeled", "5"])
@@ -125,6 +141,18 @@ def test_interrupted_run_is_repeated_without_leftovers(digits, tmp_path, few_tes
     (tmp_path / ".scenes.json").unlink()
     digits.main([str(tmp_path), "--labeled", "1", "--unlabeled", "2"])
     assert [p.name for p in (tmp_path / "labeled").iterdir()] == ["00000.png"]
+
+
+def test_a_later_digit_hides_the_pixels_of_an_earlier_one(digits):
+    opacity = np.array([[0.36, 0.3], [1.0, 0.35]])
+    mask = digits.placed(opacity, 5, 7)
+    assert sorted(map(tuple, np.argwhere(mask))) == [(7, 5), (8, 5)]
+    left = digits.hidden_by(mask, np.ones((1, 1)), 5, 8)
+    assert sorted(map(tuple, np.argwhere(left))) == [(7, 5)]
+    scenes = digits.draw_split(digits.Options().splits()["val"], digits.Options())
+    for scene in itertools.islice(scenes, 5):
+        assert len(scene.masks) == len(scene.boxes)
+        assert np.sum(scene.masks, axis=0).max() <= 1
 
 
 def test_options_change_the_scenes(digits):

@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 # Names that this module has registered in Detectron2's catalogs.
 _registered: Dict[str, DeclaredSet] = {}
-# Whether the latest config trains masks; sets that others registered are read accordingly.
-_masks_wanted = False
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -45,10 +43,9 @@ def register_datasets(cfg: CfgNode) -> None:
     Calling it again changes nothing; a changed declaration replaces the former one. With
     `MODEL.MASK_ON` labels are read with their masks.
     """
-    global _masks_wanted
-    _masks_wanted = bool(cfg.get("MODEL", {}).get("MASK_ON", False))
+    masks = bool(cfg.get("MODEL", {}).get("MASK_ON", False))
     for name, dataset in parse_declarations(cfg).items():
-        if _masks_wanted and hasattr(dataset, "masks"):
+        if masks and hasattr(dataset, "masks"):
             dataset = replace(dataset, masks=True)  # type: ignore[type-var]
         if _registered.get(name) == dataset and name in DatasetCatalog:
             continue
@@ -129,9 +126,9 @@ def dataset_records(name: str) -> List[Dict[str, Any]]:
     if name in _registered:
         return list(DatasetCatalog.get(name))
     load = DatasetCatalog[name]
-    known, source = _loaded.get((name, True)), (load, _masks_wanted)
-    if known is None or known.source != source:
-        known = _Loaded(source, (0, 0), _drop_unusable(name, _load_builtin(name), _masks_wanted))
+    known = _loaded.get((name, True))
+    if known is None or known.source != load:
+        known = _Loaded(load, (0, 0), _drop_unusable(name, _load_builtin(name)))
         _loaded[name, True] = known
     return [Record(record) for record in known.records]
 
@@ -175,9 +172,9 @@ def _load_builtin(name: str) -> List[Dict[str, Any]]:
         ) from None
 
 
-def _drop_unusable(name: str, records: Sequence[Any], masks: bool) -> List[Dict[str, Any]]:
+def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
     """For datasets that others registered: copies of the records without the boxes that
-    `box_problem` names, and with `masks` without those whose mask cannot be used.
+    `box_problem` names.
 
     Images get a number where none has an id; crowd flags are 0 or 1.
 
@@ -205,17 +202,33 @@ def _drop_unusable(name: str, records: Sequence[Any], masks: bool) -> List[Dict[
             if annotation["bbox_mode"] == BoxMode.XYWHA_ABS:
                 annotation = {**annotation, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS}
             flag = crowd_flag(where, annotation.get("iscrowd", 0))
-            kept_one = {**annotation, "iscrowd": flag}
-            if masks:
-                kept_one["segmentation"], problem = read_mask(
-                    annotation.get("segmentation"), box, *size, is_crowd=bool(flag)
-                )
-                if problem:
-                    skipped.add(f"image {record['image_id']}", problem, record["file_name"])
-                    continue
-            annotations.append(kept_one)
+            annotations.append({**annotation, "iscrowd": flag})
         record["annotations"] = annotations
     layout.check(corners=BoxMode.XYWH_ABS not in modes)
+    skipped.report()
+    return kept
+
+
+def with_masks(name: str, records: Sequence[Mapping[str, Any]]) -> List[Record]:
+    """Copies of records whose masks are `Rle`; annotations without a usable one are skipped and
+    reported.
+
+    Declared sets are read so already; of those that others registered the masks come as they are.
+    """
+    skipped = SkippedBoxes(name, "unusable masks")
+    kept = []
+    for record in records:
+        size = record.get("height"), record.get("width")
+        annotations = []
+        for annotation in record.get("annotations", ()):
+            mode, crowd = BoxMode(annotation["bbox_mode"]), bool(annotation.get("iscrowd", 0))
+            box = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
+            rle, problem = read_mask(annotation.get("segmentation"), box, *size, is_crowd=crowd)
+            if rle is None:
+                skipped.add(f"image {record['image_id']}", str(problem), record["file_name"])
+            else:
+                annotations.append({**annotation, "segmentation": rle})
+        kept.append(Record(record, annotations=annotations))
     skipped.report()
     return kept
 
@@ -423,7 +436,7 @@ def _check_masks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) 
         return
     found = [a for record in records for a in record.get("annotations", ())]
     lost = any(box.reason == NO_MASK for box in skipped_boxes(_skip_source(name)))
-    if any("segmentation" not in a for a in found) or (lost and not found):
+    if (found or lost) and not any(a.get("segmentation") for a in found):
         raise UserError(
             f"{_source(name)} has no masks, and MODEL.MASK_ON is True: use a set with masks, or set it to False."
         )
@@ -447,6 +460,8 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
             _check_foreign(cfg, name)
             found = dataset_records(name)
         _check_masks(cfg, name, found)
+        if cfg.MODEL.MASK_ON and name not in _registered:
+            found = list(with_masks(name, found))
         usable = [record for record in found if has_box(record)]
         if not usable:
             skipped = Counter(box.reason for box in skipped_boxes(_skip_source(name)))

@@ -19,7 +19,7 @@ from ssod.utils.atomic import write_atomically
 
 _HASHES_AS_THEY_ARE = 4
 HASH_KEY = "ssod_sha256"
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def content_hash(coco: Dict[str, Any]) -> str:

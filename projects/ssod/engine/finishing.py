@@ -45,3 +45,5 @@ def write_results(
         which = f"Best {best['model']} (step {best['step']})"
     for dataset, tasks in results.items():
         logger.info(f"{which} on {dataset}: {format_metrics(tasks.get('bbox', {}))}")
+        if "segm" in tasks:
+            logger.info(f"{which} on {dataset}, masks: {format_metrics(tasks['segm'])}")

@@ -103,6 +103,7 @@ class Evaluation(HookBase):
     def _run(self, done: int) -> None:
         storage = get_event_storage()
         first: Dict[str, float] = {}
+        masks: Dict[str, float] = {}
         for role in ("teacher", "student"):
             results = self.evaluate(role)
             for index, (dataset, tasks) in enumerate(results.items()):
@@ -112,10 +113,13 @@ class Evaluation(HookBase):
                         storage.put_scalar(f"{prefix}/{task}/{name}", value, smoothing_hint=False)
                 if index == 0 and "bbox" in tasks:
                     first[role] = float(tasks["bbox"]["AP"])
+                if index == 0 and "segm" in tasks:
+                    masks[role] = float(tasks["segm"]["AP"])
         if not first:  # only rank 0 has results
             return
         logger.info(
             f"step {done}: AP of the teacher {first['teacher']:.2f}, of the student {first['student']:.2f}"
+            + (f"; of masks {masks['teacher']:.2f}, {masks['student']:.2f}" if masks else "")
         )
         if done > self.mutual_from and first["teacher"] < first["student"] - self.TOLERATED_LAG:
             logger.warning(

@@ -45,7 +45,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there
     is none), "lvis", "pascal_voc".
 
-    A set in VOC's layout that declares EVALUATOR gets VOC's metric beside COCO's.
+    A set in VOC's layout that declares EVALUATOR gets VOC's metric beside COCO's. With
+    `MODEL.MASK_ON` masks are evaluated too, as "segm" beside "bbox".
 
     Called on all ranks.
 
@@ -55,10 +56,11 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     _check_registered(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     kind = metadata.get("evaluator_type", "coco")
+    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else None
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
     if kind == "lvis":
-        return FederatedEvaluator(dataset_name, output_dir=output_folder)
+        return FederatedEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
     if kind != "coco":
         raise UserError(
             f"Dataset {dataset_name} has evaluator_type {kind!r}: use 'coco', 'lvis' or 'pascal_voc', or override "
@@ -67,8 +69,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> Data
     if metadata.get("voc_year"):
         return VOCEvaluator(dataset_name, output_dir=output_folder)
     if metadata.get("groups_file"):
-        return GroupCOCOEvaluator(dataset_name, output_dir=output_folder)
-    return FastCOCOEvaluator(dataset_name, output_dir=output_folder)
+        return GroupCOCOEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
+    return FastCOCOEvaluator(dataset_name, output_dir=output_folder, tasks=tasks)
 
 
 def evaluate(
@@ -89,8 +91,8 @@ def evaluate(
         build_loader: makes its loader; `build_test_loader` by default.
 
     Returns:
-        {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent; {dataset: {}} on ranks other
-        than 0.
+        {dataset: {"bbox": {"AP": ..., "AP50": ..., ...}}}, in percent, with masks also "segm";
+        {dataset: {}} on ranks other than 0.
     """
     results: "OrderedDict[str, Any]" = OrderedDict()
     for name in dataset_names:

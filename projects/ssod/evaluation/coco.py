@@ -1,4 +1,4 @@
-"""COCO's box metrics, with compiled matching where `faster-coco-eval` is installed.
+"""COCO's metrics of boxes and masks, with compiled matching where `faster-coco-eval` is installed.
 
 Names are Detectron2's (AP, AP50, AP75, APs, APm, APl, AP-<class>) plus AR, the average recall at
 100 detections an image; in percent, NaN where there is no ground truth to measure against.
@@ -23,6 +23,8 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ssod.data.coco import corners
+from ssod.data.masks import read_mask
 from ssod.evaluation.loader import Unreadable
 from ssod.evaluation.truth import coco_api, evaluation_truth
 
@@ -32,10 +34,10 @@ _METRICS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR": 8
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator`, whose box metrics come from `coco_eval_boxes`; other tasks are
-    Detectron2's own.
+    """Detectron2's `COCOEvaluator`, whose metrics of boxes ("bbox") and masks ("segm") come from
+    `evaluate_coco`; with other tasks all are Detectron2's own.
 
-    Subclasses that add metrics of their own override `derive_box_results`.
+    Subclasses that add metrics of their own override `derive_results`.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class FastCOCOEvaluator(COCOEvaluator):
     ) -> None:
         found = list(itertools.chain(*[prediction["instances"] for prediction in predictions]))
         tasks = self._tasks or self._tasks_from_predictions(found)
-        if set(tasks) != {"bbox"} or not self._do_evaluation:
+        if found and not any("segmentation" in row for row in found):
+            tasks = [task for task in tasks if task != "segm"]  # a model of boxes alone
+        if set(tasks) - {"bbox", "segm"} or not self._do_evaluation:
             super()._eval_predictions(predictions, img_ids)
             return
         to_dataset = self._dataset_category_ids()
@@ -93,15 +97,17 @@ class FastCOCOEvaluator(COCOEvaluator):
                 json.dump(found, file)
         if not found:
             logger.warning("The model detects nothing at all in this dataset: every AP is 0.")
-        coco_eval = coco_eval_boxes(self._coco_api, found, self._max_dets_per_image, img_ids)
-        self._results["bbox"] = self.derive_box_results(
-            coco_eval, self._metadata.get("thing_classes")
-        )
+        for task in sorted(tasks):
+            evaluation = evaluate_coco(
+                self._coco_api, found, self._max_dets_per_image, img_ids, task=task
+            )
+            classes = self._metadata.get("thing_classes")
+            self._results[task] = self.derive_results(evaluation, classes)
 
-    def derive_box_results(
+    def derive_results(
         self, coco_eval: Any, class_names: Optional[Sequence[str]]
     ) -> Dict[str, float]:
-        """Metrics by name, from an accumulated and summarised `COCOeval`."""
+        """Metrics of one task by name, from an accumulated and summarised `COCOeval`."""
         results = {name: _percent(coco_eval.stats[index]) for name, index in _METRICS.items()}
         if class_names is not None and len(class_names) > 1:
             for name, ap in zip(class_names, per_class_ap(coco_eval)):
@@ -114,29 +120,32 @@ class FastCOCOEvaluator(COCOEvaluator):
         return {index: category for category, index in mapping.items()}
 
 
-def coco_eval_boxes(
+def evaluate_coco(
     truth: COCO,
     found: List[Dict[str, Any]],
     max_dets: Sequence[int] = (1, 10, 100),
     img_ids: Optional[Sequence[Any]] = None,
+    task: str = "bbox",
 ) -> Any:
-    """Evaluates boxes. Both libraries, and any ids and order of the truth, agree to 1e-6.
+    """Evaluates boxes or masks. Both libraries, and any ids and order of the truth, agree to 1e-6.
 
     Args:
         truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH,
-            score); may be empty.
+            score, "segmentation" as RLE for masks); may be empty.
         img_ids: of the images to evaluate on; None for all.
+        task: "bbox" or "segm". A detection's size is that of its box or of its mask; a true
+            object's is its "area" for both.
 
     Returns:
         A `COCOeval`-like object with `stats` (12 or more, in COCO's order) and `eval["precision"]`
         of shape (IoU thresholds, recalls, classes, areas, max_dets). Classes are in the order of
         their ids.
     """
-    content, rows = _renumber(truth.dataset, found, img_ids)
+    content, rows = _renumber(truth.dataset, found, img_ids, masks=task == "segm")
     if importlib.util.find_spec("faster_coco_eval") is not None:
-        evaluation = _faster(content, rows)
+        evaluation = _faster(content, rows, task)
     else:
-        evaluation = _official(content, rows)
+        evaluation = _official(content, rows, task)
     evaluation.params.maxDets = list(max_dets)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
@@ -146,7 +155,10 @@ def coco_eval_boxes(
 
 
 def _renumber(
-    truth: Dict[str, Any], found: List[Dict[str, Any]], img_ids: Optional[Sequence[Any]]
+    truth: Dict[str, Any],
+    found: List[Dict[str, Any]],
+    img_ids: Optional[Sequence[Any]],
+    masks: bool,
 ) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
     """Renumbers truth and results from 1, by names and boxes instead of the file's ids and order.
 
@@ -159,10 +171,10 @@ def _renumber(
     ordered = sorted(category["id"] for category in truth["categories"])
     categories = {category: number + 1 for number, category in enumerate(ordered)}
 
-    def moved(rows: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    def moved(rows: List[Dict[str, Any]], keys: Tuple[str, ...]) -> List[Dict[str, Any]]:
         return [
             {
-                **{key: row[key] for key in ("bbox", "area", "iscrowd", "score") if key in row},
+                **{key: row[key] for key in keys if key in row},
                 "image_id": images[row["image_id"]],
                 "category_id": categories[row["category_id"]],
             }
@@ -170,17 +182,36 @@ def _renumber(
             if row["image_id"] in images and row["category_id"] in categories
         ]
 
-    annotations = moved(truth["annotations"])
+    more, sizes = (("segmentation",), ("height", "width")) if masks else ((), ())
+    true = _with_masks(truth) if masks else truth["annotations"]
+    annotations = moved(true, ("bbox", "area", "iscrowd", *more))
     annotations.sort(key=lambda row: (row["image_id"], row["category_id"], row["bbox"]))
     for number, row in enumerate(annotations):
         row["id"] = number + 1
     content = {
         "info": {},
-        "images": [{"id": number} for number in images.values()],
+        "images": [{"id": images[i["id"]], **{k: i.get(k, 0) for k in sizes}} for i in listed],
         "annotations": annotations,
         "categories": [{"id": n, "name": str(n)} for n in categories.values()],
     }
-    return content, moved(found)
+    # With a box in them, both libraries would take the box's area as the mask's.
+    return content, moved(found, ("score", *(more or ("bbox",))))
+
+
+def _with_masks(truth: Dict[str, Any]) -> List[Dict[str, Any]]:
+    """The annotations with an `Rle`; those without a usable mask are left out, as in training.
+
+    The files of sets that others registered are read as they are.
+    """
+    sizes = {image["id"]: (image.get("height"), image.get("width")) for image in truth["images"]}
+    rows = []
+    for row in truth["annotations"]:
+        crowd, size = bool(row.get("iscrowd")), sizes.get(row["image_id"], (None, None))
+        box = corners(list(row["bbox"]))
+        rle, _ = read_mask(row.get("segmentation"), box, *size, is_crowd=crowd)
+        if rle is not None:
+            rows.append({**row, "segmentation": rle})
+    return rows
 
 
 def per_class_ap(coco_eval: Any) -> List[float]:
@@ -195,21 +226,21 @@ def per_class_ap(coco_eval: Any) -> List[float]:
     return values
 
 
-def _faster(truth: Dict[str, Any], found: List[Dict[str, Any]]) -> Any:
+def _faster(truth: Dict[str, Any], found: List[Dict[str, Any]], task: str) -> Any:
     from faster_coco_eval import COCO as FastCOCO
     from faster_coco_eval import COCOeval_faster
 
     reference = FastCOCO(truth)
-    return COCOeval_faster(reference, reference.loadRes(found), "bbox", print_function=_silent)
+    return COCOeval_faster(reference, reference.loadRes(found), task, print_function=_silent)
 
 
-def _official(truth: Dict[str, Any], found: List[Dict[str, Any]]) -> Any:
+def _official(truth: Dict[str, Any], found: List[Dict[str, Any]], task: str) -> Any:
     reference = coco_api(truth)
     with contextlib.redirect_stdout(io.StringIO()):
         if found:
-            return COCOeval(reference, reference.loadRes(found), "bbox")
+            return COCOeval(reference, reference.loadRes(found), task)
         nothing = coco_api({**truth, "annotations": []})  # `loadRes` cannot take an empty list
-        return COCOeval(reference, nothing, "bbox")
+        return COCOeval(reference, nothing, task)
 
 
 def _silent(*_: Any) -> None:

@@ -89,10 +89,10 @@ def _read_groups(path: str, modified: float, classes: Tuple[str, ...]) -> Groups
 class GroupCOCOEvaluator(FastCOCOEvaluator):
     """COCO's metrics and those of the groups that the dataset's `groups_file` describes."""
 
-    def derive_box_results(
+    def derive_results(
         self, coco_eval: Any, class_names: Optional[Sequence[str]]
     ) -> Dict[str, float]:
-        results = super().derive_box_results(coco_eval, class_names)
+        results = super().derive_results(coco_eval, class_names)
         groups = read_groups(self._metadata.groups_file, class_names or ())
         means = group_means(per_class_ap(coco_eval), groups)
         # Before the single classes, as the report lists them.

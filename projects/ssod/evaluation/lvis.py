@@ -1,4 +1,4 @@
-"""LVIS's box metrics through Detectron2's evaluator and the `lvis` package.
+"""LVIS's metrics through Detectron2's evaluator and the `lvis` package.
 
 LVIS is labelled federatedly: in an image only the classes of its boxes and of `neg_category_ids`
 are judged, and those of `not_exhaustive_category_ids` cost no false positives. Up to 300 detections
@@ -42,8 +42,8 @@ def require_lvis(dataset_name: str) -> None:
 
 
 class FederatedEvaluator(LVISEvaluator):
-    """Detectron2's `LVISEvaluator`, whose box metrics add those of the groups of the dataset's
-    `groups_file`, if it has one.
+    """Detectron2's `LVISEvaluator`, whose metrics of boxes and masks add those of the groups of the
+    dataset's `groups_file`, if it has one.
 
     With such a file, APr, APc and APf are computed from the images of that labelled set instead of
     the "frequency" in LVIS's file.
@@ -81,7 +81,9 @@ class FederatedEvaluator(LVISEvaluator):
     def _eval_predictions(self, predictions: List[Dict[str, Any]]) -> None:
         found = list(itertools.chain(*[prediction["instances"] for prediction in predictions]))
         tasks = self._tasks or self._tasks_from_predictions(found)
-        if set(tasks) != {"bbox"} or not self._do_evaluation:
+        if found and not any("segmentation" in row for row in found):
+            tasks = [task for task in tasks if task != "segm"]  # a model of boxes alone
+        if set(tasks) - {"bbox", "segm"} or not self._do_evaluation:
             super()._eval_predictions(predictions)
             return
         mapping = self._metadata.thing_dataset_id_to_contiguous_id
@@ -92,9 +94,10 @@ class FederatedEvaluator(LVISEvaluator):
             os.makedirs(self._output_dir, exist_ok=True)
             with open(os.path.join(self._output_dir, "lvis_instances_results.json"), "w") as file:
                 json.dump(found, file)
-        self._results["bbox"] = self._box_results(found)
+        for task in sorted(tasks):
+            self._results[task] = self._metrics(found, task)
 
-    def _box_results(self, found: List[Dict[str, Any]]) -> Dict[str, float]:
+    def _metrics(self, found: List[Dict[str, Any]], task: str) -> Dict[str, float]:
         classes = self._metadata.get("thing_classes") or ()
         file = self._metadata.get("groups_file")
         groups = read_groups(file, classes) if file else {}
@@ -108,8 +111,11 @@ class FederatedEvaluator(LVISEvaluator):
 
         # Silences a warning at every evaluation that results were given instead of a file.
         logging.getLogger("lvis").setLevel(logging.ERROR)
+        rows = found
+        if task == "segm":  # with a box in a row its area would count as the mask's
+            rows = [{k: v for k, v in row.items() if k != "bbox"} for row in found]
         evaluation = LVISEval(
-            self._lvis_api, LVISResults(self._lvis_api, found, MAX_DETECTIONS), "bbox"
+            self._lvis_api, LVISResults(self._lvis_api, rows, MAX_DETECTIONS), task
         )
         kept = [i for i in evaluation.params.img_ids if i not in self.left_out]
         evaluation.params.img_ids = kept

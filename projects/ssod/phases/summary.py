@@ -23,7 +23,7 @@ from ssod.data.records import trained_annotations
 from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.engine.trainer import SSODTrainer
 from ssod.evaluation.build import quiet_evaluation
-from ssod.evaluation.coco import coco_eval_boxes
+from ssod.evaluation.coco import evaluate_coco
 from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels
 from ssod.evaluation.truth import coco_api
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
@@ -233,7 +233,7 @@ def labels_ap(pairs: Sequence[Tuple[Prediction, ImageTruth]], num_classes: int) 
             found.append({"image_id": index, "category_id": label, "bbox": box, "score": score})
     categories = [{"id": k, "name": str(k)} for k in range(num_classes)]
     content = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
-    stats = coco_eval_boxes(coco_api(content), found).stats
+    stats = evaluate_coco(coco_api(content), found).stats
     return {name: 100 * float(stats[place]) for name, place in (("AP", 0), ("AP50", 1))}
 
 

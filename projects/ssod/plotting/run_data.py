@@ -13,7 +13,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import yaml
 
@@ -167,7 +167,7 @@ class RunData:
         """
         best = (self.results or {}).get("teacher_best", {})
         tests = {
-            (name, _result_name(best)): tasks["bbox"]
+            (name, _result_name(best)): metrics_by_name(tasks)
             for name, tasks in best.get("test", {}).items()
             if tasks.get("bbox")
         }
@@ -177,16 +177,29 @@ class RunData:
         names = self.get("DATASETS.VAL") or self.get("DATASETS.TEST") or [""]
         found = {}
         for name in names:
-            prefix = f"{name}/teacher/bbox/" if len(names) > 1 else "teacher/bbox/"
-            steps = [i for i, values in self.metrics.items() if f"{prefix}AP" in values]
+            prefix = f"{name}/teacher/" if len(names) > 1 else "teacher/"
+            steps = [i for i, values in self.metrics.items() if f"{prefix}bbox/AP" in values]
             if steps:
-                values = self.metrics[steps[-1]]
-                found[(name, f"teacher at step {steps[-1] + 1}")] = {
-                    key[len(prefix) :]: value
-                    for key, value in values.items()
-                    if key.startswith(prefix)
-                }
+                tasks: Dict[str, Dict[str, float]] = {"bbox": {}}
+                for key, value in self.metrics[steps[-1]].items():
+                    task, _, metric = key[len(prefix) :].partition("/")
+                    if key.startswith(prefix) and task in ("bbox", "segm"):
+                        tasks.setdefault(task, {})[metric] = value
+                found[(name, f"teacher at step {steps[-1] + 1}")] = metrics_by_name(tasks)
         return found
+
+
+def metrics_by_name(tasks: Mapping[str, Mapping[str, float]]) -> Dict[str, float]:
+    """The metrics of a dataset in one dict: "AP" is that of boxes, "segm/AP" that of masks.
+
+    Args:
+        tasks: {"bbox": {"AP": ...}, "segm": {"AP": ...}}; "segm" only where masks were evaluated.
+    """
+    found = {name: float(value) for name, value in tasks["bbox"].items()}
+    for task, metrics in tasks.items():
+        if task != "bbox":
+            found.update({f"{task}/{name}": float(value) for name, value in metrics.items()})
+    return found
 
 
 def _result_name(best: Dict[str, Any]) -> str:

@@ -48,14 +48,15 @@ def warning_section(runs: Sequence[RunData]) -> Optional[Section]:
 
 def ap_section(runs: Sequence[RunData]) -> Section:
     """AP of teacher and student over training, a chart for each evaluated dataset."""
-    pattern = re.compile(r"(?:(.+)/)?(teacher|student)/bbox/(AP|AP50|AR)")
+    pattern = re.compile(r"(?:(.+)/)?(teacher|student)/(?:bbox/(AP|AP50|AR)|(segm/AP))")
     found: Dict[Tuple[str, str], List[Line]] = {}
     for index, run in enumerate(runs):
         names = run.get("DATASETS.VAL") or run.get("DATASETS.TEST") or [""]
         for key in sorted(run.keys(), key=lambda k: "student" in k):
             match = pattern.fullmatch(key)
             if match:
-                dataset, role, metric = match.group(1) or names[0], match.group(2), match.group(3)
+                dataset, role = match.group(1) or names[0], match.group(2)
+                metric = match.group(3) or match.group(4)
                 label = role if len(runs) == 1 else f"{run.name}, {role}"
                 line = Line(label, run.series(key), run_colour(index), role == "student")
                 found.setdefault((dataset, metric), []).append(line)
@@ -87,9 +88,7 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
         return None
     comparable = len(columns) > 1 and len({dataset for _, dataset, _, _ in columns}) == 1
     names = unique([name for _, _, _, metrics in columns for name in metrics])
-    names = [n for n in names if not n.startswith("AP-")] + [
-        n for n in names if n.startswith("AP-")
-    ]
+    names.sort(key=lambda name: "AP-" in name)  # single classes last
     headers = ["AP in %"] + [
         (f"{text(run.name)}<br>" if len(runs) > 1 else "")
         + f"{text(dataset)}<br><span class=soft>{text(how)}</span>"
@@ -101,6 +100,8 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
         best = max((v for v in values if math.isfinite(v)), default=None) if comparable else None
         group = name in ("AP-majority", "AP-minority")
         label = f"class {name[3:]}" if name.startswith("AP-") and not group else name
+        if name.startswith("segm/AP-"):
+            label = f"class {name[8:]}, masks"
         cells = [f"<b>{number(v)}</b>" if v == best else number(v) for v in values]
         rows.append([text(label), *cells])
     classes = [name for name in names if name.startswith("AP-")][:_MOST_CLASSES]

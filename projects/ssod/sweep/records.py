@@ -10,6 +10,7 @@ from typing import Optional, Tuple
 
 import yaml
 
+from ssod.plotting.run_data import metrics_by_name
 from ssod.report.tables import Run
 
 FAILED_FILE = "failed.txt"
@@ -64,10 +65,7 @@ def _read_results(path: Path, seed: int) -> Run:
     try:
         record = json.loads((path / "results.json").read_text())
         best = record["teacher_best"]
-        metrics = {
-            dataset: {name: float(value) for name, value in tasks["bbox"].items()}
-            for dataset, tasks in best["test"].items()
-        }
+        metrics = {dataset: metrics_by_name(tasks) for dataset, tasks in best["test"].items()}
         return Run(
             seed, "done", "", metrics, record["steps"], best.get("step"), _chosen_on(path)
         )  # fmt: skip
