@@ -37,6 +37,7 @@ def weights_by_name(
         for name, value in checkpoint["model"].items()
         if hasattr(value, "shape")
     }
+    weights = own_names(model, weights)
     target = model.state_dict()
     prefixes = backbone_prefixes(model)
     caffe2 = checkpoint.get("__author__") == "Caffe2"
@@ -53,6 +54,14 @@ def weights_by_name(
     match = match_model(weights, target, prefixes)
     _warn_of_torchvision(model, match)
     return {ours: weights[theirs] for ours, theirs in match.pairs.items()}, match
+
+
+def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The weights after `model.rename_weights`, of a model that knows other programs' names of
+    itself; else as they are.
+    """
+    rename: Any = getattr(model, "rename_weights", dict)
+    return rename(weights)
 
 
 def backbone_prefixes(model: nn.Module) -> List[str]:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+from ssod.backbones.loading import backbone_prefixes, own_names
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
 from ssod.engine.build_errors import explain_build_error
 from ssod.engine.checkpoint import SSODCheckpointer
@@ -73,7 +74,7 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
         checkpointer.load(weights, checkpointables=[])
         check_weights_match(cfg, weights, checkpointer)
     else:
-        fill_detector(model, detector_state(data, weights, role), weights)
+        fill_detector(model, own_names(model, detector_state(data, weights, role)), weights)
     return model.eval()
 
 
@@ -86,7 +87,7 @@ def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer)
     match = checkpointer.name_match
     if match is None or cfg.SSOD.ALLOW_PARTIAL_WEIGHTS:
         return
-    backbone = match.prefix or "backbone."
+    backbone = match.prefix or next(iter(backbone_prefixes(checkpointer.model)), "backbone.")
     names = [
         name
         for name in checkpointer.model.state_dict()

@@ -32,6 +32,7 @@ from detectron2.modeling.roi_heads import (
 from torch import Tensor, nn
 
 from ssod import compat
+from ssod.backbones.loading import own_names
 from ssod.config import add_ssod_config
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.loading import build_detector, detector_state
@@ -75,7 +76,7 @@ def export(
     )
     plain = plain_config(cfg)
     state = detector_state(SSODCheckpointer(nn.Identity()).load_file(weights), weights, model)
-    _check_fits(plain, state, weights)
+    state = _fitting(plain, state, weights)
     # An absolute path works from every folder; Detectron2 resolves relative ones from the current
     # folder.
     plain.MODEL.WEIGHTS = weights_path
@@ -182,11 +183,14 @@ def _header(plain: CfgNode, cfg: CfgNode) -> str:
     return f"# Before this file is merged: {'; '.join(steps)}\n" if steps else ""
 
 
-def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
+def _fitting(plain: CfgNode, state: Dict[str, Tensor], path: str) -> Dict[str, Tensor]:
+    """The weights under the model's names."""
     building = plain.clone()
     building.MODEL.DEVICE = "cpu"
     try:
-        build_detector(building).load_state_dict(state, strict=True)
+        detector = build_detector(building)
+        state = own_names(detector, state)
+        detector.load_state_dict(state, strict=True)
     except AttributeError as error:  # a user's part reads a key that is not the model's
         raise UserError(
             f"The model cannot be built from MODEL and the keys that SSOD.IMPORTS adds ({error}): let its parts read no others."
@@ -198,6 +202,7 @@ def _check_fits(plain: CfgNode, state: Dict[str, Tensor], path: str) -> None:
         raise UserError(
             f"{path} does not fit the config ({detail}): give the config it was trained with."
         ) from None
+    return state
 
 
 def _class_names(cfg: CfgNode) -> List[str]:
