@@ -14,8 +14,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
-from ssod.engine.plain_student import build_core
 from ssod.engine.setup import load_config
+from ssod.engine.teacher_student import TeacherStudent
 from ssod.methods import build_methods, learns_from_unlabeled
 from ssod.tools.config_table import read_published
 
@@ -55,7 +55,7 @@ def test_config_builds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _built.add(key.dump())
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
-        core = build_core(cfg, build_model(cfg), build_methods(cfg))
+        core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
     assert len(core.method_list) == len(cfg.SSOD.METHODS)
 
 

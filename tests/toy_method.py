@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.methods import METHOD_REGISTRY, Method, StepContext, TrainingData
 from ssod.structures import PseudoLabels, Sample, Views
 from ssod.utils.comm import all_reduce_sum

@@ -1,17 +1,34 @@
 """The core configuration keys.
 
-Each method adds its own keys under `SSOD.<METHOD>` (see `Method.add_config`).
+Each method adds its own keys under `SSOD.<METHOD>` (see `Method.add_config`), and each family of
+detectors those that Detectron2 does not have (see `Detector.add_config`).
 """
 
 from __future__ import annotations
 
+from typing import Any, Dict, Tuple
+
 from detectron2.config import CfgNode as CN
+
+# MODEL.META_ARCHITECTURE -> the key of its number of classes, where that is not
+# MODEL.ROI_HEADS.NUM_CLASSES. Families add theirs, as do models of your own.
+CLASS_KEYS: Dict[str, str] = {"RetinaNet": "MODEL.RETINANET.NUM_CLASSES"}
+
+
+def class_number(cfg: CN) -> Tuple[str, int]:
+    """The key that holds the model's number of classes, and the number."""
+    key = CLASS_KEYS.get(cfg.MODEL.META_ARCHITECTURE, "MODEL.ROI_HEADS.NUM_CLASSES")
+    value: Any = cfg
+    for part in key.split("."):
+        value = value[part]
+    return key, value
 
 
 def add_ssod_config(cfg: CN) -> None:
     """Adds every key of this project to a Detectron2 config, in place."""
     import ssod.backbones  # noqa: F401  (registers them)
     from ssod.detectors.detr import add_detr_config  # registers its meta-architectures
+    from ssod.detectors.registry import families
     from ssod.methods import add_method_configs
 
     add_detr_config(cfg)
@@ -148,3 +165,5 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.DATASETS = CN(new_allowed=True)
 
     add_method_configs(cfg)
+    for family in families():
+        family.add_config(cfg)

@@ -148,7 +148,8 @@ def make_targets(
 
     Returns:
         `Instances` with gt_boxes, gt_classes, gt_scores, `gt_<column>` for each of
-        `WEIGHT_COLUMNS`, and gt_masks where masks are given.
+        `WEIGHT_COLUMNS`, gt_masks where masks are given, and gt_index, (M,) 0 to M-1: what is
+        matched with a label knows which one.
     """
     targets = Instances(image_size)
     targets.gt_boxes = Boxes(boxes)
@@ -159,6 +160,7 @@ def make_targets(
     targets.gt_scores = ones if scores is None else scores
     for column in WEIGHT_COLUMNS:
         targets.set(f"gt_{column}", weights[column] if weights and column in weights else ones)
+    targets.gt_index = torch.arange(len(boxes), device=boxes.device)
     return targets
 
 

@@ -12,7 +12,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from runs import method_cfg, train
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.engine.activity import changed_labels, note_changes, reweighted_rois
 from ssod.engine.inert import InertWatch
 from ssod.methods import InertPeriod, Method, StepContext

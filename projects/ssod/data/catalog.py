@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ssod.config import class_number
 from ssod.data import folder, voc
 from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBox, SkippedBoxes, box_problem, skipped_boxes
@@ -329,13 +330,6 @@ def dataset_classes(name: str) -> Optional[List[str]]:
     if name in _registered:
         return _registered[name].classes() or None
     return MetadataCatalog.get(name).get("thing_classes")
-
-
-def class_number(cfg: CfgNode) -> Tuple[str, int]:
-    """The key that holds the model's number of classes, and the number."""
-    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
-        return "MODEL.RETINANET.NUM_CLASSES", cfg.MODEL.RETINANET.NUM_CLASSES
-    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) -> List[str]:

@@ -1,1 +1,1 @@
-"""Detectron2's detector, driven step by step."""
+"""Adapters between the training step and detectors, one file or folder a family."""

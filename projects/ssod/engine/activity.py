@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Union
 import torch
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.methods import Method, StepContext
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels
 

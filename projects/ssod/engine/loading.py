@@ -13,7 +13,6 @@ from ssod.backbones.loading import backbone_prefixes, own_names
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
 from ssod.engine.build_errors import explain_build_error
 from ssod.engine.checkpoint import SSODCheckpointer
-from ssod.engine.plain_student import build_core
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, TrainingData, build_methods, learns_from_unlabeled
@@ -142,7 +141,9 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
 
     The config's datasets must be registered: methods know them.
     """
-    core = build_core(cfg, build_detector(without_pretraining(cfg)), methods_with_data(cfg))
+    core = TeacherStudent.from_config(
+        cfg, build_detector(without_pretraining(cfg)), methods_with_data(cfg)
+    )
     core.to(cfg.MODEL.DEVICE)
     state = SSODCheckpointer(nn.Identity()).load_file(weights)
     detector_state(state, weights, None)  # raises if the file is no detector

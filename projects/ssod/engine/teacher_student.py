@@ -12,100 +12,54 @@ from typing import Any, Dict, List, Optional, Union
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.proposal_generator.rpn import RPN
-from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers, StandardROIHeads
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from ssod.detectors.driver import DetectorDriver
-from ssod.detectors.rcnn.driver import RCNNDriver
-from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs, ViewOutputs
+from ssod.detectors.base import Detector
+from ssod.detectors.outputs import Outputs, StreamOutputs, TeacherOutputs
+from ssod.detectors.registry import build_adapter
 from ssod.engine.activity import note_changes, step_numbers
-from ssod.errors import UserError
 from ssod.methods import Method, StepContext
+from ssod.methods.fitting import check_fit
 from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_targets
-
-
-def unsupported_part(model: Any) -> Optional[str]:
-    """The part of the model that the step does not support; None if all parts are supported."""
-    heads = getattr(model, "roi_heads", None)
-    rpn: Any = getattr(model, "proposal_generator", None)
-    problem = None
-    own_forward = any(
-        getattr(type(model), name, None) is not getattr(GeneralizedRCNN, name)
-        for name in ("forward", "inference")
-    )
-    if own_forward or not isinstance(model, GeneralizedRCNN):
-        problem = f"MODEL.META_ARCHITECTURE {type(model).__name__}"
-    elif not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
-        problem = f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
-    elif type(rpn).forward is not RPN.forward or type(rpn).losses is not RPN.losses:
-        problem = f"MODEL.PROPOSAL_GENERATOR.NAME {type(rpn).__name__}"
-    elif type(heads.box_predictor).losses is not FastRCNNOutputLayers.losses:
-        problem = f"The box predictor {type(heads.box_predictor).__name__}, whose losses the step would not call,"
-    elif heads.mask_on or heads.keypoint_on:
-        problem = f"MODEL.{'MASK_ON' if heads.mask_on else 'KEYPOINT_ON'}"
-    elif getattr(heads.box_predictor, "use_sigmoid_ce", False):
-        problem = "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
-    elif getattr(heads, "train_on_pred_boxes", False):
-        problem = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
-    return problem
-
-
-def check_supported(model: Any) -> None:
-    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard
-    parts.
-    """
-    problem = unsupported_part(model)
-    if problem:
-        raise UserError(
-            f"{problem} is not supported for online teacher-student training: use GeneralizedRCNN with "
-            "StandardROIHeads, boxes only."
-        )
 
 
 class TeacherStudent(nn.Module):
     """A student that learns, the teacher that is its average, and the methods.
 
     Args:
-        student: a `GeneralizedRCNN`; methods attach their heads to it here.
+        student: the model; methods attach their heads to it here.
+        detector: runs the student and the teacher.
         methods: in the order in which their phases run.
         unsup_loss_weight: lambda_u. sup_loss_weight: the same of labelled images.
         labeled_weak_view: labelled images are seen weak and strong.
-        pseudo_score_floor: lowest score of a pseudo-label. cls_loss, focal_gamma: of the RoI
-            classifier.
-        detector: runs the student and the teacher; None: `RCNNDriver`, which refuses all but
-            Faster R-CNNs.
+        pseudo_score_floor: lowest score of a pseudo-label.
+
+    Raises:
+        UserError: a method needs what the detector does not have.
     """
 
     def __init__(
         self,
         *,
-        student: GeneralizedRCNN,
+        student: nn.Module,
+        detector: Detector,
         methods: nn.ModuleDict,
         unsup_loss_weight: float,
         labeled_weak_view: bool,
         pseudo_score_floor: float,
-        cls_loss: str,
-        focal_gamma: float,
         sup_loss_weight: float = 1.0,
-        detector: Optional[DetectorDriver] = None,
     ) -> None:
         super().__init__()
-        if detector is None:
-            check_supported(student)
-        if cls_loss not in ("cross_entropy", "focal"):
-            raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
-        self.detector: DetectorDriver = detector or RCNNDriver(
-            student, score_floor=pseudo_score_floor, cls_loss=cls_loss, focal_gamma=focal_gamma
-        )
-        self.student: GeneralizedRCNN = student
+        check_fit(detector, methods)
+        self.detector = detector
+        self.student: Any = student
         self.methods = methods
         for method in self.method_list:
             method.attach(student)
-        self.teacher: GeneralizedRCNN = copy.deepcopy(student).requires_grad_(False)
+        self.teacher: Any = copy.deepcopy(student).requires_grad_(False)
+        self.pseudo_score_floor = pseudo_score_floor
         self.unsup_loss_weight = unsup_loss_weight
         self.sup_loss_weight = sup_loss_weight
         self.labeled_weak_view = labeled_weak_view
@@ -119,23 +73,27 @@ class TeacherStudent(nn.Module):
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, student: GeneralizedRCNN, methods: nn.ModuleDict
+        cls, cfg: CfgNode, student: nn.Module, methods: nn.ModuleDict
     ) -> "TeacherStudent":
-        """Builds it around a student."""
+        """Builds it around a student, with the adapter of its family."""
         return cls(
             student=student,
+            detector=build_adapter(cfg, student),
             methods=methods,
             unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
             sup_loss_weight=cfg.SSOD.SUP_LOSS_WEIGHT,
             labeled_weak_view=cfg.SSOD.LABELED_WEAK_VIEW,
             pseudo_score_floor=cfg.SSOD.PSEUDO_SCORE_FLOOR,
-            cls_loss=cfg.SSOD.ROI_CLS_LOSS,
-            focal_gamma=cfg.SSOD.FOCAL_GAMMA,
         )
 
     def checkpointables(self) -> Dict[str, Any]:
         """The objects that a checkpoint saves besides student, teacher and methods, by key."""
         return self.detector.checkpointables()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        return next(self.student.parameters()).device
 
     @property
     def method_list(self) -> List[Method]:
@@ -167,7 +125,7 @@ class TeacherStudent(nn.Module):
             note_changes(context, method, outputs, weighted)
             outputs = weighted
         losses = self.losses(outputs, pseudo, context)
-        with torch.no_grad(), torch.autocast(self.student.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for method in self.method_list:
                 method.update(outputs, pseudo, context)
             self.last_numbers = self._numbers(outputs, pseudo, context)
@@ -181,8 +139,7 @@ class TeacherStudent(nn.Module):
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Union[float, Tensor]]:
         methods = {method.name: method for method in self.method_list}
-        seen = outputs if isinstance(outputs, Outputs) else None  # None where only losses are known
-        return step_numbers(methods, seen, pseudo, context)
+        return step_numbers(methods, outputs, pseudo, context)
 
     def context(self, batch: SSODBatch) -> StepContext:
         """The context that methods' phases receive for `batch`, in training or outside it."""
@@ -200,7 +157,7 @@ class TeacherStudent(nn.Module):
     def label(self, samples: List[Sample]) -> TeacherOutputs:
         """Phase 2: the teacher's detections on the weak views."""
         images = [self._to_device(sample.weak) for sample in samples]
-        return self.detector.label(self.teacher, images)
+        return self.detector.detect(self.teacher, images, self.pseudo_score_floor)
 
     @torch.no_grad()
     def refine(self, context: StepContext) -> PseudoLabels:
@@ -209,7 +166,7 @@ class TeacherStudent(nn.Module):
             found = context.teacher_outputs.detections
         else:
             stored = [sample.stored for sample in context.batch.unlabeled]
-            found = [row.to(self.student.device) for row in stored if row is not None]
+            found = [row.to(self.device) for row in stored if row is not None]
         pseudo = PseudoLabels.from_detections(found)
         for method in self.method_list:
             rows = [len(row) for row in pseudo.instances]
@@ -287,24 +244,25 @@ class TeacherStudent(nn.Module):
                         f"{method.name} returns the loss {name!r} that exists: rename it."
                     )
             losses.update(own)
-        extra = list(self.methods.parameters())
+        extra: List[Tensor] = list(self.methods.parameters())
         extra += list(getattr(self.student, "ssod_heads", nn.ModuleDict()).parameters())
+        extra += self.detector.idle()
         idle = [0.0 * parameter.sum() for parameter in extra if parameter.requires_grad]
         if idle:
             first = next(iter(losses))
             losses[first] = losses[first] + torch.stack(idle).sum()
         return losses
 
-    def _detection_losses(self, outputs: ViewOutputs) -> Dict[str, Tensor]:
+    def _detection_losses(self, outputs: StreamOutputs) -> Dict[str, Tensor]:
         return self.detector.losses(outputs)
 
     def _targets(self, instances: Optional[Instances]) -> Instances:
         assert instances is not None
         boxes, classes = instances.gt_boxes.tensor, instances.gt_classes
-        device = self.student.device
+        device = self.device
         masks = instances.gt_masks.to(device) if instances.has("gt_masks") else None
         size = instances.image_size
         return make_targets(size, boxes.to(device), classes.to(device), masks=masks)
 
     def _to_device(self, image: Tensor) -> Tensor:
-        return image.to(self.student.device, non_blocking=True)
+        return image.to(self.device, non_blocking=True)

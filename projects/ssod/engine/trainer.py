@@ -54,10 +54,10 @@ from ssod.engine.loading import (
     training_data,
 )
 from ssod.engine.loop import TrainLoop
-from ssod.engine.plain_student import build_core
 from ssod.engine.quality_hook import PseudoLabelQuality
 from ssod.engine.skipped import write_skipped
 from ssod.engine.solver import build_optimizer, scale_config
+from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
@@ -108,7 +108,7 @@ class SSODTrainer(DefaultTrainer):
         for method in methods.values():
             assert isinstance(method, Method)
             method.setup(self.data)
-        self.core = build_core(cfg, student, methods).to(cfg.MODEL.DEVICE)
+        self.core = TeacherStudent.from_config(cfg, student, methods).to(cfg.MODEL.DEVICE)
         if cfg.SSOD.METHODS:
             logger.info("Methods, in order: " + ", ".join(cfg.SSOD.METHODS))
         optimizer = self.build_optimizer(cfg, self.core)

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List
 import torch
 from torch import nn
 
-from ssod.detectors.rcnn import driver
+from ssod.detectors.rcnn import detector
 from ssod.engine.teacher_student import TeacherStudent
 
 
@@ -40,7 +40,7 @@ def overlapped(core: TeacherStudent) -> None:
     convolutions fill the gaps. Student images that a method replaces after the teacher has run go
     through the backbone as before.
     """
-    extract, label, run_student = driver.extract_features, core.label, core.run_student
+    extract, label, run_student = detector.extract_features, core.label, core.run_student
     to_device = core._to_device
     on_device: Dict[int, torch.Tensor] = {}
     early: Dict[str, Any] = {}
@@ -77,11 +77,11 @@ def overlapped(core: TeacherStudent) -> None:
         return extract(model, images, *args)
 
     def run(views: Any) -> Any:
-        driver.extract_features = maps_for  # type: ignore[assignment]
+        detector.extract_features = maps_for  # type: ignore[assignment]
         try:
             return run_student(views)
         finally:
-            driver.extract_features = extract
+            detector.extract_features = extract
             early.pop("maps", None)
 
     context = core.context

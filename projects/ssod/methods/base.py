@@ -35,7 +35,8 @@ from detectron2.modeling import GeneralizedRCNN
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
-from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs
+from ssod.detectors.base import Capability, Need
+from ssod.detectors.outputs import Outputs, TeacherOutputs
 from ssod.structures import PseudoLabels, SSODBatch, Views
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class StepContext:
     Attributes:
         step: optimiser steps done so far.
         batch: the samples.
-        student, teacher: the two detectors (`GeneralizedRCNN`).
+        student, teacher: the two detectors.
         teacher_outputs: None during burn-in, and with stored pseudo-labels (`SSOD.PSEUDO_LABELS`).
         methods: all methods in use, by name.
         shared: what a method computed in this step for others, under its own name.
@@ -133,6 +134,13 @@ class Method(nn.Module):
     # had in former versions: these still work, with a warning.
     config_key: str = ""
     former_config_keys: Tuple[str, ...] = ()
+    # What it needs of the detector, see `ssod.detectors.base`; () for a method that looks at labels
+    # and images alone, which runs on every model. `__init__` may set it from a key.
+    needs: Tuple[Need, ...] = (Capability.REGIONS,)
+    # What else than removing it makes the family do, such as "set SSOD.MY.KEY to False".
+    needs_hint: str = ""
+    # What it goes without, with a warning, where the family lacks it.
+    profits_from: Tuple[Capability, ...] = ()
     # Methods that must be listed as well: `OtherMethod.__name__`.
     requires: Tuple[str, ...] = ()
     # `groups`: those that the method belongs to, with names of your choice. `excludes`: groups
@@ -272,8 +280,7 @@ class Method(nn.Module):
         weights and losses, is not the point of the method.
 
         Args:
-            outputs: None where the student is not a `GeneralizedRCNN` (see
-                `ssod.engine.plain_student`).
+            outputs: None where no student runs, as in tools that look at labels alone.
         """
         return context.changes.get(self.name, 0.0)
 

@@ -12,6 +12,7 @@ from ssod.structures import PseudoLabels
 class PseudoBoxRegression(Method):
     """Every selected pseudo-box regresses, in the RPN and the RoI head, like a human label."""
 
+    needs = ()
     groups = ("pseudo-box regression",)
     excludes = ("pseudo-box regression",)
     regresses_pseudo_boxes = True

@@ -7,7 +7,7 @@ from typing import Any, Dict, Optional, Union
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.selection import check_rpn_threshold, rpn_masks, selected_per_image
@@ -23,6 +23,7 @@ class ScoreThreshold(Method):
             0: it has not.
     """
 
+    needs = ()
     groups = ("fixed score threshold",)
     selects_pseudo_labels = True
     activity_unit = "labels selected, per image"

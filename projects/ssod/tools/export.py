@@ -207,7 +207,8 @@ def _fitting(plain: CfgNode, state: Dict[str, Tensor], path: str) -> Dict[str, T
 
 def _class_names(cfg: CfgNode) -> List[str]:
     """The class names of the training set; numbers if the set is not available."""
-    from ssod.data.catalog import class_number, register_datasets
+    from ssod.config import class_number
+    from ssod.data.catalog import register_datasets
 
     key, count = class_number(cfg)
     try:

@@ -16,7 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from runs import method_cfg, train
-from ssod.detectors.rcnn.outputs import TeacherOutputs
+from ssod.detectors.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import Method, StepContext, TrainingData, build_methods

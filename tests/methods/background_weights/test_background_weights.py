@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError

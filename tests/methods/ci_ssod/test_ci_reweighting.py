@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ci_steps import CRS, GBR, GBT, batch, build
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.ci_ssod import gradient_matrix, jacobi_target, solve_class_weights
 

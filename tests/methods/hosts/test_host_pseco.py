@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods

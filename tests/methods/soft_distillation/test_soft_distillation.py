@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, build_methods

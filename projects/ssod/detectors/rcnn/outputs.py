@@ -5,21 +5,21 @@ Shapes: N images, R RoIs over all of them, K foreground classes, D box-head chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from dataclasses import dataclass
+from typing import List
 
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ssod.detectors.features import FeatureMaps
+from ssod.detectors.outputs import Rows, StreamOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions
 from ssod.detectors.rcnn.rpn import SampledAnchors
-from ssod.structures import View
 
 
 @dataclass
-class ViewOutputs:
+class ViewOutputs(StreamOutputs):
     """The student's outputs on one view (all labelled, or all unlabelled images of the step).
 
     Attributes:
@@ -33,7 +33,6 @@ class ViewOutputs:
         cls_weights, reg_weights: (R,) loss weights; methods change them in `weigh`.
     """
 
-    view: View
     maps: FeatureMaps
     proposals: List[Instances]
     anchors: List[SampledAnchors]
@@ -55,31 +54,18 @@ class ViewOutputs:
         counts = torch.tensor(sizes, dtype=torch.int64, device=self.cls_weights.device)
         return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
 
-
-@dataclass
-class Outputs:
-    """The student's outputs in one step.
-
-    Attributes:
-        labeled, unlabeled: the two streams; `unlabeled` is None during burn-in.
-        extra: backbone features of the images that methods added, by method name.
-    """
-
-    labeled: ViewOutputs
-    unlabeled: Optional[ViewOutputs] = None
-    extra: Dict[str, FeatureMaps] = field(default_factory=dict)
-
-
-@dataclass
-class TeacherOutputs:
-    """The teacher's outputs on the weak views, in eval mode and without gradient.
-
-    Attributes:
-        maps: features. proposals: N `Instances`. predictions: of all proposals, before NMS.
-        detections: N `Instances` with pred_boxes, scores, pred_classes above the score floor.
-    """
-
-    maps: FeatureMaps
-    proposals: List[Instances]
-    predictions: BoxPredictions
-    detections: List[Instances]
+    @property
+    def rows(self) -> Rows:
+        """The sampled RoIs."""
+        labels, weights = self.labels, self.cls_weights
+        empty = torch.zeros(0, dtype=torch.int64, device=weights.device)
+        index = torch.cat([empty] + [roi.gt_index for roi in self.rois])
+        return Rows(
+            logits=self.predictions.logits,
+            labels=labels,
+            label_index=index,
+            image_index=self.image_index,
+            valid=torch.ones_like(labels, dtype=torch.bool),
+            cls_weights=weights,
+            reg_weights=self.reg_weights,
+        )

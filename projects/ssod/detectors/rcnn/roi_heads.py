@@ -53,12 +53,12 @@ def sample_rois(
     """Detectron2's `label_and_sample_proposals`, with every `gt_*` column set explicitly.
 
     Detectron2 copies the values of an arbitrary ground truth to a background RoI, and omits the
-    columns in an image without ground truth. Here a background RoI has gt_scores 0 and every loss
-    weight 1.
+    columns in an image without ground truth. Here a background RoI has gt_scores 0, gt_index -1 and
+    every loss weight 1.
 
     Returns:
-        N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores,
-        gt_<weights>.
+        N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores, gt_index
+        (of the label in its image), gt_<weights>.
     """
     rois = roi_heads.label_and_sample_proposals(proposals, targets)
     for roi in rois:
@@ -71,6 +71,8 @@ def sample_rois(
                 roi.set(column, torch.where(background, value, roi.get(column)))
             else:
                 roi.set(column, boxes.new_full((len(boxes),), value))
+        index = roi.gt_index if roi.has("gt_index") else torch.zeros_like(roi.gt_classes)
+        roi.gt_index = index.masked_fill(background, -1)
     return rois
 
 

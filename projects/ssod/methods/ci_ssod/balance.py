@@ -12,7 +12,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.config import class_number
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.ci_ssod.class_weights import (
     alignment_step,
@@ -99,7 +100,7 @@ class ClassBalance(nn.Module):
         """From SSOD.GRADIENT_REWEIGHTING, whose keys count optimiser steps."""
         node, parts = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         return cls(
-            num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            num_classes=class_number(cfg)[1],
             decay=node.EMA_DECAY ** (1 / parts),
             lr=node.LR,
             momentum=node.MOMENTUM,

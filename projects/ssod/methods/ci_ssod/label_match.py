@@ -15,8 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from ssod.config import class_number
 from ssod.data.records import trained_classes
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
 from ssod.methods.ci_ssod.thresholds import matching_thresholds
@@ -80,7 +81,7 @@ class LabelMatchThresholds(ClassThresholds):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node, parts = cfg.SSOD.LABEL_MATCH, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         return {
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "initial": node.INITIAL_THRESHOLD,
             "decay": node.EMA_DECAY ** (1 / parts),
             **cls.common_config(cfg, "LABEL_MATCH"),

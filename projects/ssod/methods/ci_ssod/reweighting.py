@@ -14,7 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.base import Capability
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.ci_ssod.balance import ClassBalance, StreamWeights
@@ -37,6 +38,7 @@ class GradientReweighting(Method):
     classes, not between classification and the other losses (the authors' code).
     """
 
+    needs = (Capability.SOFTMAX_ROWS,)
     config_key = "GRADIENT_REWEIGHTING"
     groups = ("gradient matrix",)
     excludes = ("sigmoid classifier",)

@@ -14,8 +14,9 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.engine import HookBase
 from torch import Tensor
 
+from ssod.config import class_number
 from ssod.data.records import trained_classes
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import (
     METHOD_REGISTRY,
@@ -53,6 +54,7 @@ class RepeatFactorSampling(Method):
         threshold: share of images below which a class is rare.
     """
 
+    needs = ()
     config_key = "REPEAT_FACTOR_SAMPLING"
     groups = ("repeat factors",)
     excludes = ("repeat factors",)
@@ -183,7 +185,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
             "threshold": node.LABELED_REPEAT_THRESHOLD,
             "generations": node.GENERATIONS,
             "gamma": node.GAMMA,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "first_step": cfg.SSOD.BURN_IN_STEPS,
             "last_step": cfg.SOLVER.MAX_ITER,
             "remember_from": first_step_after(

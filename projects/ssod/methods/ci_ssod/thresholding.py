@@ -14,7 +14,9 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.config import class_number
+from ssod.detectors.base import Capability
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, StepContext, find_method
 from ssod.methods.ci_ssod.balance import ClassBalance
@@ -50,6 +52,7 @@ class GradientThresholding(ClassThresholds):
         first_step, rpn_threshold: see `ClassThresholds`.
     """
 
+    needs = (Capability.SOFTMAX_ROWS,)
     config_key = "GRADIENT_THRESHOLDING"
     groups = (*ClassThresholds.groups, "gradient matrix")
     excludes = (*ClassThresholds.excludes, "sigmoid classifier")
@@ -111,7 +114,7 @@ class GradientThresholding(ClassThresholds):
                     f"to SSOD.GRADIENT_THRESHOLDING.LOW, {node.LOW:g}, or below."
                 )
         return {
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "balance": None if shared else ClassBalance.from_config(cfg),
             "base": node.BASE,
             "low": node.LOW,

@@ -12,8 +12,9 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from ssod.config import class_number
 from ssod.data.records import trained_classes
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
 from ssod.methods.crest.sampling import ADDED
@@ -91,7 +92,7 @@ class DistributionAlignment(Relabelling):
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node = cfg.SSOD.DISTRIBUTION_ALIGNMENT
         return {
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "temperature": node.TEMPERATURE,
             "decay": node.EMA_DECAY ** (1 / cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS),
             **cls.common_config(cfg, "DISTRIBUTION_ALIGNMENT"),

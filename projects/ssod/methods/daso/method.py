@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.detectors.features import extract_features
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext
 from ssod.methods.daso.blending import (

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.evaluation.groups import read_groups
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext, TrainingData

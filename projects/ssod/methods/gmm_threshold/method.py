@@ -13,7 +13,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.config import class_number
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext
 from ssod.methods.gmm_threshold.mixture import POLICIES, mixture_thresholds
@@ -96,7 +97,7 @@ class GMMThreshold(ClassThresholds):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         values = {key.lower(): value for key, value in cfg.SSOD.GMM_THRESHOLD.items()}
-        return {**values, "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
+        return {**values, "num_classes": class_number(cfg)[1]}
 
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:

@@ -20,8 +20,8 @@ from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.losses import foreground_deltas
-from ssod.detectors.rcnn.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify, roi_losses
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
 from ssod.errors import UserError
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 # Steps between two values of a metric: each one waits for the GPU.
 _SCALAR_PERIOD = 20
 # Which of its image's labels a RoI was assigned to, -1 for background.
-_LABEL_COLUMN = "pseco_label"
 
 
 @METHOD_REGISTRY.register()
@@ -189,7 +188,7 @@ class PseCo(Method):
             heads = context.student.roi_heads
             counts = [len(target) for target in view.view.targets]
             starts = torch.tensor([sum(counts[:i]) for i in range(len(counts))])
-            labels = torch.cat([roi.get(_LABEL_COLUMN) for roi in view.rois])
+            labels = torch.cat([roi.gt_index for roi in view.rois])
             rows = (labels >= 0).nonzero().flatten()
             labels = (labels + starts.to(labels.device)[view.image_index])[rows]
             boxes = torch.cat([roi.proposal_boxes.tensor for roi in view.rois])[rows]
@@ -275,7 +274,7 @@ def _sampled(
     rois = Instances(target.image_size)
     rois.proposal_boxes = Boxes(boxes)
     rois.gt_classes = classes[kept]
-    rois.set(_LABEL_COLUMN, own)
+    rois.gt_index = own
     columns = {"gt_scores": 0.0, **{f"gt_{column}": 1.0 for column in WEIGHT_COLUMNS}}
     if len(target):
         index = own.clamp(min=0)

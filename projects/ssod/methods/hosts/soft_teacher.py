@@ -16,8 +16,9 @@ from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.losses import foreground_deltas
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import classify, roi_losses, sample_rois
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext

@@ -19,7 +19,7 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, roi_losses, sample_rois
 from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext

@@ -8,7 +8,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.lsm.branch import HalfSizeBranch
@@ -67,6 +67,7 @@ class AreaMining(Method):
         min_area: a box is large if its area, in square pixels of the image file, is greater.
     """
 
+    needs = ()
     config_key = "AREA_MINING"
     excludes = ("fixed score threshold",)
     selects_pseudo_labels = True

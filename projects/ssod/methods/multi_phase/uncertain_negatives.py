@@ -19,7 +19,8 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.errors import UserError
 from ssod.methods.base import (
     METHOD_REGISTRY,

@@ -17,8 +17,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ssod.detectors.features import FeatureMaps, extract_features
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.losses import foreground_deltas
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
 from ssod.detectors.rcnn.rpn import run_rpn
 from ssod.errors import UserError

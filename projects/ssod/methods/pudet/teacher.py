@@ -9,6 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from torch import device as Device
 
+from ssod.detectors.rcnn.supported import check_supported
 from ssod.errors import UserError
 
 _KEY = "SSOD.BOUNDED_DISTILLATION"
@@ -67,7 +68,6 @@ class FrozenTeacher:
             UserError: they are missing, do not fit, or the model is none that can teach.
         """
         from ssod.engine.loading import load_detector
-        from ssod.engine.teacher_student import check_supported
 
         model = load_detector(self._cfg, self._weights, None)
         check_supported(model)

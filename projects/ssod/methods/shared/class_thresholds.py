@@ -8,7 +8,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.base import Need
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import InertPeriod, Method, StepContext
 from ssod.methods.selection import check_rpn_threshold, rpn_masks
@@ -30,6 +31,7 @@ class ClassThresholds(Method):
         rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
     """
 
+    needs: Tuple[Need, ...] = ()
     groups: Tuple[str, ...] = ("class thresholds",)
     excludes: Tuple[str, ...] = ("fixed score threshold", "class thresholds")
     selects_pseudo_labels = True

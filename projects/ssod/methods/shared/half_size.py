@@ -25,7 +25,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from ssod.detectors.features import FeatureMaps
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.outputs import Outputs
 from ssod.structures import Views
 
 SCALE = 0.5

@@ -16,8 +16,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.losses import foreground_deltas
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.rpn import objectness_of
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext

@@ -16,7 +16,9 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.config import class_number
+from ssod.detectors.base import Capability, Need
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.crop_bank.bank import Instances as BankInstances
 from ssod.methods.acrst.crop_bank.bank import PseudoBank, labeled_instances, pack_batch
@@ -64,6 +66,8 @@ class CropBank(Method):
         picture_period: steps between pictures of pasted images; 0: none.
     """
 
+    needs: Tuple[Need, ...] = ()
+    needs_hint = "set SSOD.CROP_BANK.SELECTIVE_SUPERVISION to False"
     config_key = "CROP_BANK"
     excludes = ("mixed-in images",)
     needs_unlabeled = False
@@ -90,6 +94,8 @@ class CropBank(Method):
         self.snapshot_period = snapshot_period
         self.class_sampling, self.beta = class_sampling, beta
         self.selective_supervision = selective_supervision
+        if selective_supervision:
+            self.needs = (Capability.WEIGHTS,)
         self.settings, self.picture_period = settings, picture_period
         self.class_names: List[str] = []
         self._num_labeled = 0
@@ -145,7 +151,7 @@ class CropBank(Method):
             image_format=cfg.INPUT.FORMAT,
         )
         return {
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "banks": tuple(node.BANKS),
             "refresh": node.REFRESH,
             "refresh_period": node.REFRESH_PERIOD,

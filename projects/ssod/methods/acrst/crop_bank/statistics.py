@@ -11,7 +11,8 @@ import torch
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ssod.detectors.rcnn.outputs import Outputs, ViewOutputs
+from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.evaluation.pseudo_label_quality import class_divergence
 from ssod.structures import Sample, SSODBatch
 
@@ -19,8 +20,8 @@ from ssod.structures import Sample, SSODBatch
 def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -> None:
     """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting.
 
-    Both streams are counted, even if only one is pasted on, because the labelled one's share is the
-    figure's ground truth.
+    Nothing is counted on a detector without RoIs. Both streams are counted, even if only one is
+    pasted on, because the labelled one's share is the figure's ground truth.
     """
     streams = {
         "labeled": (outputs.labeled, batch.labeled),
@@ -28,7 +29,7 @@ def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -
     }
     storage = get_event_storage()
     for name, (found, samples) in streams.items():
-        if found is None or not samples:
+        if not isinstance(found, ViewOutputs) or not samples:
             continue
         total, foreground, own = _count_rois(found, samples, num_classes)
         prefix = "crop_bank/foreground_share"

@@ -25,7 +25,8 @@ from ssod.data.augmentation import StrongAugmentation
 from ssod.data.mapper import UnreadableImage, read_image
 from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.base import Capability
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.mixup_mosaic.mixing import (
     MixedLabels,
@@ -183,6 +184,8 @@ class MixUpMosaic(Method):
     lambda for those mixed in.
     """
 
+    needs = ()
+    profits_from = (Capability.WEIGHTS,)
     config_key = "MIXUP_MOSAIC"
     groups = ("mixed-in images",)
     activity_unit = "boxes mixed in, per image"

@@ -17,8 +17,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
+from ssod.config import class_number
 from ssod.data.records import trained_classes
-from ssod.detectors.rcnn.outputs import Outputs
+from ssod.detectors.base import Capability
+from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.two_stage.filter import MODES, two_stage_mask
 from ssod.methods.acrst.two_stage.multi_label import (
@@ -64,6 +66,7 @@ class TwoStageFilter(Method):
             the head would only confirm itself.
     """
 
+    needs = (Capability.MAPS,)
     config_key = "TWO_STAGE_FILTER"
     excludes = ("fixed score threshold", "mixed-in images")
     selection_key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
@@ -134,7 +137,7 @@ class TwoStageFilter(Method):
             )
         return {
             "warmup": cfg.SSOD.BURN_IN_STEPS if node.WARMUP_STEPS < 0 else node.WARMUP_STEPS,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "score_threshold": node.SCORE_THRESHOLD,
             "image_threshold": node.IMAGE_THRESHOLD,
             "mode": node.MODE,

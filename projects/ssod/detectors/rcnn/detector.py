@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Dict, List
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssod.detectors.base import Capability, Detector
 from ssod.detectors.features import extract_features, keep_running_statistics
-from ssod.detectors.rcnn.outputs import Outputs, TeacherOutputs, ViewOutputs
+from ssod.detectors.outputs import Outputs, TeacherOutputs
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import classify, detect, roi_losses, sample_rois
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
+from ssod.detectors.rcnn.supported import unsupported_part
+from ssod.detectors.registry import register_detector
+from ssod.errors import UserError
 from ssod.structures import Views
 
 
-class RCNNDriver:
-    """Drives a box-only `GeneralizedRCNN` of Detectron2's standard parts, see `DetectorDriver`.
+@register_detector
+class FasterRCNN(Detector):
+    """Drives a box-only `GeneralizedRCNN` of Detectron2's standard parts.
 
     Args:
-        student: it is called and never copied. score_floor: lowest score of a teacher's detection.
-        cls_loss, focal_gamma: of the RoI classifier, "cross_entropy" or "focal".
+        student: it is called and never copied. cls_loss, focal_gamma: of the RoI classifier,
+            "cross_entropy" or "focal".
     """
 
-    def __init__(
-        self, student: GeneralizedRCNN, *, score_floor: float, cls_loss: str, focal_gamma: float
-    ) -> None:
+    family = "Faster R-CNN"
+    capabilities = frozenset(
+        {
+            Capability.WEIGHTS,
+            Capability.ROWS,
+            Capability.SOFTMAX_ROWS,
+            Capability.MAPS,
+            Capability.REGIONS,
+        }
+    )
+
+    def __init__(self, student: GeneralizedRCNN, *, cls_loss: str, focal_gamma: float) -> None:
+        if cls_loss not in ("cross_entropy", "focal"):
+            raise UserError(f"SSOD.ROI_CLS_LOSS is {cls_loss!r}: use 'cross_entropy' or 'focal'.")
         self.student = student
-        self.score_floor = score_floor
         self.cls_loss, self.focal_gamma = cls_loss, focal_gamma
 
-    def label(self, teacher: GeneralizedRCNN, images: List[Tensor]) -> TeacherOutputs:
+    @classmethod
+    def serves(cls, model: nn.Module) -> bool:
+        """A Faster R-CNN whose every part is the one that the step calls."""
+        return unsupported_part(model) is None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, student: GeneralizedRCNN) -> "FasterRCNN":
+        """With the RoI loss that the config names."""
+        return cls(student, cls_loss=cfg.SSOD.ROI_CLS_LOSS, focal_gamma=cfg.SSOD.FOCAL_GAMMA)
+
+    def detect(self, model: GeneralizedRCNN, images: List[Tensor], floor: float) -> TeacherOutputs:
         """The teacher's features, proposals, predictions and detections."""
-        maps = extract_features(teacher, images)
-        proposals, _ = run_rpn(teacher.proposal_generator, maps)
+        maps = extract_features(model, images)
+        proposals, _ = run_rpn(model.proposal_generator, maps)
         boxes = [proposal.proposal_boxes for proposal in proposals]
-        predictions = classify(teacher.roi_heads, maps, boxes)
-        found = detect(teacher.roi_heads, proposals, predictions, self.score_floor)
+        predictions = classify(model.roi_heads, maps, boxes)
+        found = detect(model.roi_heads, proposals, predictions, floor)
         return TeacherOutputs(maps, proposals, predictions, found)
 
     def run(self, views: Views) -> Outputs:
@@ -98,7 +125,3 @@ class RCNNDriver:
             )
         )
         return losses
-
-    def checkpointables(self) -> Dict[str, Any]:
-        """All of its state is in the models."""
-        return {}

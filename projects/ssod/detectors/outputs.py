@@ -1,0 +1,87 @@
+"""What a detector gives in one step, whatever its family.
+
+Shapes: N images, R rows over all of them, K foreground classes (class K is background).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, Generic, List, Optional, TypeVar
+
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ssod.detectors.features import FeatureMaps
+from ssod.structures import View
+
+
+@dataclass
+class Rows:
+    """The predictions that a stream's losses are made of: RoIs, dense locations or queries.
+
+    Attributes:
+        logits: (R, K+1) of a softmax, or (R, K) of sigmoids.
+        labels: (R,) class, K for background.
+        label_index: (R,) which label of its image a row was matched with; -1: background.
+        image_index: (R,) image of the stream.
+        valid: (R,) bool; the other rows take part in no loss.
+        cls_weights, reg_weights: (R,) weights in the losses; `weigh` of a method changes them.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    label_index: Tensor
+    image_index: Tensor
+    valid: Tensor
+    cls_weights: Tensor
+    reg_weights: Tensor
+
+
+@dataclass
+class StreamOutputs:
+    """The student's outputs on one stream: all labelled, or all unlabelled images of the step.
+
+    A family with capabilities has a subclass with more.
+    """
+
+    view: View
+
+    @property
+    def rows(self) -> Optional[Rows]:
+        """With `Capability.ROWS`: the predictions; else None."""
+        return None
+
+
+StreamType = TypeVar("StreamType", bound=StreamOutputs)
+
+
+@dataclass
+class Outputs(Generic[StreamType]):
+    """The student's outputs in one step.
+
+    Attributes:
+        labeled, unlabeled: the two streams; `unlabeled` is None during burn-in.
+        extra: backbone features of the images that methods added, by method name.
+    """
+
+    labeled: StreamType
+    unlabeled: Optional[StreamType] = None
+    extra: Dict[str, FeatureMaps] = field(default_factory=dict)
+
+
+@dataclass
+class TeacherOutputs:
+    """The teacher's outputs on the weak views, in eval mode and without gradient.
+
+    Attributes:
+        maps: with `Capability.MAPS`: features, else None.
+        proposals: with REGIONS: N `Instances`, else None.
+        predictions: with REGIONS: `BoxPredictions` of all proposals, before NMS. With DENSE:
+            `DensePredictions`. Else None.
+        detections: N `Instances` with pred_boxes, scores, pred_classes above the score floor.
+    """
+
+    maps: Any
+    proposals: Any
+    predictions: Any
+    detections: List[Instances]
