@@ -115,7 +115,7 @@ ROWS: List[Row] = [
     Row(
         "panoptic online",
         semi("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p2']"),
-        refused=("MODEL.META_ARCHITECTURE PanopticFPN", "not supported for online"),
+        refused=("MODEL.META_ARCHITECTURE PanopticFPN", "add PseudoBoxRegression"),
     ),
     Row("steps down", opts("SOLVER.STEPS", "(3, 2)"), refused=("SOLVER.STEPS", "larger")),
     Row(
@@ -172,7 +172,7 @@ ROWS: List[Row] = [
     Row(
         "cascade online",
         semi("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
-        refused=("CascadeROIHeads", "not supported for online"),
+        refused=("CascadeROIHeads", "add PseudoBoxRegression"),
     ),
     Row("masks", semi("MODEL.MASK_ON", "True"), refused=("MODEL.MASK_ON",)),
     # What trains on no unlabelled image says so.
