@@ -172,7 +172,7 @@ ROWS: List[Row] = [
     Row(
         "cascade online",
         semi("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
-        refused=("CascadeROIHeads", "add PseudoBoxRegression"),
+        refused=("CascadeROIHeads", "CLS_AGNOSTIC_BBOX_REG True"),
     ),
     Row("masks", semi("MODEL.MASK_ON", "True"), refused=("MODEL.MASK_ON",)),
     # What trains on no unlabelled image says so.

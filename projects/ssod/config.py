@@ -12,7 +12,11 @@ from detectron2.config import CfgNode as CN
 
 # MODEL.META_ARCHITECTURE -> the key of its number of classes, where that is not
 # MODEL.ROI_HEADS.NUM_CLASSES. Families add theirs, as do models of your own.
-CLASS_KEYS: Dict[str, str] = {"RetinaNet": "MODEL.RETINANET.NUM_CLASSES"}
+CLASS_KEYS: Dict[str, str] = {
+    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
+    "DeformableDETR": "MODEL.DEFORMABLE_DETR.NUM_CLASSES",
+    "RTDETRV2": "MODEL.RT_DETR.NUM_CLASSES",
+}
 
 
 def class_number(cfg: CN) -> Tuple[str, int]:

@@ -12,8 +12,6 @@ from typing import Any, Iterator, List, Optional, Tuple
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
-from ssod.methods import learns_from_unlabeled
-
 # fvcore's message for a name that a registry does not have.
 _REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
 
@@ -61,11 +59,6 @@ _KNOWN = {
 
 
 def _explain_cascade(cfg: CfgNode) -> str:
-    if learns_from_unlabeled(cfg) and not cfg.SSOD.PSEUDO_LABELS:
-        return (
-            f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} is not supported for online teacher-student training: use "
-            "StandardROIHeads, or stored labels (SSOD.PSEUDO_LABELS)."
-        )
     return (
         f"MODEL.ROI_HEADS.NAME {cfg.MODEL.ROI_HEADS.NAME} needs class-agnostic boxes: set "
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG True."
