@@ -229,6 +229,14 @@ def label_studio(
     }
 
 
+def accept_predictions(path: Path) -> None:
+    """What Label Studio exports after an annotator has submitted each prediction as it is."""
+    tasks = json.loads(path.read_text())
+    for task in tasks:
+        task["annotations"] = [{"result": p["result"]} for p in task["predictions"]]
+    path.write_text(json.dumps(tasks))
+
+
 def table(
     root: Path, truth: Truth, source: Optional[Path] = None, classes: Sequence[str] = CLASSES
 ) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from detectron2.config import CfgNode
 
@@ -50,7 +50,7 @@ def unlabelled_images(cfg: CfgNode) -> Tuple[Records, Dict[str, int]]:
         The records, and how many were left out because `DATASETS.TRAIN`, `VAL` or `TEST` has them.
     """
     taken: Dict[str, str] = {same_file(row["file_name"]): "TRAIN" for row in load_labeled(cfg)}
-    for key, file_name in _evaluated(cfg):
+    for key, file_name in evaluated_images(cfg):
         taken.setdefault(same_file(file_name), key)
     kept: Records = []
     left_out: Dict[str, int] = {}
@@ -69,7 +69,7 @@ def unlabelled_images(cfg: CfgNode) -> Tuple[Records, Dict[str, int]]:
     return kept, left_out
 
 
-def _evaluated(cfg: CfgNode) -> Iterable[Tuple[str, str]]:
+def evaluated_images(cfg: CfgNode) -> Iterable[Tuple[str, str]]:
     """(key, file) of the images of `DATASETS.VAL` and `TEST`; a set that is not here is warned of.
 
     A label of a test image would make the test worthless.
@@ -124,12 +124,16 @@ class FileFinder:
             self._by_base.setdefault(os.path.basename(file), []).append(index)
             self._parts.append(_parts(os.path.abspath(file)))
 
+    def exact(self, path: str) -> Optional[int]:
+        """The record of a path that leads to its file."""
+        return self._whole.get(same_file(path))
+
     def find(self, name: str) -> int:
         """The record's index; -1 where there is none, -2 where several fit equally well.
 
         Of several files of that name, the one that shares most of the path's last folders is meant.
         """
-        whole = self._whole.get(same_file(name))
+        whole = self.exact(name)
         if whole is not None:
             return whole
         wanted = _parts(name.replace("\\", "/"))

@@ -37,6 +37,11 @@ examples:
   # 20 % of a folder, to be unlabelled: splits/imagenet_20pct_fold0_unlabeled.json
   python -m ssod.tools.make_splits --folder imagenet/train --percent 20 --prefix splits/imagenet
 
+  # labels that an annotator has corrected: their images move from the unlabelled to the labelled
+  # set of mine.yaml, in new files splits/round1_labeled.json and splits/round1_unlabeled.json
+  python -m ssod.tools.make_splits --corrected annotations.xml --config-file mine.yaml --prefix \\
+      splits/round1
+
   # Unbiased Teacher's own draws
   python -m ssod.tools.make_splits --coco annotations/instances_train2017.json \\
       --unbiased-teacher-seeds COCO_supervision.txt --percent 1 --prefix splits/coco
@@ -285,9 +290,21 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a file or folder with labels in any format that FORMAT knows",
     )
+    source.add_argument(
+        "--corrected",
+        metavar="PATH",
+        help="corrected labels in any of these formats, whose images become labelled; with --config-file",
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="--corrected: whose first DATASETS.TRAIN takes the images out of DATASETS.UNLABELED",
+    )
     parser.add_argument("--voc-split", default="train", help="list in ImageSets/Main (train)")
     parser.add_argument(
-        "--prefix", required=True, type=Path, help="of the files to write, with their folder"
+        "--prefix",
+        type=Path,
+        help="of the files to write, with their folder; --corrected without it: the sets' own files, with --force",
     )
     parser.add_argument(
         "--percent", nargs="+", type=positive_percent, help="of the images with boxes"
@@ -383,11 +400,15 @@ def run(args: argparse.Namespace) -> None:
 
 def problem_with(args: argparse.Namespace) -> Optional[str]:
     """What is wrong with the combination of the options, or None."""
-    if (args.format or args.images or args.split) and not args.data:
-        return "--format, --images and --split go with --data"
-    if args.classes and not (args.data or args.voc):
-        return "--classes goes with --data or --voc"
+    if (args.format or args.images or args.split) and not (args.data or args.corrected):
+        return "--format, --images and --split go with --data or --corrected"
+    if args.classes and not (args.data or args.corrected or args.voc):
+        return "--classes goes with --data, --corrected or --voc"
     rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
+    if args.corrected:
+        return _problem_with_corrected(args, any(rules))
+    if args.config_file or args.prefix is None:
+        return "--config-file goes with --corrected" if args.config_file else "--prefix is missing"
     if sum(map(bool, rules)) > 1:
         return "--minority, --random-minority, --majority-from and --unbiased-teacher-seeds exclude one another"
     if not args.prefix.name:
@@ -414,6 +435,26 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     return None
 
 
+def _problem_with_corrected(args: argparse.Namespace, rules: bool) -> Optional[str]:
+    if not args.config_file:
+        return "--corrected needs --config-file, which names the sets that its images move between"
+    drawing = (args.percent, args.min_boxes_per_class, args.truth, args.true_labels, args.all_boxes)
+    if rules or any(drawing) or args.folds != 1:
+        return "--corrected goes with --prefix, --force and what the dataset is, and with no rule that draws"
+    if args.prefix is None and not args.force:
+        return "--corrected needs --prefix for new files, or --force to change the sets' own files"
+    if args.prefix is not None and not args.prefix.name:
+        return "--prefix must end in a name, which the files' names begin with"
+    return None
+
+
+def _take_back(args: argparse.Namespace) -> None:
+    from ssod.active_learning.corrections import take_back
+    from ssod.engine.setup import load_config
+
+    take_back(load_config(args.config_file), args)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
@@ -421,7 +462,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     if problem:
         parser.error(problem)
     try:
-        run(args)
+        _take_back(args) if args.corrected else run(args)
     except UserError as error:
         sys.exit(f"error: {error}")
 

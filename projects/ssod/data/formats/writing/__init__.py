@@ -1,0 +1,4 @@
+"""Labels in the forms that annotation tools import; one file each, listed in `WRITERS`.
+
+The readers one folder up read them back.
+"""

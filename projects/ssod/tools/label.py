@@ -1,0 +1,118 @@
+"""Labels images for an annotation tool, so that a human corrects instead of drawing.
+
+python -m ssod.tools.label --config-file X.yaml [--weights RUN] --to cvat --output FOLDER
+    [--images next.csv]
+
+Writes the boxes of a detector, with their scores where the tool has a place for them, and links to
+the images: FOLDER can be opened, zipped or uploaded as it is. `python -m ssod.tools.make_splits
+--corrected` takes the corrected labels back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import List, Optional
+
+from ssod.data.formats.writing.registry import WRITERS
+from ssod.engine.setup import load_config, run_cli, split_opts
+from ssod.errors import UserError
+from ssod.tools.pseudo_label import add_launch_arguments, launch_from
+
+
+def work(args: argparse.Namespace) -> None:
+    """Runs the command in every process."""
+    from detectron2.utils import comm
+    from detectron2.utils.logger import setup_logger
+
+    from ssod.active_learning.prelabels import Request, label_for_tool, label_with_truth
+
+    setup_logger(name="ssod", abbrev_name="ssod", distributed_rank=comm.get_rank())
+    logging.getLogger("ssod").setLevel(logging.WARNING)
+    logging.getLogger("detectron2").setLevel(logging.WARNING)
+    cfg = load_config(args.config_file, split_opts(args.opts))
+    request = Request(
+        tool=args.to,
+        output=args.output,
+        datasets=tuple(args.dataset),
+        listed=args.images or "",
+        threshold=args.score,
+        url=args.image_url,
+    )
+    if not args.truth:
+        label_for_tool(cfg, args.weights or cfg.OUTPUT_DIR, request)
+    elif comm.is_main_process():
+        label_with_truth(cfg, request)
+
+
+def _threshold(text: str) -> Optional[float]:
+    if text == "matched":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise UserError(f"--threshold {text}: use 'matched' or a score between 0 and 1.")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ssod.tools.label",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--to", required=True, choices=WRITERS, help="the tool, or its format")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="new, or empty")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|DIR",
+        help="a checkpoint, a weights file or a run's folder (default: the config's OUTPUT_DIR)",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FILE",
+        help="a list: the next.csv of ssod.tools.next, or one path a line (default: all images that are not labelled)",
+    )
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="sets of SSOD.DATASETS with the images (default: DATASETS.UNLABELED)",
+    )
+    parser.add_argument(
+        "--threshold",
+        default="matched",
+        metavar="SCORE",
+        help="lowest score; 'matched' (default): per class, so that boxes per image are as in the labelled set",
+    )
+    parser.add_argument(
+        "--truth",
+        action="store_true",
+        help="the hidden labels of the images instead of a detector's, to simulate an annotator",
+    )
+    parser.add_argument(
+        "--image-url",
+        default="",
+        metavar="PREFIX",
+        help="Label Studio only: what goes before an image's path (default: local files served from FOLDER)",
+    )
+    add_launch_arguments(parser)
+    return parser
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """The command."""
+    args = build_parser().parse_intermixed_args(argv)
+    args.score = _threshold(args.threshold)
+    if args.image_url and args.to != "labelstudio":
+        raise UserError("--image-url is for --to labelstudio: leave it out.")
+    if args.truth and (args.weights or args.threshold != "matched"):
+        raise UserError("--truth needs neither --weights nor --threshold: leave them out.")
+    launch_from(work, args)
+
+
+if __name__ == "__main__":
+    run_cli(main)
