@@ -131,5 +131,6 @@ def label_arguments(folder: Path, weights: str, name: str) -> Namespace:
         output=str(folder / name),
         thresholds=None,
         tta=False,
+        combine="agreed",
         share="0/1",
     )

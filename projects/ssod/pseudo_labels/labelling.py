@@ -21,11 +21,17 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.truth import HiddenTruth
 from ssod.errors import UserError
+from ssod.evaluation.label_reliability import (
+    Reliability,
+    format_reliability,
+    measure_reliability,
+)
 from ssod.pseudo_labels.certainty import image_certainty, most_certain
 from ssod.pseudo_labels.ensemble import check_fusion, fuse_predictions
 from ssod.pseudo_labels.intersection import intersect_pseudo_labels
-from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
+from ssod.pseudo_labels.predictions import Prediction, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
 from ssod.utils.atomic import write_atomically
 from ssod.utils.share import Share
@@ -105,7 +111,33 @@ def label_images(
             "fraction": fraction,
         }
         write_labels(output, records, agreed_labels(stores, limits, iou), kept, classes, info)
+        _report_reliability(cfg, records, stores[-1], classes)
     comm.synchronize()
+
+
+def _report_reliability(
+    cfg: CfgNode,
+    records: Sequence[Dict[str, Any]],
+    store: Iterable[Prediction],
+    classes: Sequence[str],
+) -> None:
+    """Where TRUTH is declared, prints how often the scores are right, whatever the thresholds."""
+    truth = HiddenTruth(cfg.DATASETS.UNLABELED, classes)
+    total: Optional[Reliability] = None
+    for record, row in zip(records, store):
+        own = truth(record)
+        if own is None or row.found is None:
+            continue
+        found = row.found
+        one = measure_reliability(
+            found.pred_boxes.tensor, found.pred_classes, found.scores, own.boxes, own.classes
+        )
+        total = one if total is None else total.plus(one)
+    if total is not None:
+        logger.info(
+            "Detections before thresholds, against TRUTH (of several models: the fused ones, or the newest model's):\n"
+            + format_reliability(total)
+        )
 
 
 class FusedPredictions:

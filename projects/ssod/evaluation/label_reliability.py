@@ -1,0 +1,106 @@
+"""How far a teacher's scores can be trusted: the share of right boxes and right classes by score.
+
+Shapes: M detections and T true boxes of one image, S score limits. Boxes are XYXY in pixels of the
+same image.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou, nms
+
+# Detections of one object under several classes overlap at least this much; the best one counts.
+_SAME_OBJECT = 0.6
+LIMITS = (0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+
+
+class Reliability(NamedTuple):
+    """Sums over images; those of two sets of images add.
+
+    Attributes:
+        found: (S,) objects that the teacher reports with at least the score. on_object: (S,) those
+            that lie on a true object. right_class: (S,) those whose class is right, too. truth: ()
+            true objects.
+    """
+
+    found: Tensor
+    on_object: Tensor
+    right_class: Tensor
+    truth: Tensor
+
+    def plus(self, other: "Reliability") -> "Reliability":
+        return Reliability(*(a + b for a, b in zip(self, other)))
+
+
+def measure_reliability(
+    boxes: Tensor,
+    classes: Tensor,
+    scores: Tensor,
+    truth_boxes: Tensor,
+    truth_classes: Tensor,
+    limits: Sequence[float] = LIMITS,
+    iou_threshold: float = 0.5,
+) -> Reliability:
+    """One image. Of detections that overlap, whatever their classes, only the best one counts; it
+    takes the free true box that it overlaps most, whatever its class.
+
+    Args:
+        boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
+        limits: S scores. iou_threshold: from which a detection lies on an object.
+
+    Example:
+        >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+        >>> found = measure_reliability(
+        ...     box, torch.tensor([1]), torch.tensor([0.6]), box, torch.tensor([2]), (0.5, 0.7)
+        ... )
+        >>> found.on_object.tolist(), found.right_class.tolist()
+        ([1, 0], [0, 0])
+    """
+    # Stable: equal scores keep their order.
+    order = torch.argsort(scores, descending=True, stable=True)
+    boxes, classes, scores = boxes[order].float(), classes[order], scores[order].float()
+    kept = nms(boxes, scores, _SAME_OBJECT)
+    boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
+    on_object = torch.zeros(len(boxes), dtype=torch.bool)
+    right = torch.zeros(len(boxes), dtype=torch.bool)
+    if len(boxes) and len(truth_boxes):
+        iou = box_iou(boxes, truth_boxes.float())
+        for row in range(len(boxes)):
+            best, column = iou[row].max(dim=0)
+            if best >= iou_threshold:
+                on_object[row] = True
+                right[row] = classes[row] == truth_classes[column]
+                iou[:, column] = -1.0
+    above = scores[None, :] >= torch.tensor(list(limits))[:, None]
+    return Reliability(
+        found=above.sum(dim=1),
+        on_object=(above & on_object).sum(dim=1),
+        right_class=(above & right).sum(dim=1),
+        truth=torch.tensor(len(truth_boxes)),
+    )
+
+
+def format_reliability(found: Reliability, limits: Sequence[float] = LIMITS) -> str:
+    """A Markdown table with a row a limit."""
+    lines = [
+        "| score from | objects reported | on an object | class right, of these | objects found |"
+    ]
+    lines.append("|---:" * 5 + "|")
+    columns: Dict[str, List[int]] = {name: v.tolist() for name, v in found._asdict().items()}
+    for limit, number, on_object, right in zip(
+        limits, columns["found"], columns["on_object"], columns["right_class"]
+    ):
+        cells = [
+            _share(on_object, number),
+            _share(right, on_object),
+            _share(on_object, found.truth),
+        ]
+        lines.append(f"| {limit:g} | {number} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _share(part: int, whole: "int | Tensor") -> str:
+    return f"{100 * part / int(whole):.0f} %" if int(whole) else "–"
