@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws the digit-scenes dataset: python datasets/digit_scenes.py OUTPUT_DIR [options]
+"""Draws the digit-scenes dataset: python datasets/digit_scenes.py [OUTPUT_DIR] [options]
 
 Handwritten digits (scikit-learn's 1,797 of 8x8) in random colours on textured, cluttered 128x128
 scenes: COCO JSON files beside folders of PNGs. The class frequencies of the training scenes fall as
@@ -446,7 +446,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("output", type=Path, metavar="OUTPUT_DIR")
+    folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "digit_scenes"
+    parser.add_argument(
+        "output", type=Path, nargs="?", default=folder, metavar="OUTPUT_DIR", help=f"({folder})"
+    )
     parser.add_argument("--labeled", type=int, default=default.labeled, help="images (100)")
     parser.add_argument("--unlabeled", type=int, default=default.unlabeled, help="images (1900)")
     parser.add_argument(

@@ -29,7 +29,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
         monkeypatch.setattr(sys, "argv", ["train_net.py", *arguments])
         status = 0
         try:
-            module.run_cli(module.run)
+            module.run_cli(module.main)
         except SystemExit as stop:
             status = int(stop.code or 0)
         return status, capsys.readouterr().err

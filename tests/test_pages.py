@@ -25,6 +25,7 @@ from detectron2.structures import Boxes, Instances
 from ssod.data.declarations import parse_declaration
 from ssod.engine.setup import load_config
 from ssod.methods import METHOD_REGISTRY, Method
+from ssod.resources import find_config
 from ssod.structures import PseudoLabels
 from tiny import make_image, tiny_cfg, with_squares
 
@@ -88,6 +89,7 @@ class Parsed(BaseException):
 SHELL = """
 show() { printf '%s\\037' "$@"; printf '\\036'; }
 python() { show python "$@"; }; make() { show make "$@"; }; pip() { show pip "$@"; }
+ssod() { show ssod "$@"; }
 cd "$(mktemp -d)" || exit 1
 """
 
@@ -123,8 +125,9 @@ def test_command(words: List[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return
     if words[:2] == ["pip", "install"]:
         return
-    assert words[0] == "python", words
-    parsed = parse(words[1:], monkeypatch)
+    assert words[0] in ("python", "ssod"), words
+    words = ["-m", *words] if words[0] == "ssod" else words[1:]
+    parsed = parse(words, monkeypatch)
     assert parsed is not None
     opts = list(getattr(parsed, "opts", None) or ())
     paths = [getattr(parsed, "config_file", None), getattr(parsed, "compare", None)]
@@ -164,6 +167,7 @@ def parse(words: List[str], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def check_config(path: str, opts: List[str]) -> None:
     if not PLACEHOLDERS.match(path):
+        path = find_config(path)
         assert (ROOT / path).is_file(), path
         opts = [value for pair in zip(opts[0::2], opts[1::2]) for value in key_of_the_config(pair)]
         load_config(str(ROOT / path), opts)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ssod.config import add_ssod_config as add_ssod_config
     from ssod.engine.trainer import SSODTrainer as SSODTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Before anything imports Detectron2.
 compat.apply()

@@ -64,10 +64,19 @@ def test_second_call_trains_nothing(scene: Path, monkeypatch: pytest.MonkeyPatch
     demo.main([])
 
 
-def test_wrong_folder_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scenes_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="repository's root"):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    called = []
+
+    def draw(argv: list[str]) -> None:
+        called.extend(argv)
+        raise UserError("no room")
+
+    monkeypatch.setattr(demo.digit_scenes, "main", draw)
+    with pytest.raises(UserError, match="no room"):
         demo.main([])
+    assert called == ["datasets/digit_scenes"]
 
 
 def test_quoted_table_comes_from_the_committed_one(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from detectron2.utils import comm
 
 from ssod.data.coco import object_under, read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
-from ssod.errors import UserError
+from ssod.errors import UserError, relative_to
+from ssod.resources import mend_missing
 from ssod.utils.atomic import write_atomically
 
 _HASHES_AS_THEY_ARE = 4
@@ -121,7 +122,7 @@ def verified_hash(path: str) -> str:
     """
     if not os.path.isfile(path):
         what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"{path} {what}: correct its path or create it.")
+        raise UserError(f"{path} {what}{relative_to(path)}: {mend_missing(path)}.")
     if not _mentions(path, HASH_KEY.encode()):
         return _raw_hash(path)
     content = read_json(path)

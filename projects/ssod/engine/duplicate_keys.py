@@ -5,15 +5,14 @@ And keys that are no text.
 
 from __future__ import annotations
 
-import os
 from typing import Any, List, Optional, Set
 
 import yaml
 from detectron2.utils.file_io import PathManager
 
+from ssod.engine.config_files import BASE
 from ssod.errors import UserError
-
-_BASE = "_BASE_"
+from ssod.resources import find_base
 
 
 def check_duplicate_keys(path: str) -> None:
@@ -38,10 +37,7 @@ def _check(path: str, seen: Set[str]) -> None:
     if found is not None:
         raise UserError(f"{path} {found}.")
     for base in _bases(root):
-        base = os.path.expanduser(base)
-        if not os.path.isabs(base) and "://" not in base:
-            base = os.path.join(os.path.dirname(path), base)
-        _check(base, seen)
+        _check(find_base(path, base), seen)
 
 
 def _duplicate(node: Any, prefix: str, seen: Set[int]) -> Optional[str]:
@@ -77,7 +73,7 @@ def _bases(root: Any) -> List[str]:
     if not isinstance(root, yaml.MappingNode):
         return []
     for key, value in root.value:
-        if isinstance(key, yaml.ScalarNode) and key.value == _BASE:
+        if isinstance(key, yaml.ScalarNode) and key.value == BASE:
             items = value.value if isinstance(value, yaml.SequenceNode) else [value]
             return [item.value for item in items if isinstance(item, yaml.ScalarNode)]
     return []

@@ -14,9 +14,9 @@ import sys
 from types import ModuleType
 from typing import Any, Callable, List, Sequence
 
-import yaml
 from detectron2.config import CfgNode
 
+from ssod.engine.config_files import listed_imports
 from ssod.errors import UserError
 
 KEY = "SSOD.IMPORTS"
@@ -60,7 +60,7 @@ def add_imported_config(cfg: CfgNode, path: str, opts: Sequence[str]) -> None:
     Before the file is merged, since its keys must exist by then. What is wrong with the file is
     left to the merge.
     """
-    names = _listed_in_file(path)
+    names = _listed(listed_imports(path)) if path else []
     for key, value in zip(opts[0::2], opts[1::2]):
         if key == KEY:
             names = _listed(value)
@@ -83,18 +83,6 @@ def config_functions(module: ModuleType) -> List[Callable[[CfgNode], Any]]:
         and callable(value)
         and value.__module__ == module.__name__
     ]
-
-
-def _listed_in_file(path: str) -> List[str]:
-    if not path or not os.path.isfile(path):
-        return []
-    try:
-        content = CfgNode.load_yaml_with_base(path, allow_unsafe=False)
-        return _listed(content["SSOD"]["IMPORTS"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError):
-        return []
-    except (AssertionError, RecursionError, UnicodeDecodeError):
-        return []
 
 
 def _listed(value: Any) -> List[str]:

@@ -23,9 +23,11 @@ from detectron2.utils.logger import setup_logger
 import ssod
 from ssod.config import add_ssod_config
 from ssod.engine.config_checks import check_config, wanted_type
+from ssod.engine.config_files import merge_config, read_config
 from ssod.engine.duplicate_keys import check_duplicate_keys
 from ssod.engine.imports import add_imported_config
 from ssod.errors import UserError
+from ssod.resources import find_config, near_configs
 from ssod.utils.atomic import write_atomically
 from ssod.utils.failures import as_user_error
 from ssod.utils.run_lock import check_free, make_output_dir
@@ -40,12 +42,14 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     YAML tags that build Python objects are refused. The result is not frozen.
 
     Args:
-        path: a file; empty for the defaults alone. opts: KEY VALUE KEY VALUE ...
+        path: a file or the name of a packaged config (`ssod.resources`); empty for the defaults
+            alone. opts: KEY VALUE KEY VALUE ...
 
     Raises:
         UserError: a file is missing or no YAML, a key does not exist, or a value has another type
             than the default.
     """
+    path = find_config(path)
     cfg = get_cfg()
     add_ssod_config(cfg)
     add_imported_config(cfg, path, opts)
@@ -77,7 +81,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     rank = comm.get_rank()
     make_output_dir(cfg.OUTPUT_DIR)
-    if rank == 0 and not getattr(args, "eval_only", False):
+    eval_only = getattr(args, "eval_only", False)
+    if rank == 0 and not eval_only:
         check_free(cfg.OUTPUT_DIR)  # before anything of another run is overwritten
     setup_logger.cache_clear()  # each run of a process gets its own log.txt
     for name in ("fvcore", "detectron2", "ssod"):
@@ -88,11 +93,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
         f"{comm.get_world_size()} process(es) on {cfg.MODEL.DEVICE}, "
         f"{args.config_file}, output in {cfg.OUTPUT_DIR}"
     )
-    if comm.is_main_process():
+    described = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+    # An evaluation leaves the config of the training in its place.
+    if comm.is_main_process() and not (eval_only and os.path.exists(described)):
         text = cfg.dump()
-        write_atomically(
-            os.path.join(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text.encode())
-        )
+        write_atomically(described, lambda file: file.write(text.encode()))
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
@@ -118,18 +123,21 @@ def run_cli(main: Callable[[], Any]) -> None:
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     if not PathManager.isfile(path):
-        raise UserError(f"Config file {path} does not exist: check --config-file.")
+        raise UserError(
+            f"Config file {path} does not exist: check --config-file; {near_configs(path)}"
+        )
     check_duplicate_keys(path)
     # Detectron2 warns whenever a file has no VERSION; that warning does not help users.
     chatter = logging.getLogger("detectron2.config.compat")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
     try:
-        cfg.merge_from_file(path, allow_unsafe=False)
+        merge_config(cfg, read_config(path), path)
     except OSError as error:
         what = "does not exist" if isinstance(error, FileNotFoundError) else "is no file"
         raise UserError(
-            f"{path}: its _BASE_ {error.filename} {what}: correct the path, which is relative to the file."
+            f"{path}: its _BASE_ {error.filename} {what}: correct the path, which is relative to the file, or "
+            "take a name that `ssod configs` lists."
         ) from None
     except yaml.constructor.ConstructorError as error:
         mark = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -196,7 +197,7 @@ def _data_of(collection: Collection, parts: Parts) -> Data:
 
 def _title(collection: Collection, parts: Parts, options: Options) -> List[str]:
     return [
-        f"Written by python -m ssod.tools.start {options.folder}. It is yours to edit; docs/own_data.md explains it.",
+        f"Written by ssod start {options.folder}. It is yours to edit; docs/own_data.md explains it.",
         f"{len(parts.train)} labelled images to train on, {len(parts.val)} to validate, {len(parts.unlabelled)} without "
         f"labels; classes: {', '.join(collection.classes)}.",
     ]
@@ -263,12 +264,20 @@ def _other_images(folder: str) -> List[str]:
 
 
 def command(config: str, machine: Machine) -> str:
-    """The command line that trains, for the working directory."""
-    python = os.path.relpath(sys.executable) if _is_below(sys.executable) else sys.executable
+    """The command line that trains, for the working directory: by `ssod` where that was called."""
+    called = os.path.basename(sys.argv[0]) == "ssod"
     script = next(filter(os.path.isfile, ("train_net.py", _checkout_script())), "")
-    program = script or "-m ssod.sweep.one"
+    if called:
+        program = "ssod train" if shutil.which("ssod") else f"{_short(sys.argv[0])} train"
+    else:
+        program = f"{_short(sys.executable)} {script or '-m ssod train'}"
     gpus = f" --num-gpus {machine.gpus}" if machine.gpus > 1 else ""
-    return f"{python} {program} --config-file {_quoted(config)}{gpus}"
+    return f"{program} --config-file {_quoted(config)}{gpus}"
+
+
+def _short(path: str) -> str:
+    """Relative to the working directory where the path lies in it."""
+    return os.path.relpath(path) if _is_below(path) else path
 
 
 def _is_below(path: str) -> bool:

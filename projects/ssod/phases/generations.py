@@ -28,6 +28,7 @@ from ssod.phases.plan import Phase
 from ssod.phases.runner import train_phase
 from ssod.pseudo_labels.labelling import image_root, write_labels
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
+from ssod.resources import find_config
 from ssod.sweep.plan import changed_since
 from ssod.utils.atomic import write_atomically
 
@@ -131,7 +132,7 @@ def _write_config(config_file: str, generation: Generation, cfg: CfgNode) -> str
             "IMAGES": root,
         }
         content = {
-            "_BASE_": os.path.abspath(config_file),
+            "_BASE_": os.path.abspath(find_config(config_file)),
             "SSOD": {"DATASETS": {ADDED: added}},
         }
         _write(generation.config, yaml.safe_dump(content, sort_keys=False))

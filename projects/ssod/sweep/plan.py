@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.report.tables import Layout
+from ssod.resources import find_config, near_configs
 from ssod.utils.atomic import write_atomically
 
 PLAN_FILE = "sweep.json"
@@ -66,8 +67,10 @@ class Plan:
         return [*asked, "SEED", str(seed), "OUTPUT_DIR", self.folder(row, seed)]
 
     def config(self, row: Row, seed: int) -> CfgNode:
-        if not os.path.isfile(row.config):
-            raise UserError(f"--configs: there is no file {row.config} (row {row.name}).")
+        if not os.path.isfile(find_config(row.config)):
+            raise UserError(
+                f"--configs: there is no file {row.config} (row {row.name}); {near_configs(row.config)}"
+            )
         try:
             return load_config(row.config, self.overrides(row, seed))
         except UserError as error:

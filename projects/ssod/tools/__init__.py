@@ -1,4 +1,7 @@
-"""Commands: `python -m ssod.tools.<name>`, each with `--help`."""
+"""Commands: `ssod NAME`, or `python -m ssod.tools.<module>`, each with `--help`.
+
+`ssod.cli.commands` has the names.
+"""
 
 from ssod.missing import explain_failed_imports
 

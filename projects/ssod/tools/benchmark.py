@@ -1,6 +1,6 @@
 """Times mutual-learning steps and their lower bound; docs/benchmark.md explains the numbers.
 
-python -m ssod.tools.benchmark --config-file X.yaml [--compare OTHER.yaml] [--steps N] [--json] [KEY
+ssod benchmark --config-file X.yaml [--compare OTHER.yaml] [--steps N] [--json] [KEY
     VALUE ...]
 """
 
@@ -63,7 +63,7 @@ def _positive(text: str) -> int:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.benchmark",
+        prog="ssod benchmark",
         description="Time mutual-learning steps, part by part, beside plain Detectron2 on the same images.",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")

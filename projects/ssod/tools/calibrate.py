@@ -1,9 +1,9 @@
 """Evaluates a detector with scores that an ImageNet backbone has calibrated (DeFRCN's prototypical
 calibration block).
 
-python -m ssod.tools.calibrate --config-file configs/ci_ssod/defrcn_split1.yaml --weights \\
+ssod calibrate --config-file ci_ssod/defrcn_split1.yaml --weights \\
     output/ci_ssod/defrcn_split1 \\
-    --imagenet-config configs/ci_ssod/defrcn_base_split1.yaml [--num-gpus N] [KEY VALUE ...]
+    --imagenet-config ci_ssod/defrcn_base_split1.yaml [--num-gpus N] [KEY VALUE ...]
 
 Each minority class has a prototype: the mean feature of its labelled boxes (DATASETS.TRAIN) in an
 ImageNet backbone. The score of a detection of such a class becomes ALPHA * score + (1 - ALPHA) *
@@ -102,7 +102,7 @@ def minority_classes(cfg: Any, classes: List[str]) -> Any:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.calibrate",
+        prog="ssod calibrate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,8 +1,7 @@
 """Trains the best recipe on digit scenes: 100 labels and 1,900 unlabelled images, beside the same
 recipe without these.
 
-python -m ssod.tools.demo [--output DIR] [KEY VALUE ...]      (from the repository's root; `make
-    demo` does it all)
+ssod demo [--output DIR] [KEY VALUE ...]      (`make demo` sets all up)
 
 The demo can be stopped and started again; it goes on where it was.
 """
@@ -18,6 +17,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from tabulate import tabulate
 
+from ssod.data.declarations import resolve_path
 from ssod.engine.setup import run_cli, split_opts
 from ssod.errors import UserError
 from ssod.sweep.records import last_log_line
@@ -28,7 +28,7 @@ from ssod.sweep.runner import (
     run_jobs,
     training_command,
 )
-from ssod.tools import report, visualise
+from ssod.tools import digit_scenes, report, visualise
 
 CONFIGS = "configs/digit_scenes"
 DATA = "datasets/digit_scenes"
@@ -108,18 +108,18 @@ def table(results: Dict[str, Dict[str, Any]]) -> str:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.demo",
+        prog="ssod demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", default="output/demo")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for all runs")
     args = parser.parse_args(argv)
-    if not os.path.isdir(CONFIGS) or not os.path.exists(f"{DATA}/labeled.json"):
-        raise UserError(
-            f"{CONFIGS} and {DATA} are needed: run `make demo` in the repository's root."
-        )
     start = time.time()
+    data = resolve_path(DATA)
+    if not os.path.exists(f"{data}/labeled.json"):
+        print(f"Drawing the scenes into {data} ...", flush=True)
+        digit_scenes.main([data])
     opts = split_opts(args.opts)
     alone, best = f"{CONFIGS}/{WITHOUT}.yaml", f"{CONFIGS}/best.yaml"
     lengths = {

@@ -1,6 +1,6 @@
 """Finds out which errors of pseudo-labels cost AP, with runs that correct them by the truth.
 
-python -m ssod.tools.diagnose --config-file configs/digit_scenes/best.yaml --seeds 1 --output
+ssod diagnose --config-file digit_scenes/best.yaml --seeds 1 --output
     output/diagnose [--jobs N] [KEY VALUE ...]
 
 It works for any config whose unlabelled sets declare TRUTH. All rows but the last continue the same
@@ -57,7 +57,7 @@ from ssod.utils.atomic import write_atomically
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.diagnose",
+        prog="ssod diagnose",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

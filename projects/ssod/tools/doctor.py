@@ -1,9 +1,8 @@
 """Checks the installation or a dataset, and prints the command that fixes each problem.
 
-python -m ssod.tools.doctor                                       the installation
-python -m ssod.tools.doctor photos                                the labels in a folder, \\
-    whatever tool wrote them
-python -m ssod.tools.doctor --config-file mine.yaml mine_train    a dataset that a config declares
+ssod doctor                                       the installation
+ssod doctor photos                                the labels in a folder, whatever tool wrote them
+ssod doctor --config-file mine.yaml mine_train    a dataset that a config declares
 
 For a dataset it prints counts, sizes, classes and odd boxes, and writes a contact sheet. The exit
 status is 1 if there is a problem. The check of the installation also runs where nothing is
@@ -236,7 +235,7 @@ def examine() -> List[Finding]:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Prints the report; returns 1 if something is missing or broken."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.doctor",
+        prog="ssod doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Evaluates several detectors of one config together, fused by weighted boxes fusion, on
 DATASETS.TEST.
 
-python -m ssod.tools.ensemble --config-file X.yaml --weights A.pth B.pth [...] [--num-gpus N]
+ssod ensemble --config-file X.yaml --weights A.pth B.pth [...] [--num-gpus N]
 
 Predictions go to OUTPUT_DIR/inference/ensemble, the numbers to ensemble.json in it.
 """
@@ -45,7 +45,7 @@ def work(args: argparse.Namespace) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.ensemble",
+        prog="ssod ensemble",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -3,7 +3,7 @@
 It runs without this project, unless its backbone is one of this project's. A user's own parts must
 be imported first.
 
-python -m ssod.tools.export --config-file X.yaml --weights OUTPUT_DIR --output DIR
+ssod export --config-file X.yaml --weights OUTPUT_DIR --output DIR
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _class_names(cfg: CfgNode) -> List[str]:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.export",
+        prog="ssod export",
         description="Write the trained model as plain Detectron2: config.yaml, model.pth, classes.json.",
     )
     parser.add_argument("--config-file", required=True, help="the training config")

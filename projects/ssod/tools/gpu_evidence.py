@@ -1,6 +1,6 @@
 """Runs all tests and measurements that need a GPU, in one command of under ten minutes.
 
-python -m ssod.tools.gpu_evidence --output output/gpu_evidence [--minutes 9] [--parts tests steps
+ssod gpu-evidence --output output/gpu_evidence [--minutes 9] [--parts tests steps
     ...]
 
 Run it in the repository's root. It needs only the repository and its environment: images are drawn,
@@ -33,7 +33,7 @@ LIMITS = {"tests": 150, "call_cost": 40, "steps": 330, "tables": 600}
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.gpu_evidence",
+        prog="ssod gpu-evidence",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,4 @@
-"""Divides a labelled dataset into a labelled and an unlabelled part: python -m
-ssod.tools.make_splits
+"""Divides a labelled dataset into a labelled and an unlabelled part: ssod splits
 
 Writes <prefix>_<rule>_labeled.json and <prefix>_<rule>_unlabeled.json in COCO format, with a
 content hash that training checks. Declare them in SSOD.DATASETS (datasets/README.md); IMAGES stays
@@ -7,35 +6,35 @@ the folder of the original images.
 
 examples:
   # 1, 5 and 10 %, five folds each: splits/coco_1pct_fold0_labeled.json, ...
-  python -m ssod.tools.make_splits --coco annotations/instances_train2017.json \\
+  ssod splits --coco annotations/instances_train2017.json \\
       --percent 1 5 10 --folds 5 --prefix splits/coco
 
   # from VOC layout, images drawn until every class has 10 boxes:
   # splits/cells_10boxes_fold0_labeled.json
-  python -m ssod.tools.make_splits --voc cells --voc-split train --min-boxes-per-class 10 \\
+  ssod splits --voc cells --voc-split train --min-boxes-per-class 10 \\
       --prefix splits/cells
 
   # from YOLO, CVAT, LabelMe, Label Studio, CSV, COCO or VOC, whichever the path holds:
   # splits/photos_10pct_fold0_labeled.json
-  python -m ssod.tools.make_splits --data photos/data.yaml --percent 10 --prefix splits/photos
+  ssod splits --data photos/data.yaml --percent 10 --prefix splits/photos
 
   # several files, each with its folder below IMAGES
-  python -m ssod.tools.make_splits --coco train2014.json=train2014 val2014.json=val2014 --percent \\
+  ssod splits --coco train2014.json=train2014 val2014.json=val2014 --percent \\
       10 --prefix splits/coco14
 
   # the COCO sub-task of CI-SSOD: 10 % of the images show majority classes only, a few have 10 boxes
   # of each minority class
-  python -m ssod.tools.make_splits --coco annotations/instances_train2017.json --minority voc \\
+  ssod splits --coco annotations/instances_train2017.json --minority voc \\
       --percent 10 --min-boxes-per-class 10 --prefix splits/coco
 
   # COCO in the classes of Objects365, and Objects365 images with 10 boxes of each class that COCO
   # lacks
-  python -m ssod.tools.make_splits --coco objects365/train.json=objects365 --majority-from \\
+  ssod splits --coco objects365/train.json=objects365 --majority-from \\
       coco/train2017.json=coco/train2017 \\
       --min-boxes-per-class 10 --prefix splits/objects365
 
   # 20 % of a folder, to be unlabelled: splits/imagenet_20pct_fold0_unlabeled.json
-  python -m ssod.tools.make_splits --folder imagenet/train --percent 20 --prefix splits/imagenet
+  ssod splits --folder imagenet/train --percent 20 --prefix splits/imagenet
 
   # labels that an annotator has corrected: their images move from the unlabelled to the labelled
   # set of mine.yaml, in new files splits/round1_labeled.json and splits/round1_unlabeled.json
@@ -43,7 +42,7 @@ examples:
       splits/round1
 
   # Unbiased Teacher's own draws
-  python -m ssod.tools.make_splits --coco annotations/instances_train2017.json \\
+  ssod splits --coco annotations/instances_train2017.json \\
       --unbiased-teacher-seeds COCO_supervision.txt --percent 1 --prefix splits/coco
 """
 
@@ -273,7 +272,7 @@ def positive_percent(text: str) -> float:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.make_splits",
+        prog="ssod splits",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Ranks unlabelled images by what a label would teach the detector.
 
-python -m ssod.tools.next --config-file X.yaml [--weights RUN] --count 25 --output DIR
+ssod next --config-file X.yaml [--weights RUN] --count 25 --output DIR
 
 An image's quality is the mean of its ranks in three parts:
 
@@ -57,7 +57,7 @@ def work(args: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.next",
+        prog="ssod next",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

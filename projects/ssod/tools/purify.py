@@ -1,8 +1,8 @@
 """Chooses, from a folder of unsorted images, those that show what the labelled images show (PUDet).
 
-python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --prior 0.1 --keep N --output DIR
+ssod purify --config-file X.yaml --wild FOLDER --prior 0.1 --keep N --output DIR
     [KEY VALUE ...]
-python -m ssod.tools.purify --config-file X.yaml --wild FOLDER --random --keep N --output DIR
+ssod purify --config-file X.yaml --wild FOLDER --random --keep N --output DIR
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ssod.tools.pseudo_label import add_launch_arguments, launch_from
 def build_parser() -> argparse.ArgumentParser:
     default = TrainingOptions(prior=0.5)
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.purify",
+        prog="ssod purify",
         description="Train a positive-unlabelled classifier on the backbone of the detector in MODEL.WEIGHTS, labelled images "
         "(DATASETS.TRAIN) against a folder of wild ones; score every wild image and keep the best. The same command "
         "again goes on after an interruption; another --keep reuses the scores.",

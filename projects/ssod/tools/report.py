@@ -1,4 +1,4 @@
-"""python -m ssod.tools.report OUTPUT_DIR [OUTPUT_DIR ...] [--output report.html]"""
+"""ssod report OUTPUT_DIR [OUTPUT_DIR ...] [--output report.html]"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ssod.report.page import write_page
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.report",
+        prog="ssod report",
         description="Write one HTML page about one or several runs: curves, pseudo-labels, pictures. It needs no network "
         "and works while the runs are going on.",
     )

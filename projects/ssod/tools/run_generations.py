@@ -1,6 +1,6 @@
 """Class-rebalancing self-training (CReST), one training run a generation.
 
-python -m ssod.tools.run_generations --config-file configs/digit_scenes/ci_ssod/crest.yaml
+ssod generations --config-file digit_scenes/ci_ssod/crest.yaml
     [--num-gpus N] [GENERATIONS 3] [KEY VALUE ...]
 
 GENERATIONS is short for SSOD.CREST.GENERATIONS. The same command again goes on where it was
@@ -31,7 +31,7 @@ def work(args: argparse.Namespace) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.run_generations",
+        prog="ssod generations",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Multi-phase learning from the supervised model to the ensemble, one training run a phase.
 
-python -m ssod.tools.run_phases --config-file configs/digit_scenes/multi_phase.yaml [--num-gpus N]
+ssod phases --config-file digit_scenes/multi_phase.yaml [--num-gpus N]
     [--fraction 0.5] [PHASES 2] [KEY VALUE ...]
 
 PHASES is short for SSOD.MULTI_PHASE.PHASES. The same command again goes on where it was stopped.
@@ -39,7 +39,7 @@ def long_names(opts: Sequence[str]) -> List[str]:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.run_phases",
+        prog="ssod phases",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,5 +1,4 @@
-"""Writes splits and a config for a folder of images, some of them labelled: python -m
-ssod.tools.start FOLDER
+"""Writes splits and a config for a folder of images, some of them labelled: ssod start FOLDER
 
 It finds the format of the labels, the classes, and the images without labels; draws images for
 validation; writes splits and a config with a comment for each choice into FOLDER_ssod/; and prints
@@ -7,10 +6,10 @@ the one command that trains it. `make start IMAGES=FOLDER` sets up the environme
 itself stays as it is.
 
 examples:
-  python -m ssod.tools.start photos
-  python -m ssod.tools.start photos --format cvat --classes cat dog     where more than one tool \\
+  ssod start photos
+  ssod start photos --format cvat --classes cat dog     where more than one tool \\
       left labels
-  python -m ssod.tools.start photos --device cpu --val-percent 30
+  ssod start photos --device cpu --val-percent 30
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from ssod.own_data.options import add_dataset_options
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.start",
+        prog="ssod start",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,8 +1,8 @@
 """Runs configs x seeds and writes the results table: mean and spread, gap closed, paired difference
 to the baseline.
 
-python -m ssod.tools.sweep --configs configs/digit_scenes/supervised.yaml \\
-    configs/digit_scenes/unbiased_teacher.yaml \\
+ssod sweep --configs digit_scenes/supervised.yaml \\
+    digit_scenes/unbiased_teacher.yaml \\
     --seeds 1 2 3 --output output/sweep --baseline supervised [--jobs N] [KEY VALUE ...]
 
 Each run is an ordinary training run in OUTPUT/<row>/seed_<n>. The same command, or --output alone,
@@ -64,7 +64,7 @@ from ssod.utils.atomic import write_atomically
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.sweep",
+        prog="ssod sweep",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,7 @@
 """Draws labels, training views, pseudo-labels or detections on any declared dataset, to one sheet
 or to single files.
 
-python -m ssod.tools.visualise --config-file X.yaml --dataset NAME --what \\
+ssod visualise --config-file X.yaml --dataset NAME --what \\
     labels|views|pseudo|detections
     [--weights FILE] [--num 16] [--output sheet.png | DIR] [--score S] [KEY VALUE ...]
 """
@@ -310,7 +310,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.visualise",
+        prog="ssod visualise",
         description="Draw what a dataset, the training views, a teacher or a trained model look like.",
     )
     parser.add_argument("--config-file", required=True, metavar="FILE")

@@ -1,0 +1,1 @@
+"""The command `ssod`: one line in `commands.py` for each subcommand."""
