@@ -31,11 +31,8 @@ def class_number(cfg: CN) -> Tuple[str, int]:
 def add_ssod_config(cfg: CN) -> None:
     """Adds every key of this project to a Detectron2 config, in place."""
     import ssod.backbones  # noqa: F401  (registers them)
-    from ssod.detectors.detr import add_detr_config  # registers its meta-architectures
     from ssod.detectors.registry import families
     from ssod.methods import add_method_configs
-
-    add_detr_config(cfg)
 
     # A timm model as backbone: MODEL.BACKBONE.NAME "build_timm_fpn_backbone" or
     # "build_timm_backbone" (without FPN).

@@ -5,8 +5,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 
-def add_detr_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.DEFORMABLE_DETR` and `MODEL.RT_DETR`, in place, with the published settings."""
+def add_deformable_detr_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.DEFORMABLE_DETR`, in place, with the published settings."""
     # MODEL.META_ARCHITECTURE "DeformableDETR" (Zhu et al., ICLR 2021).
     node = cfg.MODEL.DEFORMABLE_DETR = CfgNode()
     node.NUM_CLASSES = 80
@@ -25,6 +25,9 @@ def add_detr_config(cfg: CfgNode) -> None:
     node.FOCAL_ALPHA = 0.25
     node.SCORE_THRESH_TEST = 0.0
 
+
+def add_rt_detr_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.RT_DETR`, in place, with the published settings."""
     # MODEL.META_ARCHITECTURE "RTDETRV2" (Lv et al., 2024).
     node = cfg.MODEL.RT_DETR = CfgNode()
     node.NUM_CLASSES = 80

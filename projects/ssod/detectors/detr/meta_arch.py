@@ -85,6 +85,10 @@ class TransformerDetector(nn.Module):
         """Detectron2's backbone inside."""
         return self.detr.model.backbone.body
 
+    def class_heads(self) -> nn.ModuleList:
+        """The classifier of each decoder layer; layers may share one."""
+        return getattr(self.detr.model.decoder, "class_embed", None) or self.detr.class_embed
+
     def rename_weights(self, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         """Weights of a Hugging Face checkpoint of this model under this model's names; weights of
         other files as they are.

@@ -86,7 +86,7 @@ class DetrLabels:
         Returns:
             (..., N, Q), or (..., N, Q, 4).
         """
-        rows = index + torch.tensor(self.starts, device=index.device)[:, None]
+        rows = index + torch.tensor(self.starts, dtype=torch.int64, device=index.device)[:, None]
         # One more row, which stands for no label.
         padded = torch.cat([values, values.new_full((1, *values.shape[1:]), fill)])
         return padded[torch.where(index >= 0, rows, len(values))]
