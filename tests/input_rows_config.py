@@ -10,6 +10,12 @@ import torch
 
 from input_case import Case, Row
 
+# Keys that turn a Faster R-CNN into a Cascade R-CNN.
+CASCADE = (
+    *("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"),
+)
+
 
 def opts(*pairs: str) -> Callable[[Case], Any]:
     """KEY VALUE pairs on the command line."""
@@ -173,6 +179,16 @@ ROWS: List[Row] = [
         "cascade online",
         semi("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
         refused=("CascadeROIHeads", "CLS_AGNOSTIC_BBOX_REG True"),
+    ),
+    Row(
+        "cascade of unequal lists",
+        opts(*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.5, 0.6)"),
+        refused=("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "2 and 3", "one a stage"),
+    ),
+    Row(
+        "cascade of another first IoU",
+        opts(*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "(0.4, 0.6, 0.7)"),
+        refused=("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "0.4", "MODEL.ROI_HEADS.IOU_THRESHOLDS"),
     ),
     Row("masks", semi("MODEL.MASK_ON", "True"), refused=("MODEL.MASK_ON",)),
     # What trains on no unlabelled image says so.

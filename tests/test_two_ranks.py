@@ -31,7 +31,7 @@ def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, 
     "case",
     [
         *("toy", "live_bn", "threshold", "toy_resumed", "equal"),
-        *("stored", "stored_retinanet", "full_stack", *METHOD_NAMES),
+        *("stored", "stored_retinanet", "full_stack", *two_ranks.FAMILIES, *METHOD_NAMES),
     ],
 )
 def test_ranks_agree_to_the_bit(found: Dict[str, Any], case: str) -> None:

@@ -67,6 +67,7 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, List[Dict[str, Any
         annotations.append(
             {
                 "bbox": [x, y, size, size],
+                "segmentation": [[x, y, x + size, y, x + size, y + size, x, y + size]],
                 "category_id": label + 1,
                 "area": size * size,
                 "iscrowd": 0,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 
+from region_rig import KEYS
 from runs import (
     FULL_STACK,
     METHOD_NAMES,
@@ -30,6 +31,9 @@ from ssod.purification.run import purify
 from ssod.tools.pseudo_label import work as pseudo_label
 from ssod.tools.purify import build_parser
 from tiny import tiny_cfg, with_squares
+
+# The cascade's later stages and the mask head are what they have beyond Faster R-CNN.
+FAMILIES = ("Cascade Mask R-CNN",)
 
 
 def main(root: str, output: str) -> None:
@@ -75,6 +79,11 @@ def main(root: str, output: str) -> None:
         cfg = method_cfg(Path(root), folder / name, methods, 4)
         cfg.merge_from_list(["SOLVER.IMS_PER_BATCH", 4, "SSOD.IMS_PER_BATCH_UNLABELED", 4])
         report(name, train(cfg))
+    for family in FAMILIES:
+        cfg = method_cfg(Path(root), folder / family, stored, 4)
+        cfg.merge_from_list([*KEYS[family], "SOLVER.IMS_PER_BATCH", 4])
+        cfg.merge_from_list(["SSOD.IMS_PER_BATCH_UNLABELED", 4])
+        report(family, train(cfg))
     for refresh in (
         "on_visit",
         "sweep",

@@ -65,8 +65,8 @@ class PlainInputs:
     """What Detectron2's own model gets to see of one of our steps.
 
     Attributes:
-        student: its inputs, images on the CPU as a loader yields them, with gt_boxes and
-            gt_classes. teacher: weak views.
+        student: its inputs, images on the CPU as a loader yields them, with gt_boxes, gt_classes
+            and, where they are trained, gt_masks. teacher: weak views.
     """
 
     student: List[Dict[str, Any]]
@@ -82,6 +82,8 @@ def plain_inputs(views: Views, unlabeled: List[Sample]) -> PlainInputs:
         for image, target in zip(view.images, view.targets) if view else ():
             own = Instances(target.image_size)
             own.gt_boxes, own.gt_classes = target.gt_boxes, target.gt_classes
+            if target.has("gt_masks"):
+                own.gt_masks = target.gt_masks
             student.append({"image": image.cpu(), "instances": own})
     return PlainInputs(student, [{"image": sample.weak.cpu()} for sample in unlabeled])
 

@@ -31,6 +31,8 @@ class Capability(Enum):
     MAPS = "feature maps"
     # It proposes, samples and classifies regions: proposals, `rois`, `classify`.
     REGIONS = "regions (RPN and RoI head)"
+    # Its box head has one stage and no cascade, so that a method may put a head of its own there.
+    ONE_HEAD = "a box head of one stage"
     # A prediction at each location of the feature maps: `DenseOutputs`.
     DENSE = "dense predictions"
     # Predictions are matched one to one with labels, and a second pass can be given the matches.

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
@@ -60,22 +59,41 @@ class FeatureMaps:
             )
         return FeatureMaps(groups, stop - start)
 
-    def box_features(self, roi_heads: StandardROIHeads, boxes: Sequence[Boxes]) -> Tensor:
+    def box_features(self, roi_heads: Any, boxes: Sequence[Boxes]) -> Tensor:
         """Pools boxes and applies the box head.
 
         Args:
-            roi_heads: a `StandardROIHeads`. boxes: N `Boxes`, in coordinates of their image.
+            roi_heads: a `StandardROIHeads`, or a stage of a cascade. boxes: N `Boxes`, in
+                coordinates of their image.
 
         Returns:
             (R, D), in the order of the images.
+        """
+        return self.pool(roi_heads.box_in_features, roi_heads.box_pooler, roi_heads.box_head, boxes)
+
+    def pool(
+        self,
+        names: Sequence[str],
+        pooler: Callable[[List[Tensor], List[Boxes]], Tensor],
+        head: Callable[[Tensor], Tensor],
+        boxes: Sequence[Boxes],
+    ) -> Tensor:
+        """Pools boxes and applies a head.
+
+        Args:
+            names: the levels that `pooler` gets. pooler: (maps, boxes) -> (r, C, P, P). head: of
+                what it gives, row by row. boxes: N `Boxes`, in coordinates of their image.
+
+        Returns:
+            The head's output, R rows in the order of the images.
         """
         parts: List[Tensor] = [torch.empty(0)] * self.num_images
         for group in self.groups:
             # In single precision: Detectron2 casts the boxes to the features' type, and bfloat16
             # has no odd numbers above 256.
-            levels = [group.features[name].float() for name in roi_heads.box_in_features]
+            levels = [group.features[name].float() for name in names]
             chosen = [boxes[index] for index in group.indices]
-            pooled = roi_heads.box_head(roi_heads.box_pooler(levels, chosen))
+            pooled = head(pooler(levels, chosen))
             if len(self.groups) == 1:
                 return pooled
             for index, part in zip(group.indices, pooled.split([len(b) for b in chosen])):

@@ -6,7 +6,7 @@ Shapes: N images, R rows over all of them, K foreground classes (class K is back
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, Generic, List, Optional, TypeVar
+from typing import Any, Callable, Dict, Generic, List, Optional, TypeVar
 
 from detectron2.structures import Instances
 from torch import Tensor
@@ -50,6 +50,18 @@ class StreamOutputs:
     def rows(self) -> Optional[Rows]:
         """With `Capability.ROWS`: the predictions; else None."""
         return None
+
+    @property
+    def stages(self) -> List[Any]:
+        """These outputs in all stages of the box head: of a cascade several, else themselves."""
+        return [self]
+
+    def map_stages(self, change: Callable[[Any], Any]) -> Any:
+        """A copy in which every stage is what `change` makes of it.
+
+        For `weigh` of methods that weigh rows: each stage has rows of its own.
+        """
+        return change(self)
 
 
 StreamType = TypeVar("StreamType", bound=StreamOutputs)

@@ -218,6 +218,25 @@ def _check_together(cfg: CfgNode) -> None:
         weights = cfg.MODEL[part].BBOX_REG_WEIGHTS
         if len(weights) != 4:
             raise UserError(f"MODEL.{part}.BBOX_REG_WEIGHTS is {weights}: use four numbers.")
+    if cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads":
+        _check_cascade(cfg.MODEL)
+
+
+def _check_cascade(model: CfgNode) -> None:
+    """What Detectron2 asserts of a cascade's stages."""
+    node, key = model.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
+    if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
+        raise UserError(
+            f"{key}.IOUS and BBOX_REG_WEIGHTS have {len(node.IOUS)} and {len(node.BBOX_REG_WEIGHTS)} entries: use one a stage."
+        )
+    for weights in node.BBOX_REG_WEIGHTS:
+        if not isinstance(weights, (list, tuple)) or len(weights) != 4:
+            raise UserError(f"{key}.BBOX_REG_WEIGHTS has {weights}: use four numbers a stage.")
+    if tuple(model.ROI_HEADS.IOU_THRESHOLDS) != (node.IOUS[0],):
+        raise UserError(
+            f"{key}.IOUS begins with {node.IOUS[0]:g} and MODEL.ROI_HEADS.IOU_THRESHOLDS is {model.ROI_HEADS.IOU_THRESHOLDS}: "
+            "the first stage needs one threshold, the same in both."
+        )
 
 
 def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, GeneralizedRCNN, StandardROI
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from torch import Tensor, nn
 
+from ssod.detectors.base import Capability
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
@@ -121,6 +122,7 @@ class C2AM(Method):
         scale: s. alpha: of the margins.
     """
 
+    needs = (Capability.REGIONS, Capability.ONE_HEAD)
     config_key = "C2AM"
     groups = ("own RoI heads",)
     excludes = ("own RoI heads", "gradient matrix")

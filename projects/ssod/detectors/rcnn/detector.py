@@ -1,10 +1,12 @@
-"""A Faster R-CNN in the training step: the teacher's labels, the student's pass and its losses."""
+"""Detectron2's two-stage detectors in the training step: the teacher's labels, the student's pass
+and its losses.
+"""
 
 from __future__ import annotations
 
-from typing import Dict, List
+from dataclasses import replace
+from typing import Any, ClassVar, Dict, List
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor, nn
@@ -12,34 +14,41 @@ from torch import Tensor, nn
 from ssod.detectors.base import Capability, Detector
 from ssod.detectors.features import extract_features, keep_running_statistics
 from ssod.detectors.outputs import Outputs, TeacherOutputs
+from ssod.detectors.rcnn.cascade import detect_regions, run_stages, stage_losses
+from ssod.detectors.rcnn.masks import add_masks, mask_losses, run_masks
 from ssod.detectors.rcnn.outputs import ViewOutputs
-from ssod.detectors.rcnn.roi_heads import classify, detect, roi_losses, sample_rois
+from ssod.detectors.rcnn.roi_heads import roi_losses, sample_rois
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
+from ssod.detectors.rcnn.stages import box_stage, is_cascade
 from ssod.detectors.rcnn.supported import unsupported_part
 from ssod.detectors.registry import register_detector
 from ssod.errors import UserError
 from ssod.structures import Views
 
+_REGIONS = frozenset(
+    {
+        Capability.WEIGHTS,
+        Capability.ROWS,
+        Capability.SOFTMAX_ROWS,
+        Capability.MAPS,
+        Capability.REGIONS,
+    }
+)
 
-@register_detector
-class FasterRCNN(Detector):
-    """Drives a box-only `GeneralizedRCNN` of Detectron2's standard parts.
+
+class RegionCNN(Detector):
+    """Drives a `GeneralizedRCNN` of Detectron2's standard parts: with one box head or a cascade,
+    with a mask head or none.
+
+    Of a cascade, methods see the first stage's RoIs; those that weigh RoIs weigh every stage's.
 
     Args:
-        student: it is called and never copied. cls_loss, focal_gamma: of the RoI classifier,
+        student: it is called and never copied. cls_loss, focal_gamma: of the RoI classifiers,
             "cross_entropy" or "focal".
     """
 
-    family = "Faster R-CNN"
-    capabilities = frozenset(
-        {
-            Capability.WEIGHTS,
-            Capability.ROWS,
-            Capability.SOFTMAX_ROWS,
-            Capability.MAPS,
-            Capability.REGIONS,
-        }
-    )
+    cascade: ClassVar[bool]
+    masks: ClassVar[bool]
 
     def __init__(self, student: GeneralizedRCNN, *, cls_loss: str, focal_gamma: float) -> None:
         if cls_loss not in ("cross_entropy", "focal"):
@@ -49,30 +58,36 @@ class FasterRCNN(Detector):
 
     @classmethod
     def serves(cls, model: nn.Module) -> bool:
-        """A Faster R-CNN whose every part is the one that the step calls."""
-        return unsupported_part(model) is None
+        """A model of this family whose every part is the one that the step calls."""
+        if unsupported_part(model) is not None:
+            return False
+        heads: Any = model.roi_heads
+        return (is_cascade(heads), bool(heads.mask_on)) == (cls.cascade, cls.masks)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, student: GeneralizedRCNN) -> "FasterRCNN":
+    def from_config(cls, cfg: CfgNode, student: GeneralizedRCNN) -> "RegionCNN":
         """With the RoI loss that the config names."""
         return cls(student, cls_loss=cfg.SSOD.ROI_CLS_LOSS, focal_gamma=cfg.SSOD.FOCAL_GAMMA)
 
     def detect(self, model: GeneralizedRCNN, images: List[Tensor], floor: float) -> TeacherOutputs:
-        """The teacher's features, proposals, predictions and detections."""
+        """The teacher's features, proposals, predictions and detections.
+
+        Of a cascade the predictions are those of all stages together (see `judge_boxes`). With a
+        mask head detections have `pred_masks`, bool (M, H, W).
+        """
         maps = extract_features(model, images)
         proposals, _ = run_rpn(model.proposal_generator, maps)
-        boxes = [proposal.proposal_boxes for proposal in proposals]
-        predictions = classify(model.roi_heads, maps, boxes)
-        found = detect(model.roi_heads, proposals, predictions, floor)
+        predictions, found = detect_regions(model.roi_heads, maps, proposals, floor)
+        if model.roi_heads.mask_on:
+            add_masks(model.roi_heads, maps, found)
         return TeacherOutputs(maps, proposals, predictions, found)
 
     def run(self, views: Views) -> Outputs:
         """One batched forward over both streams, one more for each method's extra images."""
         student, heads = self.student, self.student.roi_heads
         streams = [views.labeled] + ([views.unlabeled] if views.unlabeled else [])
-        images = [image for view in streams for image in view.images]
         targets = [target for view in streams for target in view.targets]
-        maps = extract_features(student, images)
+        maps = extract_features(student, [image for view in streams for image in view.images])
         rpn_targets = [target for view in streams for target in view.rpn_targets or view.targets]
         proposals, anchors = run_rpn(student.proposal_generator, maps, rpn_targets)
         rois = sample_rois(heads, proposals, targets)
@@ -82,28 +97,27 @@ class FasterRCNN(Detector):
             if view.sample_rois is not None:
                 rois[first:last] = view.sample_rois(proposals[first:last], targets[first:last])
             first = last
-        predictions = classify(heads, maps, [roi.proposal_boxes for roi in rois])
-
-        empty = predictions.logits.new_zeros(0)
-        parts, first, first_roi = [], 0, 0
-        for view in streams:
-            last = first + len(view.images)
-            own = rois[first:last]
-            rows = slice(first_roi, first_roi + sum(len(roi) for roi in own))
-            parts.append(
-                ViewOutputs(
-                    view=view,
-                    maps=maps.select(first, last),
-                    proposals=proposals[first:last],
-                    anchors=anchors[first:last],
-                    rois=own,
-                    predictions=predictions[rows],
-                    # `empty` for a stream without images in this micro-batch.
-                    cls_weights=torch.cat([empty] + [roi.gt_roi_cls_weight for roi in own]),
-                    reg_weights=torch.cat([empty] + [roi.gt_roi_reg_weight for roi in own]),
-                )
+        stages = run_stages(heads, maps, rois, targets)
+        counts = [len(view.images) for view in streams]
+        masks = run_masks(heads, maps, rois, targets, counts) if heads.mask_on else None
+        parts, first = [], 0
+        for index, view in enumerate(streams):
+            images = slice(first, first + len(view.images))
+            own = ViewOutputs(
+                view=view,
+                maps=maps.select(images.start, images.stop),
+                proposals=proposals[images],
+                anchors=anchors[images],
+                masks=masks[index] if masks else None,
+                **stages[0].part(images),
             )
-            first, first_roi = last, rows.stop
+            later = [
+                replace(own, anchors=[], masks=None, stage=number, **stage.part(images))
+                for number, stage in enumerate(stages)
+                if number
+            ]
+            parts.append(replace(own, later=tuple(later)))
+            first = images.stop
         extra = {}
         for name, extra_images in views.extra.items():
             with keep_running_statistics(student):
@@ -111,17 +125,56 @@ class FasterRCNN(Detector):
         return Outputs(parts[0], parts[1] if len(parts) > 1 else None, extra)
 
     def losses(self, outputs: ViewOutputs) -> Dict[str, Tensor]:
-        """Those of the RPN and of the RoI head."""
+        """Those of the RPN, of each stage of the box head, and of the mask head."""
+        heads = self.student.roi_heads
         losses = rpn_losses(self.student.proposal_generator, outputs.anchors)
-        losses.update(
-            roi_losses(
-                self.student.roi_heads,
-                outputs.rois,
-                outputs.predictions,
-                outputs.cls_weights,
-                outputs.reg_weights,
+        for view in outputs.stages:
+            found = roi_losses(
+                box_stage(heads, view.stage),
+                view.rois,
+                view.predictions,
+                view.cls_weights,
+                view.reg_weights,
                 self.cls_loss,
                 self.focal_gamma,
             )
-        )
+            losses.update(stage_losses(found, heads, view.stage))
+        if outputs.masks is not None:
+            losses.update(mask_losses(heads, outputs.masks))
         return losses
+
+
+@register_detector
+class FasterRCNN(RegionCNN):
+    """One box head, boxes only."""
+
+    family = "Faster R-CNN"
+    capabilities = _REGIONS | {Capability.ONE_HEAD}
+    cascade, masks = False, False
+
+
+@register_detector
+class MaskRCNN(RegionCNN):
+    """One box head and a mask head."""
+
+    family = "Mask R-CNN"
+    capabilities = _REGIONS | {Capability.ONE_HEAD, Capability.MASKS}
+    cascade, masks = False, True
+
+
+@register_detector
+class CascadeRCNN(RegionCNN):
+    """Several box heads, boxes only."""
+
+    family = "Cascade R-CNN"
+    capabilities = _REGIONS
+    cascade, masks = True, False
+
+
+@register_detector
+class CascadeMaskRCNN(RegionCNN):
+    """Several box heads and a mask head."""
+
+    family = "Cascade Mask R-CNN"
+    capabilities = _REGIONS | {Capability.MASKS}
+    cascade, masks = True, True

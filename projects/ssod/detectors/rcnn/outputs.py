@@ -5,8 +5,8 @@ Shapes: N images, R RoIs over all of them, K foreground classes, D box-head chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import List
+from dataclasses import dataclass, replace
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from detectron2.structures import Instances
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ssod.detectors.features import FeatureMaps
 from ssod.detectors.outputs import Rows, StreamOutputs
+from ssod.detectors.rcnn.masks import MaskRows
 from ssod.detectors.rcnn.roi_heads import BoxPredictions
 from ssod.detectors.rcnn.rpn import SampledAnchors
 
@@ -31,6 +32,10 @@ class ViewOutputs(StreamOutputs):
             gt_<weights>.
         predictions: box features (R, D), logits (R, K+1) and deltas of the RoIs.
         cls_weights, reg_weights: (R,) loss weights; methods change them in `weigh`.
+        masks: what the mask loss is made of; None without a mask head.
+        stage: of a cascade, the first is 0. later: the same images in the later stages, without
+            anchors and masks. origin: in a later stage, (R,) the first stage's RoI that each RoI
+            comes from; else None.
     """
 
     maps: FeatureMaps
@@ -40,6 +45,19 @@ class ViewOutputs(StreamOutputs):
     predictions: BoxPredictions
     cls_weights: Tensor
     reg_weights: Tensor
+    masks: Optional[MaskRows] = None
+    stage: int = 0
+    later: Tuple["ViewOutputs", ...] = ()
+    origin: Optional[Tensor] = None
+
+    @property
+    def stages(self) -> List["ViewOutputs"]:
+        """This view in all stages of the box head, the first one first."""
+        return [self, *self.later]
+
+    def map_stages(self, change: Callable[["ViewOutputs"], "ViewOutputs"]) -> "ViewOutputs":
+        """A copy in which every stage is what `change` makes of it."""
+        return replace(change(self), later=tuple(change(view) for view in self.later))
 
     @property
     def labels(self) -> Tensor:

@@ -7,7 +7,7 @@ channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import torch
 from detectron2.modeling.roi_heads import StandardROIHeads
@@ -21,6 +21,7 @@ from ssod.detectors.rcnn.losses import (
     foreground_deltas,
     roi_classification_loss,
 )
+from ssod.detectors.rcnn.stages import BoxStage, box_stage
 from ssod.structures import WEIGHT_COLUMNS
 
 
@@ -38,17 +39,19 @@ class BoxPredictions:
         return BoxPredictions(self.features[rows], self.logits[rows], self.deltas[rows])
 
 
-def classify(
-    roi_heads: StandardROIHeads, maps: FeatureMaps, boxes: Sequence[Boxes]
-) -> BoxPredictions:
-    """Pools any boxes from any features and predicts them; N `Boxes`, one an image."""
-    features = maps.box_features(roi_heads, boxes)
-    logits, deltas = roi_heads.box_predictor(features)
+def classify(roi_heads: BoxStage, maps: FeatureMaps, boxes: Sequence[Boxes]) -> BoxPredictions:
+    """Pools any boxes from any features and predicts them; N `Boxes`, one an image.
+
+    Of a cascade it is the first stage, unless a `box_stage` is given. See also `judge_boxes`.
+    """
+    stage = box_stage(roi_heads)
+    features = maps.box_features(stage, boxes)
+    logits, deltas = stage.box_predictor(features)
     return BoxPredictions(features, logits.float(), deltas.float())
 
 
 def sample_rois(
-    roi_heads: StandardROIHeads, proposals: List[Instances], targets: List[Instances]
+    roi_heads: BoxStage, proposals: List[Instances], targets: List[Instances]
 ) -> List[Instances]:
     """Detectron2's `label_and_sample_proposals`, with every `gt_*` column set explicitly.
 
@@ -58,26 +61,39 @@ def sample_rois(
 
     Returns:
         N `Instances`: proposal_boxes, gt_boxes, gt_classes (K for background), gt_scores, gt_index
-        (of the label in its image), gt_<weights>.
+        (of the label in its image), gt_<weights>; no masks.
     """
-    rois = roi_heads.label_and_sample_proposals(proposals, targets)
+    rois = roi_heads.label_and_sample_proposals(proposals, [_without_masks(t) for t in targets])
     for roi in rois:
         boxes = roi.proposal_boxes.tensor
         if not roi.has("gt_boxes"):
             roi.gt_boxes = Boxes(boxes)
         background = roi.gt_classes == roi_heads.num_classes
-        for column, value in [("gt_scores", 0.0)] + [(f"gt_{c}", 1.0) for c in WEIGHT_COLUMNS]:
-            if roi.has(column):
-                roi.set(column, torch.where(background, value, roi.get(column)))
-            else:
-                roi.set(column, boxes.new_full((len(boxes),), value))
+        for column in ["gt_scores"] + [f"gt_{name}" for name in WEIGHT_COLUMNS]:
+            own = roi.get(column) if roi.has(column) else torch.zeros_like(boxes[:, 0])
+            roi.set(column, background_column(column, own, background))
         index = roi.gt_index if roi.has("gt_index") else torch.zeros_like(roi.gt_classes)
         roi.gt_index = index.masked_fill(background, -1)
     return rois
 
 
+def _without_masks(target: Instances) -> Instances:
+    """Masks would be copied for every RoI; `gt_index` says which one is meant."""
+    fields = {name: value for name, value in target.get_fields().items() if name != "gt_masks"}
+    return Instances(target.image_size, **fields)
+
+
+def background_column(name: str, values: Tensor, background: Tensor) -> Tensor:
+    """`values` (R, ...) of a `gt_*` column with those of background RoIs replaced: 1 for a weight,
+    else 0.
+    """
+    neutral = 1.0 if name[len("gt_") :] in WEIGHT_COLUMNS else 0.0
+    rows = background.reshape(-1, *[1] * (values.dim() - 1))
+    return torch.where(rows, torch.as_tensor(neutral).to(values), values)
+
+
 def roi_losses(
-    roi_heads: StandardROIHeads,
+    roi_heads: BoxStage,
     rois: Sequence[Instances],
     predictions: BoxPredictions,
     cls_weights: Tensor,
@@ -89,9 +105,10 @@ def roi_losses(
 
     Args:
         rois: from `sample_rois`. predictions: of these RoIs. cls_weights, reg_weights: (R,).
-        cls_loss, gamma: see `roi_classification_loss`.
+        cls_loss, gamma: see `roi_classification_loss`. Of a cascade it is the first stage, unless a
+            `box_stage` is given.
     """
-    predictor = roi_heads.box_predictor
+    predictor = box_stage(roi_heads).box_predictor
     labels = torch.cat([roi.gt_classes for roi in rois])
     count = max(len(labels), 1)
     # A box predictor may bring its own: (R, K+1) logits and (R,) labels -> (R,).
@@ -130,10 +147,32 @@ def detect(
     """
     predictor = roi_heads.box_predictor
     raw = (predictions.logits, predictions.deltas)
-    found, _ = fast_rcnn_inference(
+    return select_detections(
+        predictor,
         predictor.predict_boxes(raw, proposals),
         predictor.predict_probs(raw, proposals),
         [proposal.image_size for proposal in proposals],
+        score_floor,
+    )
+
+
+def select_detections(
+    predictor: Any,
+    boxes: Sequence[Tensor],
+    probabilities: Sequence[Tensor],
+    sizes: Sequence[Tuple[int, int]],
+    score_floor: float,
+) -> List[Instances]:
+    """Detections of N images from all their boxes.
+
+    Args:
+        predictor: with the NMS threshold and the number of detections. boxes: N (r, 4) or (r, 4K).
+            probabilities: N (r, K+1). sizes: N (height, width).
+    """
+    found, _ = fast_rcnn_inference(
+        list(boxes),
+        list(probabilities),
+        list(sizes),
         score_floor,
         predictor.test_nms_thresh,
         predictor.test_topk_per_image,

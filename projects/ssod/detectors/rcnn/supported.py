@@ -1,4 +1,4 @@
-"""Whether a model is a Faster R-CNN whose parts are the ones that the step calls."""
+"""Whether a model is a two-stage detector whose parts are the ones that the step calls."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from typing import Any, Optional
 
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.proposal_generator.rpn import RPN
-from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers, StandardROIHeads
+from detectron2.modeling.roi_heads import (
+    BaseMaskRCNNHead,
+    CascadeROIHeads,
+    FastRCNNOutputLayers,
+    StandardROIHeads,
+)
 
+from ssod.detectors.rcnn.stages import box_stage, is_cascade, stage_count
 from ssod.errors import UserError
 
 
@@ -15,34 +21,51 @@ def unsupported_part(model: Any) -> Optional[str]:
     """The part of the model that the step does not support; None if all parts are supported."""
     heads = getattr(model, "roi_heads", None)
     rpn: Any = getattr(model, "proposal_generator", None)
-    problem = None
     own_forward = any(
         getattr(type(model), name, None) is not getattr(GeneralizedRCNN, name)
         for name in ("forward", "inference")
     )
     if own_forward or not isinstance(model, GeneralizedRCNN):
-        problem = f"MODEL.META_ARCHITECTURE {type(model).__name__}"
-    elif not isinstance(heads, StandardROIHeads) or isinstance(heads, CascadeROIHeads):
-        problem = f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
-    elif type(rpn).forward is not RPN.forward or type(rpn).losses is not RPN.losses:
-        problem = f"MODEL.PROPOSAL_GENERATOR.NAME {type(rpn).__name__}"
-    elif type(heads.box_predictor).losses is not FastRCNNOutputLayers.losses:
-        problem = f"The box predictor {type(heads.box_predictor).__name__}, whose losses the step would not call,"
-    elif heads.mask_on or heads.keypoint_on:
-        problem = f"MODEL.{'MASK_ON' if heads.mask_on else 'KEYPOINT_ON'}"
-    elif getattr(heads.box_predictor, "use_sigmoid_ce", False):
-        problem = "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
-    elif getattr(heads, "train_on_pred_boxes", False):
-        problem = "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
-    return problem
+        return f"MODEL.META_ARCHITECTURE {type(model).__name__}"
+    if not isinstance(heads, StandardROIHeads) or _own_cascade(heads):
+        return f"MODEL.ROI_HEADS.NAME {type(heads).__name__}"
+    if type(rpn).forward is not RPN.forward or type(rpn).losses is not RPN.losses:
+        return f"MODEL.PROPOSAL_GENERATOR.NAME {type(rpn).__name__}"
+    for stage in range(stage_count(heads)):
+        predictor = box_stage(heads, stage).box_predictor
+        if type(predictor).losses is not FastRCNNOutputLayers.losses:
+            return f"The box predictor {type(predictor).__name__}, whose losses the step would not call,"
+        if getattr(predictor, "use_sigmoid_ce", False):
+            return "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE"
+    if heads.keypoint_on:
+        return "MODEL.KEYPOINT_ON"
+    if heads.mask_on and _own_masks(heads):
+        return f"MODEL.ROI_MASK_HEAD.NAME {type(heads.mask_head).__name__}"
+    if getattr(heads, "train_on_pred_boxes", False):
+        return "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES"
+    return None
+
+
+def _own_cascade(heads: Any) -> bool:
+    """Whether a cascade goes through its stages in a way of its own."""
+    names = ("_forward_box", "_run_stage", "_match_and_label_boxes")
+    return is_cascade(heads) and any(
+        getattr(type(heads), name) is not getattr(CascadeROIHeads, name) for name in names
+    )
+
+
+def _own_masks(heads: Any) -> bool:
+    """Whether the masks' loss is not Detectron2's, or their features are not pooled."""
+    own = not isinstance(heads.mask_head, BaseMaskRCNNHead)
+    own = own or type(heads.mask_head).forward is not BaseMaskRCNNHead.forward
+    own = own or type(heads)._forward_mask is not StandardROIHeads._forward_mask
+    return own or heads.mask_pooler is None
 
 
 def check_supported(model: Any) -> None:
-    """Raises `UserError` unless the model is a box-only Faster R-CNN of Detectron2's standard
-    parts.
-    """
+    """Raises `UserError` unless the model is made of Detectron2's standard parts."""
     problem = unsupported_part(model)
     if problem:
         raise UserError(
-            f"{problem} is not supported here: use GeneralizedRCNN with StandardROIHeads, boxes only."
+            f"{problem} is not supported here: use GeneralizedRCNN with StandardROIHeads or CascadeROIHeads."
         )

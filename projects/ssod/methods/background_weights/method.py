@@ -78,7 +78,7 @@ class BackgroundWeights(Method):
         view = outputs.unlabeled
         if view is None:
             return outputs
-        view = self._weigh_rois(view, context)
+        view = view.map_stages(lambda stage: self._weigh_rois(stage, context))
         if self.rpn:
             view = self._weigh_anchors(view, context)
         return replace(outputs, unlabeled=view)
@@ -88,14 +88,14 @@ class BackgroundWeights(Method):
         probabilities = judge_rois(view, context).probabilities
         rows = (view.labels == probabilities.shape[1] - 1).nonzero().flatten()
         scores = probabilities[rows, -1]
-        if context.step % _SCALAR_PERIOD == 0:
+        if context.step % _SCALAR_PERIOD == 0 and view.stage == 0:
             mean = scores.sum() / max(len(rows), 1)
             get_event_storage().put_scalar("background_weights/background_score", float(mean))
         weights = self._weights(scores, view.image_index[rows], len(view.rois))
-        changed = (1 - weights).abs().sum() / max(len(rows), 1)
-        self._changed = torch.where(
-            changed > 1e-6, changed, 0.0
-        )  # weights of 1 carry rounding errors
+        if view.stage == 0:
+            changed = (1 - weights).abs().sum() / max(len(rows), 1)
+            # Weights of 1 carry rounding errors.
+            self._changed = torch.where(changed > 1e-6, changed, 0.0)
         factor = torch.ones_like(view.cls_weights).index_copy(0, rows, weights)
         return replace(view, cls_weights=view.cls_weights * factor)
 

@@ -6,7 +6,7 @@ Shapes: R RoIs, K foreground classes (class K is background).
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from detectron2.config import CfgNode
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssod.config import class_number
 from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.stages import stage_count
 from ssod.errors import UserError
 from ssod.methods.ci_ssod.class_weights import (
     alignment_step,
@@ -41,6 +42,7 @@ class ClassBalance(nn.Module):
         micro_batches: of an optimiser step: the matrix takes in each of them, `a` moves after the
             last.
         loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
+        cascade_stage: of a cascade, the stage whose classifier is measured; the first is 0.
     """
 
     gradients: Tensor
@@ -63,6 +65,7 @@ class ClassBalance(nn.Module):
         loss: str,
         gamma: float,
         unsup_loss_weight: float,
+        cascade_stage: int = 0,
     ) -> None:
         super().__init__()
         node = "SSOD.GRADIENT_REWEIGHTING"
@@ -90,6 +93,7 @@ class ClassBalance(nn.Module):
         self.micro_batches = micro_batches
         self.loss, self.gamma = loss, gamma
         self.unsup_loss_weight = unsup_loss_weight
+        self.cascade_stage = cascade_stage
         self.register_buffer("gradients", torch.zeros(num_classes + 1, num_classes + 1))
         self.register_buffer("logits", torch.zeros(num_classes + 1))
         self.register_buffer("velocity", torch.zeros(num_classes + 1))
@@ -112,7 +116,17 @@ class ClassBalance(nn.Module):
             loss=cfg.SSOD.ROI_CLS_LOSS,
             gamma=cfg.SSOD.FOCAL_GAMMA,
             unsup_loss_weight=cfg.SSOD.UNSUP_LOSS_WEIGHT,
+            cascade_stage=node.CASCADE_STAGE,
         )
+
+    def attach(self, student: Any) -> None:
+        """Raises `UserError` if the box head has no such stage."""
+        stages = stage_count(getattr(student, "roi_heads", None))
+        if not 0 <= self.cascade_stage < stages:
+            raise UserError(
+                f"SSOD.GRADIENT_REWEIGHTING.CASCADE_STAGE is {self.cascade_stage}: the first stage is 0, and this detector has "
+                f"{stages}."
+            )
 
     @property
     def weights(self) -> Tensor:
@@ -150,6 +164,7 @@ class ClassBalance(nn.Module):
         for index, (view, factor) in enumerate(streams):
             if view is None or len(view.cls_weights) == 0:
                 continue
+            view = view.stages[self.cascade_stage]
             labels = view.labels
             weights = view.cls_weights * (factor / len(labels))
             if applied is not None:

@@ -18,6 +18,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ssod.detectors.base import Capability
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
@@ -127,6 +128,7 @@ class EQLv2(Method):
     sigmoid classifier.
     """
 
+    needs = (Capability.REGIONS, Capability.ONE_HEAD)
     config_key = "EQLV2"
     groups = ("sigmoid classifier", "own RoI heads")
     excludes = ("own RoI heads",)

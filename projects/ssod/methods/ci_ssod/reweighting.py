@@ -70,6 +70,9 @@ class GradientReweighting(Method):
         node.WARMUP_STEPS = 8000
         # Labelled RoIs are weighted w ** BETA.
         node.BETA = 0.5
+        # Of a cascade: the stage whose classifier fills the matrix. The weights hold in every
+        # stage.
+        node.CASCADE_STAGE = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -88,6 +91,9 @@ class GradientReweighting(Method):
         node = cfg.SSOD.GRADIENT_REWEIGHTING
         node.WARMUP_STEPS, node.LR = 1, 0.2
 
+    def attach(self, student: Any) -> None:
+        self.balance.attach(student)
+
     def _class_weights(self) -> StreamWeights:
         weights = self.balance.weights
         return weights**self.beta, weights
@@ -102,11 +108,9 @@ class GradientReweighting(Method):
         labeled_weights, unlabeled_weights = self._stream_weights()
         labeled, unlabeled = outputs.labeled, outputs.unlabeled
         if len(labeled.cls_weights):
-            weights = labeled.cls_weights * labeled_weights[labeled.labels]
-            labeled = replace(labeled, cls_weights=weights)
+            labeled = labeled.map_stages(lambda view: _weighted(view, labeled_weights))
         if unlabeled is not None and len(unlabeled.cls_weights):
-            weights = unlabeled.cls_weights * unlabeled_weights[unlabeled.labels]
-            unlabeled = replace(unlabeled, cls_weights=weights)
+            unlabeled = unlabeled.map_stages(lambda view: _weighted(view, unlabeled_weights))
         return replace(outputs, labeled=labeled, unlabeled=unlabeled)
 
     def update(
@@ -117,8 +121,9 @@ class GradientReweighting(Method):
         sums = torch.zeros_like(self.mean_weights).repeat(2, 1)
         for index, view in enumerate((outputs.labeled, outputs.unlabeled)):
             if view is not None:
-                sums[0, index] = weights[index][view.labels].sum()
-                sums[1, index] = len(view.labels)
+                labels = view.stages[self.balance.cascade_stage].labels
+                sums[0, index] = weights[index][labels].sum()
+                sums[1, index] = len(labels)
         all_reduce_sum([sums])
         moved = self.mean_weights.lerp(sums[0] / sums[1], 1 - self.balance.decay)
         self.mean_weights.copy_(torch.where(sums[1] > 0, moved, self.mean_weights))
@@ -140,6 +145,11 @@ class GradientReweighting(Method):
         from ssod.methods.ci_ssod.report import balance_section
 
         return balance_section(run, cls.__name__)
+
+
+def _weighted(view: Any, weights: Tensor) -> Any:
+    """A stream's outputs: each row's classification weight times its class's, `weights` (K+1,)."""
+    return replace(view, cls_weights=view.cls_weights * weights[view.labels])
 
 
 def scale_balance(cfg: CfgNode, factor: float) -> None:

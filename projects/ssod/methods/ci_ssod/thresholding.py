@@ -140,6 +140,10 @@ class GradientThresholding(ClassThresholds):
         node = cfg.SSOD.GRADIENT_THRESHOLDING
         node.BASE, node.LOW = high, low
 
+    def attach(self, student: Any) -> None:
+        if self.balance is not None:
+            self.balance.attach(student)
+
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `class_thresholds`."""
         balance = self.balance

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssod.detectors.features import extract_features
 from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext
 from ssod.methods.daso.blending import (
@@ -128,7 +129,7 @@ class DASO(Relabelling):
         cfg.SSOD.DASO.QUEUE_SIZE = 3
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        channels = student.roi_heads.box_predictor.cls_score.in_features
+        channels = box_stage(student.roi_heads).box_predictor.cls_score.in_features
         # Half precision: a mean over the queue does not need more, and 1,203 classes of 1,024
         # channels take 0.6 GB.
         empty = torch.zeros(len(self.filled), self.queue_size, channels, dtype=torch.float16)
@@ -164,7 +165,8 @@ class DASO(Relabelling):
         # Labels of the strong view exclude those that a paste hides. Pasted labels have no target.
         rows = [row[row.selected] for row in view.view.pseudo.instances]
         rows = [row[row.get(_TARGET).sum(dim=1) > 0] for row in rows]
-        features = view.maps.box_features(context.student.roi_heads, [r.gt_boxes for r in rows])
+        heads = box_stage(context.student.roi_heads)
+        features = view.maps.box_features(heads, [r.gt_boxes for r in rows])
         prototypes, known = self.prototypes()
         loss = semantic_alignment_loss(
             features.flatten(1).float(),
@@ -200,7 +202,8 @@ class DASO(Relabelling):
         teacher = context.teacher
         maps = extract_features(teacher, [s.weak.to(teacher.device) for s in samples])
         instances = [s.instances.to(teacher.device) for s in samples if s.instances is not None]
-        features = maps.box_features(teacher.roi_heads, [row.gt_boxes for row in instances])
+        boxes = [row.gt_boxes for row in instances]
+        features = maps.box_features(box_stage(teacher.roi_heads), boxes)
         classes = torch.cat([row.gt_classes for row in instances])
         return features.flatten(1).to(self.queue.dtype).cpu(), classes.cpu()
 

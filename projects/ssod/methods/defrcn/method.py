@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from torch import Tensor
 
+from ssod.detectors.base import Capability
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.evaluation.groups import read_groups
@@ -38,6 +39,7 @@ class DeFRCN(Method):
     """
 
     needs_unlabeled = False
+    needs = (Capability.REGIONS, Capability.ONE_HEAD)
     config_key = "DEFRCN"
     groups = ("own RoI heads",)
     excludes = ("own RoI heads",)

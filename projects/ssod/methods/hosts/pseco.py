@@ -21,9 +21,12 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
 from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.cascade import stage_losses
 from ssod.detectors.rcnn.losses import foreground_deltas
+from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify, roi_losses
 from ssod.detectors.rcnn.rpn import rpn_losses, run_rpn
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.hosts.assignment import (
@@ -131,7 +134,7 @@ class PseCo(Method):
         """RoIs of the teacher's proposals; the student's are left to methods that want them."""
         found = context.teacher_outputs
         assert found is not None
-        heads = context.teacher.roi_heads
+        heads = box_stage(context.teacher.roi_heads)
         rois, first = [], 0
         for proposals, target in zip(found.proposals, targets):
             rows = slice(first, first + len(proposals))
@@ -167,7 +170,7 @@ class PseCo(Method):
             return candidates
         nearest = candidates.clamp(min=0)
         classes = target.gt_classes[nearest]
-        predictor = teacher.roi_heads.box_predictor
+        predictor = box_stage(teacher.roi_heads).box_predictor
         scores = predictor.predict_probs((found.logits, found.deltas), [Boxes(boxes)])[0]
         scores = scores.gather(1, classes[:, None])[:, 0]
         transform = predictor.box2box_transform
@@ -184,26 +187,30 @@ class PseCo(Method):
         view = outputs.unlabeled
         if view is None:
             return outputs
-        with torch.no_grad():
-            heads = context.student.roi_heads
-            counts = [len(target) for target in view.view.targets]
-            starts = torch.tensor([sum(counts[:i]) for i in range(len(counts))])
-            labels = torch.cat([roi.gt_index for roi in view.rois])
-            rows = (labels >= 0).nonzero().flatten()
-            labels = (labels + starts.to(labels.device)[view.image_index])[rows]
-            boxes = torch.cat([roi.proposal_boxes.tensor for roi in view.rois])[rows]
-            wanted = torch.cat([roi.gt_boxes.tensor for roi in view.rois])[rows]
-            deltas = foreground_deltas(view.predictions.deltas[rows], view.labels[rows])
-            predicted = heads.box_predictor.box2box_transform.apply_deltas(deltas, boxes)
-            ious = matched_pairwise_iou(Boxes(predicted), Boxes(wanted))
-            votes = consistency_votes(ious, labels, sum(counts))
-            if context.step % _SCALAR_PERIOD == 0:
-                storage = get_event_storage()
-                storage.put_scalar("pseco/positive_rois_per_image", len(rows) / len(view.rois))
-                storage.put_scalar("pseco/vote", float(votes.sum()) / max(len(rows), 1))
-            factor = torch.ones_like(view.reg_weights).index_copy(0, rows, votes)
-        weighted = replace(view, reg_weights=view.reg_weights * factor)
+        weighted = view.map_stages(lambda stage: self._vote(stage, context))
         return replace(outputs, unlabeled=weighted)
+
+    @torch.no_grad()
+    def _vote(self, view: ViewOutputs, context: StepContext) -> ViewOutputs:
+        """Weighs box regression by `consistency_votes` on this stage's RoIs."""
+        predictor = box_stage(context.student.roi_heads, view.stage).box_predictor
+        counts = [len(target) for target in view.view.targets]
+        starts = torch.tensor([sum(counts[:i]) for i in range(len(counts))])
+        labels = torch.cat([roi.gt_index for roi in view.rois])
+        rows = (labels >= 0).nonzero().flatten()
+        labels = (labels + starts.to(labels.device)[view.image_index])[rows]
+        boxes = torch.cat([roi.proposal_boxes.tensor for roi in view.rois])[rows]
+        wanted = torch.cat([roi.gt_boxes.tensor for roi in view.rois])[rows]
+        deltas = foreground_deltas(view.predictions.deltas[rows], view.labels[rows])
+        predicted = predictor.box2box_transform.apply_deltas(deltas, boxes)
+        ious = matched_pairwise_iou(Boxes(predicted), Boxes(wanted))
+        votes = consistency_votes(ious, labels, sum(counts))
+        if context.step % _SCALAR_PERIOD == 0 and view.stage == 0:
+            storage = get_event_storage()
+            storage.put_scalar("pseco/positive_rois_per_image", len(rows) / len(view.rois))
+            storage.put_scalar("pseco/vote", float(votes.sum()) / max(len(rows), 1))
+        factor = torch.ones_like(view.reg_weights).index_copy(0, rows, votes)
+        return replace(view, reg_weights=view.reg_weights * factor)
 
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -220,18 +227,19 @@ class PseCo(Method):
         ):  # Detectron2's sampling counts anchors under names that belong to the main branch
             _, anchors = run_rpn(rpn, maps, view.view.rpn_targets or view.view.targets)
         losses = rpn_losses(rpn, anchors)
-        predictions = classify(heads, maps, [roi.proposal_boxes for roi in view.rois])
-        losses.update(
-            roi_losses(
-                heads,
-                view.rois,
+        for stage in view.stages:
+            head = box_stage(heads, stage.stage)
+            predictions = classify(head, maps, [roi.proposal_boxes for roi in stage.rois])
+            found = roi_losses(
+                head,
+                stage.rois,
                 predictions,
-                view.cls_weights,
-                view.reg_weights,
+                stage.cls_weights,
+                stage.reg_weights,
                 self.cls_loss,
                 self.focal_gamma,
             )
-        )
+            losses.update(stage_losses(found, heads, stage.stage))
         return {f"{name}_pseco": self.unsup_loss_weight * loss for name, loss in losses.items()}
 
     def activity(

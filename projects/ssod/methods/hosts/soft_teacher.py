@@ -17,13 +17,16 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor
 
 from ssod.detectors.outputs import Outputs
+from ssod.detectors.rcnn.cascade import judge_boxes, run_stages
 from ssod.detectors.rcnn.losses import foreground_deltas
 from ssod.detectors.rcnn.outputs import ViewOutputs
-from ssod.detectors.rcnn.roi_heads import classify, roi_losses, sample_rois
+from ssod.detectors.rcnn.roi_heads import roi_losses, sample_rois
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
 from ssod.methods.selection import check_rpn_threshold, count_per_image, rpn_masks
+from ssod.methods.shared.teacher_judgement import judge_rois
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
@@ -140,17 +143,16 @@ class SoftTeacher(Method):
             draws = torch.rand((self.num_jitters, len(row), 4), generator=generator) * 2 - 1
             boxes = row.gt_boxes.tensor
             jittered.append(jitter_boxes(boxes, draws.to(boxes), self.jitter))
-        found = classify(
+        found = judge_boxes(
             heads, context.teacher_outputs.maps, [Boxes(boxes.flatten(0, 1)) for boxes in jittered]
         )
         masks, first = [], 0
+        transform = box_stage(heads).box_predictor.box2box_transform
         for instances, row, index, boxes in zip(pseudo.instances, candidates, rows, jittered):
             part = slice(first, first + boxes.shape[0] * boxes.shape[1])
             first = part.stop
             deltas = foreground_deltas(found.deltas[part], row.gt_classes.repeat(self.num_jitters))
-            refined = Boxes(
-                heads.box_predictor.box2box_transform.apply_deltas(deltas, boxes.flatten(0, 1))
-            )
+            refined = Boxes(transform.apply_deltas(deltas, boxes.flatten(0, 1)))
             refined.clip(instances.image_size)
             deviation = box_deviation(refined.tensor.view_as(boxes), row.gt_boxes.tensor)
             mask = torch.zeros_like(instances.selected)
@@ -164,27 +166,26 @@ class SoftTeacher(Method):
         view = outputs.unlabeled
         if view is None:
             return outputs
+        weighted = view.map_stages(lambda stage: self._weigh_stage(stage, context))
+        return replace(outputs, unlabeled=weighted)
+
+    def _weigh_stage(self, view: ViewOutputs, context: StepContext) -> ViewOutputs:
         factor = self._background_factor(view, context)
-        weighted = replace(
+        return replace(
             view,
             cls_weights=view.cls_weights * factor,
             reg_weights=torch.zeros_like(view.reg_weights),  # `losses` has an assignment of its own
         )
-        return replace(outputs, unlabeled=weighted)
 
     @torch.no_grad()
     def _background_factor(self, view: ViewOutputs, context: StepContext) -> Tensor:
         """(R,): `soft_background_weights` of background RoIs, 1 of the others."""
-        assert context.teacher_outputs is not None
-        boxes = [roi.proposal_boxes for roi in view.rois]
         # The two views share their geometry, so the student's boxes are where they are in the
         # teacher's maps.
-        judged = classify(context.teacher.roi_heads, context.teacher_outputs.maps, boxes)
-        predictor = context.teacher.roi_heads.box_predictor  # softmax, or EQL v2's sigmoids
-        probabilities = predictor.predict_probs((judged.logits, judged.deltas), boxes)
-        scores = torch.cat(list(probabilities))[:, -1]
-        rows = (view.labels == judged.logits.shape[1] - 1).nonzero().flatten()
-        if context.step % _SCALAR_PERIOD == 0:
+        scores = judge_rois(view, context).probabilities[:, -1]
+        background = view.predictions.logits.shape[1] - 1
+        rows = (view.labels == background).nonzero().flatten()
+        if context.step % _SCALAR_PERIOD == 0 and view.stage == 0:
             mean = scores[rows].sum() / max(len(rows), 1)
             get_event_storage().put_scalar("soft_teacher/background_score", float(mean))
         weights = soft_background_weights(scores[rows], view.image_index[rows], len(view.rois))
@@ -203,20 +204,29 @@ class SoftTeacher(Method):
         regressing = labels.with_columns(
             [{"selected": row.roi_reg_weight > 0} for row in labels.instances]
         )
-        with (
-            EventStorage()
-        ):  # Detectron2's sampling counts RoIs under names that belong to the main branch
-            rois = sample_rois(heads, view.proposals, regressing.to_targets())
-        count = sum(len(roi) for roi in rois)
-        rois = [roi[roi.gt_classes < heads.num_classes] for roi in rois]
-        predictions = classify(heads, view.maps, [roi.proposal_boxes for roi in rois])
-        weights = torch.cat([roi.gt_roi_reg_weight for roi in rois])
-        found = roi_losses(
-            heads, rois, predictions, torch.zeros_like(weights), weights, "cross_entropy", 0.0
-        )
-        # Divided by all sampled RoIs, although only the foreground has gone through the head.
-        share = len(weights) / max(count, 1)
-        return {"loss_box_reg_reliable": self.unsup_loss_weight * share * found["loss_box_reg"]}
+        targets = regressing.to_targets()
+        # Detectron2's sampling counts RoIs under names that belong to the main branch.
+        with EventStorage():
+            rois = sample_rois(box_stage(heads), view.proposals, targets)
+            count = sum(len(roi) for roi in rois)
+            rois = [roi[roi.gt_classes < heads.num_classes] for roi in rois]
+            stages = run_stages(heads, view.maps, rois, targets)
+        parts = []
+        for number, stage in enumerate(stages):
+            weights = torch.cat([roi.gt_roi_reg_weight for roi in stage.rois])
+            found = roi_losses(
+                box_stage(heads, number),
+                stage.rois,
+                stage.predictions,
+                torch.zeros_like(weights),
+                weights,
+                "cross_entropy",
+                0.0,
+            )
+            # Divided by all sampled RoIs, although only the foreground has gone through the head.
+            share = len(weights) / max(count, 1)
+            parts.append(self.unsup_loss_weight * share * found["loss_box_reg"])
+        return {"loss_box_reg_reliable": sum(parts[1:], parts[0])}
 
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext

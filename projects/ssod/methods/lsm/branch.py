@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, roi_losses, sample_rois
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext
 from ssod.methods.shared.half_size import (
@@ -176,7 +177,7 @@ class HalfSizeBranch(Method):
     def _run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
         view = outputs.unlabeled
         assert view is not None and view.view.pseudo is not None
-        heads = context.student.roi_heads
+        heads = box_stage(context.student.roi_heads)  # of a cascade, the first stage
         # The labels of the view rather than the teacher's, because they include pasted objects.
         masks = self.masks(view.view.pseudo, context)
         targets = branch_targets(view.view.pseudo, masks, self.all_regress)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext, find_method
 from ssod.methods.lsm.branch import HalfSizeBranch
@@ -114,7 +115,7 @@ class PIM(HalfSizeBranch):
         # Of the Method, so that neither teacher nor exported model has it. Initialised as
         # Detectron2's own.
         self.classifier = nn.Linear(
-            student.roi_heads.box_predictor.cls_score.in_features, self.num_classes + 1
+            box_stage(student.roi_heads).box_predictor.cls_score.in_features, self.num_classes + 1
         ).to(student.device)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)

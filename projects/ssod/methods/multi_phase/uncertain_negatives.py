@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.outputs import ViewOutputs
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import (
     METHOD_REGISTRY,
@@ -139,7 +140,7 @@ class UncertainNegatives(Method):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         if self.mode == "full":
-            channels = student.roi_heads.box_predictor.cls_score.in_features
+            channels = box_stage(student.roi_heads).box_predictor.cls_score.in_features
             self.embedding = nn.Linear(channels, self.embedding_dim)
 
     def weigh(
@@ -173,7 +174,7 @@ class UncertainNegatives(Method):
         )
         if context.step % _SCALAR_PERIOD == 0:
             get_event_storage().put_scalar("uncertain_negatives/mean_weight", 1 - float(reduced))
-        weighted = replace(unlabeled, cls_weights=unlabeled.cls_weights * rows)
+        weighted = unlabeled.map_stages(lambda view: _weighted(view, rows))
         return replace(outputs, unlabeled=weighted)
 
     def losses(
@@ -218,6 +219,17 @@ class UncertainNegatives(Method):
         # In single precision, like everything after it.
         with torch.autocast(features.device.type, enabled=False):
             return self.embedding(features.float())
+
+
+def _weighted(view: ViewOutputs, rows: Tensor) -> ViewOutputs:
+    """With `rows` (R,), weights of the first stage's RoIs, on the background RoIs of this stage.
+
+    The embedding is of the first stage's features, so a RoI keeps its weight in later stages,
+    except where a label is found for it.
+    """
+    if view.origin is not None:
+        rows = torch.where(view.labels == _background(view), rows[view.origin], 1.0)
+    return replace(view, cls_weights=view.cls_weights * rows)
 
 
 def _background(view: ViewOutputs) -> int:

@@ -22,6 +22,7 @@ from ssod.detectors.rcnn.losses import foreground_deltas
 from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
 from ssod.detectors.rcnn.rpn import run_rpn
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import (
     METHOD_REGISTRY,
@@ -306,7 +307,7 @@ class BoundedDistillation(Method):
                     [row.teacher.deltas for row in rows],
                 )
             ]
-            transform = student.roi_heads.box_predictor.box2box_transform
+            transform = box_stage(student.roi_heads).box_predictor.box2box_transform
             wanted = transform.get_deltas(boxes[foreground], truth[foreground])
             loss = bounded_box_distillation(deltas[0], deltas[1], wanted)
             losses["loss_bounded_box"] = self.kd_weight * loss

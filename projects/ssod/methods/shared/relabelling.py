@@ -15,7 +15,8 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ssod.detectors.rcnn.roi_heads import classify
+from ssod.detectors.rcnn.cascade import judge_boxes
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import InertPeriod, Method, StepContext
 from ssod.methods.selection import check_rpn_threshold, rpn_masks
@@ -124,8 +125,8 @@ class Relabelling(Method):
         assert context.teacher_outputs is not None
         heads = context.teacher.roi_heads
         boxes = [row.gt_boxes for row in pseudo.instances]
-        found = classify(heads, context.teacher_outputs.maps, boxes)
-        predictor = heads.box_predictor  # softmax, or EQL v2's sigmoids
+        found = judge_boxes(heads, context.teacher_outputs.maps, boxes)
+        predictor = box_stage(heads).box_predictor  # softmax, or EQL v2's sigmoids
         parts = predictor.predict_probs((found.logits, found.deltas), boxes)
         probabilities = torch.cat([found.logits[:0].float(), *parts])[:, :-1]
         return Labelled(
@@ -143,7 +144,7 @@ class Relabelling(Method):
         unchanged = found.probabilities.split(sizes)
         distributions = self.redistribute(found, context).split(sizes)
         more = {name: value.split(sizes) for name, value in self.columns(found, context).items()}
-        nms = context.teacher.roi_heads.box_predictor.test_nms_thresh
+        nms = box_stage(context.teacher.roi_heads).box_predictor.test_nms_thresh
         columns: List[Dict[str, Tensor]] = []
         masks: List[Tensor] = []
         for index, (row, distribution) in enumerate(zip(pseudo.instances, distributions)):

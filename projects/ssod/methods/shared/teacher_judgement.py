@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
+from ssod.detectors.rcnn.stages import box_stage
 from ssod.methods.base import StepContext
 
 _KEY = "teacher_judgement"
@@ -31,16 +32,20 @@ class Judgement:
 
 @torch.no_grad()
 def judge_rois(view: ViewOutputs, context: StepContext) -> Judgement:
-    """The teacher's predictions for the RoIs of `view`, computed once a step for all methods."""
-    known = context.shared.get(_KEY)
+    """The teacher's predictions for the RoIs of `view`, computed once a step for all methods.
+
+    RoIs of a cascade's stage are judged by the teacher's head of the same stage.
+    """
+    key = f"{_KEY}/{view.stage}" if view.stage else _KEY
+    known = context.shared.get(key)
     if known is not None:
         return known
     assert context.teacher_outputs is not None
-    heads = context.teacher.roi_heads
+    heads = box_stage(context.teacher.roi_heads, view.stage)
     boxes = [roi.proposal_boxes for roi in view.rois]
     predictions = classify(heads, context.teacher_outputs.maps, boxes)
     predictor = heads.box_predictor  # softmax, or EQL v2's sigmoids
     parts = predictor.predict_probs((predictions.logits, predictions.deltas), boxes)
     empty = predictions.logits[:0].float()
-    context.shared[_KEY] = Judgement(predictions, torch.cat([empty, *parts]))
-    return context.shared[_KEY]
+    context.shared[key] = Judgement(predictions, torch.cat([empty, *parts]))
+    return context.shared[key]

@@ -38,13 +38,13 @@ _SCALAR_PERIOD = 20
 
 @dataclass
 class _Targets:
-    """Of one step. rois: (R,) weights of the soft RoI losses, 0 for hard ones. anchors: (S,) an
-    image, weights.
+    """Of one step.
 
-    objectness: (S,) an image, the teacher's probabilities.
+    rois: (R,) of each stage of the box head, weights of the soft RoI losses, 0 for hard ones.
+    anchors: (S,) an image, weights. objectness: (S,) an image, the teacher's probabilities.
     """
 
-    rois: Tensor
+    rois: List[Tensor]
     anchors: List[Tensor]
     objectness: List[Tensor]
 
@@ -118,14 +118,19 @@ class SoftDistillation(Method):
         view = outputs.unlabeled
         if view is None:
             return outputs
-        soft = self._soft_rois(view)
-        targets = _Targets(torch.where(soft, view.cls_weights, 0.0), [], [])
-        changed = replace(view, cls_weights=torch.where(soft, 0.0, view.cls_weights))
+        soft = [self._soft_rois(stage) for stage in view.stages]
+        rois = [torch.where(rows, stage.cls_weights, 0.0) for rows, stage in zip(soft, view.stages)]
+        targets = _Targets(rois, [], [])
+        changed = view.map_stages(
+            lambda stage: replace(
+                stage, cls_weights=torch.where(soft[stage.stage], 0.0, stage.cls_weights)
+            )
+        )
         if self.rpn:
             changed = self._soften_anchors(changed, targets, context)
         context.shared[self.name] = targets
         if context.step % _SCALAR_PERIOD == 0:
-            share = float(soft.float().sum() / max(len(soft), 1))
+            share = float(soft[0].float().sum() / max(len(soft[0]), 1))
             get_event_storage().put_scalar("soft_distillation/soft_rois", share)
         return replace(outputs, unlabeled=changed)
 
@@ -165,17 +170,21 @@ class SoftDistillation(Method):
         if view is None:
             return {}
         targets: _Targets = context.shared[self.name]
-        teacher = judge_rois(view, context)
-        count = max(len(targets.rois), 1)
-        wanted = sharpened(teacher.predictions.logits, self.temperature)
-        cls = soft_cross_entropy(view.predictions.logits, wanted)
-        losses = {"loss_cls_distilled": (cls * targets.rois).sum() / count}
+        cls = [self._class_loss(s, rows, context) for s, rows in zip(view.stages, targets.rois)]
+        losses = {"loss_cls_distilled": sum(cls[1:], cls[0])}
         if self.rpn:
             losses["loss_rpn_cls_distilled"] = self._rpn_loss(view, targets, context)
         if self.box_loss_weight > 0:
-            boxes = self._box_loss(view, targets, context) / count
-            losses["loss_box_reg_distilled"] = self.box_loss_weight * boxes
+            reg = [self._box_loss(s, rows, context) for s, rows in zip(view.stages, targets.rois)]
+            losses["loss_box_reg_distilled"] = self.box_loss_weight * sum(reg[1:], reg[0])
         return {name: self.loss_weight * loss for name, loss in losses.items()}
+
+    def _class_loss(self, view: ViewOutputs, weights: Tensor, context: StepContext) -> Tensor:
+        """The mean over the RoIs of one stage."""
+        teacher = judge_rois(view, context)
+        wanted = sharpened(teacher.predictions.logits, self.temperature)
+        cls = soft_cross_entropy(view.predictions.logits, wanted)
+        return (cls * weights).sum() / max(len(weights), 1)
 
     @staticmethod
     def _rpn_loss(view: ViewOutputs, targets: _Targets, context: StepContext) -> Tensor:
@@ -190,15 +199,17 @@ class SoftDistillation(Method):
         return weight * loss / (rpn.batch_size_per_image * len(view.anchors))
 
     @staticmethod
-    def _box_loss(view: ViewOutputs, targets: _Targets, context: StepContext) -> Tensor:
-        """Sum over the RoIs, of the deltas of the class that the teacher finds most probable."""
+    def _box_loss(view: ViewOutputs, weights: Tensor, context: StepContext) -> Tensor:
+        """The mean over the RoIs of one stage, of the deltas of the class that the teacher finds
+        most probable.
+        """
         teacher = judge_rois(view, context)
         sure = 1.0 - teacher.probabilities[:, -1]
         best = teacher.probabilities[:, :-1].argmax(dim=1)
         ours = foreground_deltas(view.predictions.deltas, best)
         theirs = foreground_deltas(teacher.predictions.deltas, best)
         loss = F.smooth_l1_loss(ours, theirs, reduction="none", beta=1.0).sum(dim=1)
-        return (loss * sure * (targets.rois > 0)).sum()
+        return (loss * sure * (weights > 0)).sum() / max(len(weights), 1)
 
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
@@ -206,7 +217,7 @@ class SoftDistillation(Method):
         targets: Optional[_Targets] = context.shared.get(self.name)
         if targets is None or pseudo is None:
             return 0.0
-        return (targets.rois > 0).sum() / max(len(pseudo.instances), 1)
+        return (targets.rois[0] > 0).sum() / max(len(pseudo.instances), 1)
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
