@@ -22,7 +22,7 @@ from ssod.tools.config_table import read_published
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
 RUNS = [path for path in CONFIGS if not Path(path).name.startswith("base")]
-MEASURED_HERE = ("configs/digit_scenes", "configs/bccd", "configs/cards")
+MEASURED_HERE = ("configs/digit_scenes", "configs/bccd", "configs/cards", "configs/nuclei")
 PERCENTS = ("0.5", "1", "2", "5", "10")
 _built = set()
 

@@ -65,6 +65,10 @@ _SECTIONS = {
         "Blood cells (BCCD)",
         "20 of 205 photographs labelled, shrunk for a CPU; test AP of each run's best teacher, chosen on validation images.",
     ),
+    "nuclei": (
+        "Nuclei, with masks",
+        "10 of 200 microscope images labelled, Mask R-CNN, on a CPU.",
+    ),
     "digit_scenes": (
         "Digit scenes",
         "The embedded data set; test AP of each run's best teacher, chosen on validation images.",
@@ -72,7 +76,7 @@ _SECTIONS = {
 }
 
 # No GPU is needed.
-_SMALL = ("cards", "bccd", "digit_scenes")
+_SMALL = ("cards", "bccd", "nuclei", "digit_scenes")
 
 # By a part of the config's name, for headings that cover several settings.
 _SETTINGS = {
