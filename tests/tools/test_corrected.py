@@ -279,6 +279,16 @@ def test_other_mistakes(project: Path, capsys: pytest.CaptureFixture) -> None:
         main_args = {"a.jpg": TRUTH["a.jpg"]}
         other = coco(project / "second", main_args, project / "photos")["ANNOTATIONS"]
         take_back(project, Path(other))
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    config["DATASETS"]["UNLABELED"] = []
+    (project / "labelled_only.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit, match="has no DATASETS.UNLABELED to take images from"):
+        main(
+            [
+                *("--corrected", str(corrected), "--prefix", str(project / "x")),
+                *("--config-file", str(project / "labelled_only.yaml")),
+            ]
+        )
     edited = json.loads((project / "unlabeled.json").read_text())
     edited["images"].pop()
     (project / "unlabeled.json").write_text(json.dumps(edited))

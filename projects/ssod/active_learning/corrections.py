@@ -56,6 +56,10 @@ def take_back(cfg: CfgNode, args: argparse.Namespace) -> None:
         UserError: the labels cannot be read, have classes that training has not, or label no image
             of the unlabelled sets.
     """
+    if not cfg.DATASETS.UNLABELED:
+        raise UserError(
+            f"{args.config_file} has no DATASETS.UNLABELED to take images from: name a config that has."
+        )
     has_stored_labels = bool(cfg.SSOD.PSEUDO_LABELS)
     cfg = image_sets(cfg, ())
     classes = check_classes(cfg, ("TRAIN",))
