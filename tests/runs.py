@@ -24,6 +24,12 @@ RETINANET = [
     *("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
     *("MODEL.RETINANET.NUM_CONVS", 1),
 ]
+FCOS = [
+    *("MODEL.META_ARCHITECTURE", "FCOS", "MODEL.FCOS.NUM_CLASSES", 3),
+    *("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.FCOS.NUM_CONVS", 1),
+    *("MODEL.FCOS.NORM", ""),  # GN fails on a single pixel of 32 channels
+]
+DENSE = {"RetinaNet": RETINANET, "FCOS": FCOS}
 METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
 # All five papers at once.
 FULL_STACK = (

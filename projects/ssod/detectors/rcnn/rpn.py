@@ -17,8 +17,8 @@ from detectron2.modeling.proposal_generator.rpn import RPN
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ssod.detectors.anchor_grid import AnchorGrid
 from ssod.detectors.features import FeatureMaps
-from ssod.detectors.rcnn.anchor_grid import AnchorGrid
 from ssod.detectors.rcnn.losses import box_regression_loss
 
 
