@@ -1,4 +1,6 @@
-"""A second branch of the box head on half-size images, the base of PIM and MLC (LSM, section 3.3).
+"""A second branch on half-size images, the base of PIM and MLC (LSM, section 3.3).
+
+Here for box heads; paired.py has Deformable DETR's.
 
 It takes the strong unlabelled images at half their size and the main branch's RPN proposals. It
 matches and samples the proposals with its own labels and pools them shift-aligned (half_size.py).
@@ -13,17 +15,19 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor
+from torch import Tensor, nn
 
+from ssod.detectors.base import Capability
+from ssod.detectors.detr.meta_arch import TransformerDetector
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, roi_losses, sample_rois
 from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import Method, StepContext
+from ssod.methods.lsm.paired import PairedOutputs, paired_losses, run_paired
 from ssod.methods.shared.half_size import (
     HALF_SIZE,
     add_half_size_view,
@@ -99,17 +103,20 @@ def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) 
 
 
 class HalfSizeBranch(Method):
-    """Base class: the half-size view, its RoIs, and their detection losses times `loss_weight *
-    unsup_loss_weight`.
+    """Base class: the half-size view, its RoIs or queries, and their detection losses times
+    `loss_weight * unsup_loss_weight`.
 
-    Subclasses say which labels it learns (`masks`) and may replace the classifier (`logits`).
+    Subclasses say which labels it learns (`masks`) and may replace the classifier (`logits`, or
+    `class_heads` of a detector of queries).
 
     Args:
         loss_weight: of the branch. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
-        in_features: which of the `half_size_levels` take part; None: all of them.
+        in_features: which of the `half_size_levels` take part; None: all of them. Queries look at
+            all maps.
         cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
 
+    needs = ((Capability.REGIONS, Capability.PAIRED),)
     # Whether labels also regress that do not regress in the main branch.
     all_regress = True
 
@@ -131,6 +138,8 @@ class HalfSizeBranch(Method):
         self.levels: List[str] = []
         self.enabled: List[bool] = []
         self.idles_in_burn_in = False
+        # Whether the detector matches queries instead of sampling RoIs.
+        self.paired = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -140,7 +149,10 @@ class HalfSizeBranch(Method):
             "focal_gamma": cfg.SSOD.FOCAL_GAMMA,
         }
 
-    def attach(self, student: GeneralizedRCNN) -> None:
+    def attach(self, student: Any) -> None:
+        self.paired = isinstance(student, TransformerDetector)
+        if self.paired:
+            return
         names = list(student.roi_heads.box_in_features)
         self.levels = half_size_levels(names, student.backbone.output_shape())
         chosen = self.levels if self.in_features is None else list(self.in_features)
@@ -165,6 +177,10 @@ class HalfSizeBranch(Method):
         """
         return predictor.cls_score(features)
 
+    def class_heads(self) -> Optional[nn.ModuleList]:
+        """The classifier of each decoder layer; None: the main branch's."""
+        return None
+
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
         return add_half_size_view(views)
 
@@ -174,13 +190,27 @@ class HalfSizeBranch(Method):
             context.shared[self.name] = self._run(outputs, context)
         return context.shared[self.name]
 
-    def _run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
+    def run_paired(self, outputs: Outputs, context: StepContext) -> PairedOutputs:
+        """The same for a detector of queries."""
+        if self.name not in context.shared:
+            targets = self._targets(outputs, context)
+            context.shared[self.name] = run_paired(
+                context.student.criterion, outputs, targets, self.class_heads()
+            )
+        return context.shared[self.name]
+
+    def _targets(self, outputs: Outputs, context: StepContext) -> List[Instances]:
         view = outputs.unlabeled
         assert view is not None and view.view.pseudo is not None
-        heads = box_stage(context.student.roi_heads)  # of a cascade, the first stage
         # The labels of the view rather than the teacher's, because they include pasted objects.
         masks = self.masks(view.view.pseudo, context)
-        targets = branch_targets(view.view.pseudo, masks, self.all_regress)
+        return branch_targets(view.view.pseudo, masks, self.all_regress)
+
+    def _run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
+        view = outputs.unlabeled
+        assert view is not None
+        heads = box_stage(context.student.roi_heads)  # of a cascade, the first stage
+        targets = self._targets(outputs, context)
         # Sampling counts RoIs under names that belong to the main branch.
         with EventStorage():
             rois = sample_rois(heads, view.proposals, targets)
@@ -202,6 +232,13 @@ class HalfSizeBranch(Method):
         name = self.name.lower()
         if outputs.unlabeled is None:
             return {f"loss_cls_{name}": idle_gradient(outputs)} if self.idles_in_burn_in else {}
+        if self.paired:
+            pairs = self.run_paired(outputs, context)
+            get_event_storage().put_scalar(
+                f"{name}/matched_queries_per_image", len(pairs.labels) / len(pairs.labels.counts)
+            )
+            losses = paired_losses(context.student.criterion, pairs)
+            return {f"{key}_{name}": self.loss_weight * loss for key, loss in losses.items()}
         branch = self.run(outputs, context)
         losses = roi_losses(
             context.student.roi_heads,

@@ -51,3 +51,27 @@ def self_distillation_loss(
     aux = F.log_softmax(aux_logits[rows].float(), dim=1)
     divergence = F.kl_div(main, aux, reduction="sum", log_target=True)
     return divergence / max(len(matched_scores), 1)
+
+
+def bernoulli_distillation_loss(main_logits: Tensor, aux_logits: Tensor) -> Tensor:
+    """KL(aux || main) of each class's Bernoulli distribution, summed over classes and rows.
+
+    Eq. 7 for a classifier of sigmoids, whose classes do not share a distribution. Neither side is
+    detached, as in `self_distillation_loss`.
+
+    Args:
+        main_logits, aux_logits: (R, K) of the same rows.
+
+    Returns:
+        A scalar; 0, with a zero gradient, without rows.
+
+    Example:
+        >>> import torch
+        >>> bernoulli_distillation_loss(torch.tensor([[0.0]]), torch.tensor([[2.0]]))
+        tensor(0.3278)
+    """
+    main, aux = main_logits.float(), aux_logits.float()
+    present = F.logsigmoid(aux) - F.logsigmoid(main)
+    absent = F.logsigmoid(-aux) - F.logsigmoid(-main)
+    probability = aux.sigmoid()
+    return (probability * present + (1 - probability) * absent).sum()

@@ -5,22 +5,27 @@ L = L_m^s + lambda_u (L_m^u + L_p + L_distill)  (Eq. 3). PIM is L_p, SelfDistill
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ssod.config import class_number
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.detectors.rcnn.stages import box_stage
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext, find_method
 from ssod.methods.lsm.branch import HalfSizeBranch
-from ssod.methods.lsm.distillation import in_interval, self_distillation_loss
+from ssod.methods.lsm.distillation import (
+    bernoulli_distillation_loss,
+    in_interval,
+    self_distillation_loss,
+)
 from ssod.methods.selection import count_per_image, main_threshold
 from ssod.methods.shared.class_thresholds import ClassThresholds
 from ssod.structures import PseudoLabels
@@ -36,7 +41,9 @@ class PIM(HalfSizeBranch):
     """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of
     their own (Eq. 6).
 
-    The box regressor, the box head and everything below are the main branch's.
+    The box regressor, the box head and everything below are the main branch's. On Deformable DETR
+    the main branch's queries are matched with these labels, and the same queries of the half-size
+    image learn them.
 
     Args:
         alpha: labels with a higher score take part.
@@ -100,7 +107,7 @@ class PIM(HalfSizeBranch):
             "alpha": cfg.SSOD.PIM.SCORE_THRESHOLD,
             "main_threshold": threshold,
             "main_key": key,
-            "num_classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "num_classes": class_number(cfg)[1],
             "loss_weight": cfg.SSOD.PIM.LOSS_WEIGHT,
             "in_features": cfg.SSOD.PIM.IN_FEATURES,
         }
@@ -110,10 +117,13 @@ class PIM(HalfSizeBranch):
         super().trial_config(cfg, high, low)
         cfg.SSOD.PIM.SCORE_THRESHOLD = low  # below the main branch's
 
-    def attach(self, student: GeneralizedRCNN) -> None:
+    def attach(self, student: Any) -> None:
         super().attach(student)
-        # Of the Method, so that neither teacher nor exported model has it. Initialised as
-        # Detectron2's own.
+        # Of the Method, so that neither teacher nor exported model has it. Initialised as the main
+        # branch's own.
+        if self.paired:
+            self.classifier: nn.Module = copy.deepcopy(student.class_heads())
+            return
         self.classifier = nn.Linear(
             box_stage(student.roi_heads).box_predictor.cls_score.in_features, self.num_classes + 1
         ).to(student.device)
@@ -163,6 +173,9 @@ class PIM(HalfSizeBranch):
     def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
         return self.classifier(features)
 
+    def class_heads(self) -> Optional[nn.ModuleList]:
+        return self.classifier  # type: ignore[return-value]
+
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
@@ -206,7 +219,7 @@ class PIM(HalfSizeBranch):
 @METHOD_REGISTRY.register()
 class SelfDistillation(Method):
     """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence
-    (Eq. 7).
+    (Eq. 7), or of the queries that PIM matches with one.
 
     The sum over RoIs is divided by the number that PIM sampled, as in PIM's own losses. So a label
     weighs the same in steps with few and with many labels.
@@ -216,10 +229,11 @@ class SelfDistillation(Method):
             3).
     """
 
+    needs = PIM.needs
     config_key = "SELF_DISTILLATION"
     excludes = ("sigmoid classifier",)
     requires = (PIM.__name__,)
-    activity_unit = "RoIs distilled, per image"
+    activity_unit = "RoIs or queries distilled, per image"
 
     def __init__(self, *, loss_weight: float, unsup_loss_weight: float) -> None:
         super().__init__()
@@ -243,6 +257,8 @@ class SelfDistillation(Method):
             return {}
         pim = find_method(context.methods, PIM)
         assert pim is not None
+        if pim.paired:
+            return self._paired_losses(pim, outputs, context)
         branch = pim.run(outputs, context)
         # The main branch pools only the RoIs of PIM that are in the interval.
         counting = [
@@ -264,6 +280,22 @@ class SelfDistillation(Method):
         loss = loss * (len(rows) / max(branch.sampled, 1))
         get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
         context.shared[self.name] = len(rows) / len(boxes)
+        return {"loss_self_distillation": self.loss_weight * loss}
+
+    def _paired_losses(self, pim: PIM, outputs: Outputs, context: StepContext) -> Dict[str, Tensor]:
+        """Of the last decoder layer's queries that are matched with a label in the interval."""
+        pairs = pim.run_paired(outputs, context)
+        index = pairs.assignment[-1]
+        scores = pairs.labels.gather(pairs.labels.scores, index, 0.0)
+        classes = pairs.labels.gather(pairs.labels.classes, index, pim.num_classes)
+        rows = in_interval(scores, pim.alpha, pim.upper_scores(classes, context))
+        assert outputs.unlabeled is not None
+        main = outputs.unlabeled.predictions.decoder.logits[-1]
+        # Divided by the number of PIM's labels, as its own losses are.
+        loss = bernoulli_distillation_loss(main[rows], pairs.logits[-1][rows]) / pairs.count
+        share = rows.sum() / len(index)
+        get_event_storage().put_scalar("pim/distilled_queries_per_image", float(share))
+        context.shared[self.name] = share
         return {"loss_self_distillation": self.loss_weight * loss}
 
     def activity(

@@ -17,6 +17,8 @@ def pim_section(run: RunData) -> Optional[Section]:
             ("mined_boxes", "Boxes mined between alpha and t, per step"),
             ("foreground_rois_per_image", "PIM's foreground RoIs per image"),
             ("distilled_rois_per_image", "Distilled RoIs per image"),
+            ("matched_queries_per_image", "Queries matched with PIM's labels, per image"),
+            ("distilled_queries_per_image", "Distilled queries per image"),
         )
     ]
     charts = [chart for chart in charts if chart]
