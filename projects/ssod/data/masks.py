@@ -144,6 +144,11 @@ def _runs(counts: bytes) -> np.ndarray:
     return values
 
 
+def is_rle(value: Any) -> bool:
+    """Whether it is an `Rle`: polygons and other encodings are not."""
+    return isinstance(value, dict) and isinstance(value.get("counts"), bytes)
+
+
 def encode_mask(mask: np.ndarray) -> Rle:
     """The `Rle` of a bool (H, W) array."""
     return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))

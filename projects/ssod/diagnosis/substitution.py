@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -87,6 +87,7 @@ def _like(rows: Instances, classes: Tensor) -> Dict[str, Tensor]:
         "scores": rows.scores,
         "selected": torch.ones_like(rows.selected),
         **{name: rows.get(name) for name in WEIGHT_COLUMNS},
+        **({"gt_masks": rows.gt_masks.tensor} if rows.has("gt_masks") else {}),
     }
 
 
@@ -106,11 +107,12 @@ def _append(row: Instances, columns: Dict[str, Any], new: Dict[str, Tensor]) -> 
     count = len(new["scores"])
     result = Instances(row.image_size)
     for name, values in columns.items():
-        if isinstance(values, Boxes):
+        kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
+        if kind is not None:
             values = values.tensor
         more = new.get(name)
         if more is None:
             more = values.new_zeros((count, *values.shape[1:]))
         joined = torch.cat([values, more])
-        result.set(name, Boxes(joined) if name == "gt_boxes" else joined)
+        result.set(name, joined if kind is None else kind(joined))
     return result

@@ -190,6 +190,7 @@ class DrawPseudoLabels(HookBase):
             kept.gt_classes,
             self.class_names,
             scores=kept.scores,
+            masks=kept.gt_masks.tensor if kept.has("gt_masks") else None,
         )
         strong = sample.strong[self.channels].flip(0).permute(1, 2, 0)
         picture = torch.cat([torch.from_numpy(weak), strong], dim=1)

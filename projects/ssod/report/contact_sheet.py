@@ -28,7 +28,7 @@ class Panel:
     Attributes:
         image: uint8 BGR (3, H, W). caption: goes below. boxes: (M, 4) pixels. classes, scores:
             (M,).
-        names: of the classes.
+        names: of the classes. masks: bool (M, H, W), or None.
     """
 
     image: Tensor
@@ -37,6 +37,7 @@ class Panel:
     classes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     scores: Optional[Tensor] = None
     names: Sequence[str] = ()
+    masks: Optional[Tensor] = None
 
 
 def draw_panel(panel: Panel, longest: int) -> np.ndarray:
@@ -57,6 +58,7 @@ def draw_panel(panel: Panel, longest: int) -> np.ndarray:
         panel.classes.cpu(),
         list(panel.names),
         scores=panel.scores,
+        masks=panel.masks,
     )
     return captioned(drawn, panel.caption)
 

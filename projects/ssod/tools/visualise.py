@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from ssod.data.catalog import check_classes, dataset_classes, register_datasets
 from ssod.data.coco import CocoSet
 from ssod.data.declarations import suggestion
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image
+from ssod.data.masks import bit_masks, decode_mask, is_rle
 from ssod.engine.loading import load_detector, load_teacher, methods_with_data
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
@@ -59,7 +60,8 @@ def load_dataset(cfg: CfgNode, name: str) -> Loaded:
     metadata = MetadataCatalog.get(name)
     truth = metadata.get("truth_file")
     if truth:
-        known = CocoSet(name, truth, metadata.get("image_root", ""))
+        root, masks = metadata.get("image_root", ""), bool(cfg.MODEL.MASK_ON)
+        known = CocoSet(name, truth, root, masks=masks)
         return list(known.labeled_records()), known.classes()
     try:
         records = DatasetCatalog.get(name)
@@ -84,7 +86,16 @@ def _label_panel(image: Tensor, record: Dict[str, Any], names: List[str], captio
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
         torch.tensor([a["category_id"] for a in annotations], dtype=torch.int64),
         names=names,
+        masks=_masks_of(annotations, tuple(image.shape[1:])),
     )
+
+
+def _masks_of(annotations: Sequence[Dict[str, Any]], size: Tuple[int, ...]) -> Optional[Tensor]:
+    """bool (M, H, W) where all annotations have masks (`MODEL.MASK_ON`)."""
+    if not annotations or not all(is_rle(a.get("segmentation")) for a in annotations):
+        return None
+    masks = [decode_mask(a["segmentation"]) for a in annotations]
+    return bit_masks(masks, (size[0], size[1])).tensor
 
 
 def _counted(title: str, boxes: int) -> str:
@@ -127,8 +138,9 @@ class Views:
         pasted = sample.extras.get("CropBank") if strong else None
         if labels is not None:
             panel.boxes, panel.classes = labels.gt_boxes.tensor, labels.gt_classes
+            panel.masks = labels.gt_masks.tensor if labels.has("gt_masks") else None
         elif pasted is not None:  # an unlabelled image has no other labels
-            panel.boxes, panel.classes = pasted.boxes, pasted.classes
+            panel.boxes, panel.classes, panel.masks = pasted.boxes, pasted.classes, pasted.masks
         if labels is not None or pasted is not None:
             panel.caption = _counted(title, len(panel.boxes))
         return panel
@@ -193,6 +205,7 @@ def pseudo_cells(
         title = _counted(f"{_base(record)}, pseudo", len(row))
         panel = replace(views.panel(hidden, "weak", title), names=names)
         panel.boxes, panel.classes, panel.scores = row.gt_boxes.tensor, row.gt_classes, row.scores
+        panel.masks = row.gt_masks.tensor if row.has("gt_masks") else None
         truth = sample.instances is not None
         return [panel] + ([views.panel(sample, "weak", "truth")] if truth else [])
 
@@ -227,6 +240,7 @@ def detection_cells(
             found.pred_classes,
             found.scores,
             names,
+            found.pred_masks if found.has("pred_masks") else None,
         )
         if "annotations" not in record:
             return [panel]

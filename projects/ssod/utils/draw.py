@@ -1,4 +1,4 @@
-"""Boxes on images."""
+"""Boxes and masks on images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ PALETTE = (
     (240, 50, 230), (210, 245, 60), (250, 190, 212), (0, 128, 128), (220, 190, 255), (170, 110, 40), (255, 250, 200),
 )  # fmt: skip
 
+_TINT = 0.4  # share of the class's colour in the pixels of a mask
+
 
 def draw_boxes(
     image: Tensor,
@@ -23,13 +25,15 @@ def draw_boxes(
     class_names: List[str],
     scores: Optional[Tensor] = None,
     scale: int = 1,
+    masks: Optional[Tensor] = None,
 ) -> np.ndarray:
-    """Draws boxes with class names (and scores) on a copy of the image.
+    """Draws boxes with class names (and scores), and masks if given, on a copy of the image.
 
     Args:
         image: uint8 BGR (3, H, W). boxes: (M, 4) pixels of the image. classes: (M,). scores: (M,)
             or None.
         scale: enlarges small images first, so that the text can be read.
+        masks: bool (M, H, W) or None; each is a tint in its box's colour, with an outline.
 
     Returns:
         uint8 RGB (scale * H, scale * W, 3).
@@ -37,6 +41,8 @@ def draw_boxes(
     canvas = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy()[:, :, ::-1])
     if scale != 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    if masks is not None:
+        _draw_masks(canvas, masks.cpu().numpy(), classes.tolist())
     shorter = min(canvas.shape[:2])
     text_size = min(max(0.4, shorter / 1000), 1.0)
     thickness = 1 if shorter < 256 else max(2, round(shorter / 400))
@@ -48,6 +54,22 @@ def draw_boxes(
         text = name if scores is None else f"{name} {float(scores[index]):.2f}"
         _draw_tag(canvas, text, box, PALETTE[label % len(PALETTE)], text_size)
     return canvas
+
+
+def _draw_masks(canvas: np.ndarray, masks: np.ndarray, labels: List[int]) -> None:
+    """In place; masks are scaled to the canvas. Objects of one class are told apart by outlines."""
+    height, width = canvas.shape[:2]
+    outlines = []
+    for mask, label in zip(masks, labels):
+        drawn = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        colour = np.array(PALETTE[label % len(PALETTE)])
+        inside = drawn > 0
+        tinted = (1 - _TINT) * canvas[inside] + _TINT * colour
+        canvas[inside] = np.rint(tinted).astype(np.uint8)
+        found, _ = cv2.findContours(drawn, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        outlines.append((found, colour.tolist()))
+    for found, colour in outlines:
+        cv2.drawContours(canvas, found, -1, colour, 1)
 
 
 def _draw_tag(

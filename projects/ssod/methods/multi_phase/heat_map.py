@@ -71,7 +71,12 @@ def draw_weights(shown: WeightedImage, class_names: Sequence[str], image_format:
     scale = max(1, _LEAST_SIDE // max(height, width))
     targets = shown.targets.to("cpu")
     labels = draw_boxes(
-        image, targets.gt_boxes.tensor, targets.gt_classes, list(class_names), scale=scale
+        image,
+        targets.gt_boxes.tensor,
+        targets.gt_classes,
+        list(class_names),
+        scale=scale,
+        masks=targets.gt_masks.tensor if targets.has("gt_masks") else None,
     )
     kept = shown.background.cpu()
     heat = weight_map(shown.boxes.detach().cpu()[kept], shown.weights.cpu()[kept], height, width)

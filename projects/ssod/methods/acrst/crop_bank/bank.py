@@ -6,19 +6,24 @@ Shapes: M instances, K classes, U unlabelled images. Boxes are XYXY in pixels of
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
+from detectron2.structures import Instances as Labels
+from torch import Tensor
 
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.masks import Rle, decode_mask, encode_mask, tight_boxes
 from ssod.data.records import trained_annotations
+from ssod.methods.acrst.crop_bank.masks import COLUMNS as MASK_COLUMNS
+from ssod.methods.acrst.crop_bank.masks import label_grids, pack_grids, unpack_grid
 from ssod.structures import PseudoLabels, Sample
 
 # Columns of packed rows. A header row of each image is followed by its labels:
 # (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all
-# of it exactly.
+# of it exactly. Where there are masks, MASK_COLUMNS more columns hold them (`pack_grids`).
 _COLUMNS = 7
 
 
@@ -31,6 +36,9 @@ class Instances:
         images: int32 (M,), index in the bank's dataset. sizes: int32 (M, 2), (height, width) of the
             image file.
         offsets: int64 (K + 1,); class k has rows offsets[k]:offsets[k + 1].
+        masks: None where only boxes are trained; else of each row its mask in its box, which is
+            tight then: (M,) counts of run-length encodings of people's labels, float64
+            (M, MASK_COLUMNS) grids of pseudo-labels.
     """
 
     boxes: np.ndarray
@@ -38,6 +46,7 @@ class Instances:
     images: np.ndarray
     sizes: np.ndarray
     offsets: np.ndarray
+    masks: Optional[np.ndarray] = None
 
     @classmethod
     def sort(
@@ -48,6 +57,7 @@ class Instances:
         sizes: np.ndarray,
         classes: np.ndarray,
         num_classes: int,
+        masks: Optional[np.ndarray] = None,
     ) -> "Instances":
         """Sorts rows by `classes` (M,); rows of the same class keep their order."""
         order = np.argsort(classes.astype(np.int16), kind="stable")  # 16 bits: a radix sort
@@ -58,6 +68,7 @@ class Instances:
             images[order].astype(np.int32),
             sizes[order].astype(np.int32),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            None if masks is None else masks[order],
         )
 
     @classmethod
@@ -70,11 +81,23 @@ class Instances:
         """Inverse of `arrays`; memory-mapped arrays stay mapped."""
         # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes
         # several times longer.
-        return cls(*(np.asarray(arrays[field.name]) for field in fields(cls)))
+        names = [field.name for field in fields(cls) if field.name in arrays]
+        return cls(**{name: np.asarray(arrays[name]) for name in names})
 
     def arrays(self) -> Dict[str, np.ndarray]:
         """By attribute name, for a snapshot."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
+
+    def mask(self, row: int) -> Optional[np.ndarray]:
+        """The bool mask of a row in its box, in the box's pixels or coarser; None without masks."""
+        if self.masks is None:
+            return None
+        found = self.masks[row]
+        if not isinstance(found, bytes):
+            return unpack_grid(found)
+        x0, y0, x1, y1 = (int(v) for v in self.boxes[row])
+        return decode_mask({"size": [y1 - y0, x1 - x0], "counts": found})
 
     @property
     def counts(self) -> np.ndarray:
@@ -82,12 +105,18 @@ class Instances:
         return np.diff(self.offsets)
 
 
-def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) -> Instances:
+def labeled_instances(
+    records: Sequence[Mapping[str, Any]], num_classes: int, *, masks: bool = False
+) -> Instances:
     """The labelled bank, from Detectron2 dataset dicts; crowds are left out, unusable boxes skipped
     and listed.
+
+    Args:
+        masks: annotations have masks (`Rle`); boxes are then those around them.
     """
     skipped = SkippedBoxes("CropBank")
     rows: List[List[float]] = []
+    outlines: List[bytes] = []
     for index, record in enumerate(records):
         height, width = record["height"], record["width"]
         for annotation in trained_annotations(record):
@@ -98,23 +127,55 @@ def labeled_instances(records: Sequence[Mapping[str, Any]], num_classes: int) ->
             if problem:
                 skipped.add(record["file_name"], problem)
                 continue
+            if masks:
+                box, counts = _cut_mask(annotation["segmentation"])
+                outlines.append(counts)
             rows.append([*map(float, box), index, height, width, annotation["category_id"]])
     skipped.report()
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 8)
     classes = table[:, 7].astype(np.int64)
     ones = np.ones(len(table))
-    return Instances.sort(table[:, :4], ones, table[:, 4], table[:, 5:7], classes, num_classes)
+    known: Optional[np.ndarray] = None
+    if masks:
+        known = np.empty(len(outlines), dtype=object)
+        known[:] = outlines
+    return Instances.sort(
+        table[:, :4], ones, table[:, 4], table[:, 5:7], classes, num_classes, known
+    )
+
+
+def _cut_mask(rle: Rle) -> Tuple[List[float], bytes]:
+    """The tight box of a mask, and the counts of the mask in it."""
+    mask = decode_mask(rle)
+    box = tight_boxes(torch.from_numpy(mask)[None])[0].tolist()
+    x0, y0, x1, y1 = (int(v) for v in box)
+    return box, encode_mask(mask[y0:y1, x0:x1])["counts"]
 
 
 def pack_labels(
-    image: int, size: Sequence[int], boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray
+    image: int,
+    size: Sequence[int],
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    masks: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """One image's labels as float64 packed rows (1 + M, 7), as sent and stored."""
-    packed = np.zeros((1 + len(boxes), _COLUMNS))
+    """One image's labels as float64 packed rows (1 + M, 7), as sent and stored.
+
+    Args:
+        masks: (M, MASK_COLUMNS), which become more columns.
+    """
+    packed = np.zeros((1 + len(boxes), _columns(masks is not None)))
     packed[:, 0] = image
     packed[0, 1:4] = (-1, *size)
-    packed[1:, 1], packed[1:, 2], packed[1:, 3:] = classes, scores, boxes
+    packed[1:, 1], packed[1:, 2], packed[1:, 3:_COLUMNS] = classes, scores, boxes
+    if masks is not None:
+        packed[1:, _COLUMNS:] = masks
     return packed
+
+
+def _columns(masks: bool) -> int:
+    return _COLUMNS + (MASK_COLUMNS if masks else 0)
 
 
 class PseudoBank:
@@ -123,15 +184,19 @@ class PseudoBank:
     New rows are appended, and the image's former rows are marked as dead. Dead rows are removed
     when the arrays are full. The average cost of an update therefore depends on its own size, not
     on the bank's. Living rows stay in the order in which they arrived.
+
+    Args:
+        masks: labels have masks.
     """
 
-    def __init__(self, num_images: int, num_classes: int) -> None:
+    def __init__(self, num_images: int, num_classes: int, *, masks: bool = False) -> None:
         self.num_images, self.num_classes = num_images, num_classes
+        self.columns = _columns(masks)
         self._start = np.zeros(num_images, dtype=np.int64)
         self._count = np.zeros(num_images, dtype=np.int64)
         self._sizes = np.zeros((num_images, 2), dtype=np.int32)  # 0: not visited yet
         self._visited = 0
-        self._set_rows(np.zeros((0, _COLUMNS)))
+        self._set_rows(np.zeros((0, self.columns)))
 
     def _set_rows(self, rows: np.ndarray) -> None:
         """Replaces all rows by `rows`, without headers and grouped by image."""
@@ -140,9 +205,11 @@ class PseudoBank:
         self._images = np.full(capacity, -1, dtype=np.int32)  # -1: dead or free
         self._classes = np.zeros(capacity, dtype=np.int32)
         self._values = np.zeros((capacity, 5), dtype=np.float32)  # score and box
+        self._masks = np.zeros((capacity, self.columns - _COLUMNS))
         self._images[: self._used] = rows[:, 0]
         self._classes[: self._used] = rows[:, 1]
-        self._values[: self._used] = rows[:, 2:]
+        self._values[: self._used] = rows[:, 2:_COLUMNS]
+        self._masks[: self._used] = rows[:, _COLUMNS:]
         images, first, counts = np.unique(
             self._images[: self._used], return_index=True, return_counts=True
         )
@@ -153,7 +220,7 @@ class PseudoBank:
         """Living rows, packed."""
         alive = np.flatnonzero(self._images[: self._used] >= 0)
         columns = (self._images[alive, None], self._classes[alive, None], self._values[alive])
-        return np.concatenate(columns, axis=1, dtype=np.float64)
+        return np.concatenate([*columns, self._masks[alive]], axis=1, dtype=np.float64)
 
     @property
     def visited(self) -> int:
@@ -181,7 +248,8 @@ class PseudoBank:
             self._images[start : start + count] = -1
             new = slice(self._used, self._used + len(rows))
             self._images[new], self._classes[new] = image, rows[:, 1]
-            self._values[new] = rows[:, 2:]
+            self._values[new] = rows[:, 2:_COLUMNS]
+            self._masks[new] = rows[:, _COLUMNS:]
             self._start[image], self._count[image] = self._used, len(rows)
             self._used = new.stop
             self._visited += int(self._sizes[image, 0] == 0)
@@ -198,12 +266,13 @@ class PseudoBank:
             self._sizes[images],
             self._classes[alive],
             self.num_classes,
+            self._masks[alive] if self._masks.shape[1] else None,
         )
 
     def state(self) -> np.ndarray:
         """Headers of all visited images, then all labels: packed, for `load`."""
         seen = np.flatnonzero(self._sizes[:, 0])
-        heads = np.zeros((len(seen), _COLUMNS))
+        heads = np.zeros((len(seen), self.columns))
         heads[:, 0], heads[:, 1], heads[:, 2:4] = seen, -1, self._sizes[seen]
         return np.concatenate([heads, self._rows()])
 
@@ -220,22 +289,31 @@ class PseudoBank:
 def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
     """The selected labels of a batch in original-image coordinates, packed; one transfer from the
     device.
+
+    With masks, boxes are those around them, and labels without any pixel are left out.
     """
     columns = ("scores", "gt_classes", "selected")
     flat = torch.cat(
         [
-            torch.cat(
-                [r.gt_boxes.tensor, *(r.get(name)[:, None].float() for name in columns)], dim=1
-            )
+            torch.cat([_label_boxes(r), *(r.get(name)[:, None].float() for name in columns)], dim=1)
             for r in pseudo.instances
         ]
     ).cpu()
     parts = []
-    for sample, own in zip(samples, flat.split([len(row) for row in pseudo.instances])):
+    lengths = [len(row) for row in pseudo.instances]
+    for sample, row, own in zip(samples, pseudo.instances, flat.split(lengths)):
         boxes = sample.geometry.boxes_to_original(own[:, :4])
         # A box that clipping to the image made empty cannot be cropped.
         keep = ((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & (own[:, 6] > 0)).numpy()
         values = own.numpy()[keep]
-        packed = boxes.numpy()[keep], values[:, 5], values[:, 4]
+        packed: List[np.ndarray] = [boxes.numpy()[keep], values[:, 5], values[:, 4]]
+        if row.has("gt_masks"):
+            rows = torch.from_numpy(keep).to(row.scores.device).nonzero()[:, 0]
+            masks, view_boxes = row.gt_masks.tensor[rows], own[keep, :4].to(row.scores.device)
+            packed.append(pack_grids(label_grids(masks, view_boxes, sample.geometry.matrix)))
         parts.append(pack_labels(sample.ref.index, sample.geometry.original_size, *packed))
     return np.concatenate(parts)
+
+
+def _label_boxes(row: Labels) -> Tensor:
+    return tight_boxes(row.gt_masks.tensor) if row.has("gt_masks") else row.gt_boxes.tensor

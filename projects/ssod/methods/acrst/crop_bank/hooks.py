@@ -84,7 +84,7 @@ class SweepUnlabeled(HookBase):
             collate_fn=_as_list,
             generator=torch.Generator().manual_seed(0),
         )
-        parts: List[np.ndarray] = [np.zeros((0, 7))]
+        parts: List[np.ndarray] = []
         unreadable = 0
         for chunk in loader:
             samples: List[Sample] = [item for item in chunk if isinstance(item, Sample)]
@@ -98,8 +98,10 @@ class SweepUnlabeled(HookBase):
                 # `core.step` still is the last step's before this one's forward.
                 context = replace(core.context(SSODBatch([], samples)), step=self.trainer.iter)
                 parts.append(pack_batch(core.pseudo_labels(context), samples))
-        gathered = comm.all_gather((np.concatenate(parts), unreadable))
-        self.renew(np.concatenate([part for part, _ in gathered]))
+        gathered = comm.all_gather((parts, unreadable))
+        found = [part for own, _ in gathered for part in own]
+        if found:
+            self.renew(np.concatenate(found))
         unreadable = sum(count for _, count in gathered)
         if unreadable:
             logger.warning(
@@ -155,6 +157,7 @@ class CropBankDiagnostics(HookBase):
                 target.gt_classes + len(names) * regresses,
                 [*names, *(f"{name} +box" for name in names)],
                 scale=max(1, _ENLARGED // max(sample.strong.shape[1:])),
+                masks=target.gt_masks.tensor if target.has("gt_masks") else None,
             )
             encoded = cv2.imencode(".jpg", picture[:, :, ::-1])[1].tobytes()
             # Called at once, so that the loop's variable is the right one.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils import comm
 from torch import Tensor
 
@@ -26,7 +26,7 @@ from ssod.methods.acrst.crop_bank.crops import FileNames
 from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
 from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics, put_foreground_share
-from ssod.methods.acrst.crop_bank.visibility import visible_fraction
+from ssod.methods.acrst.crop_bank.visibility import hide_pixels, visible_fraction
 from ssod.methods.base import (
     METHOD_REGISTRY,
     InertPeriod,
@@ -64,6 +64,7 @@ class CropBank(Method):
             statistics.
         beta: of AFFR. settings: of pasting.
         picture_period: steps between pictures of pasted images; 0: none.
+        masks: objects are cut out and pasted by their masks, not as rectangles.
     """
 
     needs: Tuple[Need, ...] = ()
@@ -86,6 +87,7 @@ class CropBank(Method):
         selective_supervision: bool,
         settings: PasteSettings,
         picture_period: int,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         _check(banks, refresh, refresh_period, snapshot_period, class_sampling, beta)
@@ -96,12 +98,12 @@ class CropBank(Method):
         self.selective_supervision = selective_supervision
         if selective_supervision:
             self.needs = (Capability.WEIGHTS,)
-        self.settings, self.picture_period = settings, picture_period
+        self.settings, self.picture_period, self.masks = settings, picture_period, masks
         self.class_names: List[str] = []
         self._num_labeled = 0
         self._truth = np.zeros(num_classes, dtype=np.int64)
         self._labeled = BankInstances.empty(num_classes)
-        self.pseudo_bank = PseudoBank(0, num_classes)
+        self.pseudo_bank = PseudoBank(0, num_classes, masks=masks)
         self._first_probabilities = np.zeros(num_classes)
         self._file_names: Dict[str, FileNames] = {}
         self._fresh = False  # whether a sweep waits for its publication
@@ -161,6 +163,7 @@ class CropBank(Method):
             "selective_supervision": node.SELECTIVE_SUPERVISION,
             "settings": settings,
             "picture_period": cfg.SSOD.VIS_PERIOD,
+            "masks": cfg.MODEL.MASK_ON,
         }
 
     @classmethod
@@ -181,10 +184,10 @@ class CropBank(Method):
             )
         self.class_names = list(data.class_names)
         self._num_labeled = len(data.labeled)
-        found = labeled_instances(data.labeled, self.num_classes)
+        found = labeled_instances(data.labeled, self.num_classes, masks=self.masks)
         self._truth = found.counts
         self._labeled = found if "labeled" in self.banks else BankInstances.empty(self.num_classes)
-        self.pseudo_bank = PseudoBank(len(data.unlabeled), self.num_classes)
+        self.pseudo_bank = PseudoBank(len(data.unlabeled), self.num_classes, masks=self.masks)
         # Kept, because a run that resumes before the first snapshot has visited images by then.
         self._first_probabilities = self.probabilities().numpy()
         self._file_names = {
@@ -276,11 +279,18 @@ class CropBank(Method):
         boxes = own.gt_boxes.tensor
         above = pasted.boxes.to(boxes)
         hidden_by = pasted.occluders.to(boxes)
-        seen = visible_fraction(boxes, hidden_by) > self.settings.min_visible_fraction
+        if pasted.masks is None or pasted.covered is None:
+            left = visible_fraction(boxes, hidden_by)
+        else:
+            covered = pasted.covered.to(boxes.device)
+            boxes, masks, left = hide_pixels(boxes, own.gt_masks.tensor, covered, hidden_by)
+            fields = {**fields, "gt_boxes": Boxes(boxes), "gt_masks": BitMasks(masks)}
+        seen = left > self.settings.min_visible_fraction
         rows = seen.nonzero()[:, 0]  # once: on a GPU each look-up by a mask would wait
         ones = own.scores.new_ones(len(above))
         known: Dict[str, Any] = {
             "gt_boxes": above,
+            "gt_masks": None if pasted.masks is None else pasted.masks.to(boxes.device),
             "gt_classes": pasted.classes.to(own.gt_classes),
             "scores": pasted.scores.to(own.scores),
             "selected": ones.bool(),
@@ -290,14 +300,15 @@ class CropBank(Method):
         }
         merged = Instances(own.image_size)
         for name, values in fields.items():
-            if isinstance(values, Boxes):
+            kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
+            if kind is not None:
                 values = values.tensor
             # Other methods' columns are undefined for pasted boxes, so they are zero.
             more = known.get(name)
             if more is None:
                 more = values.new_zeros((len(above), *values.shape[1:]))
             joined = torch.cat([values[rows], more])
-            merged.set(name, Boxes(joined) if name == "gt_boxes" else joined)
+            merged.set(name, joined if kind is None else kind(joined))
         return merged
 
     def update(
@@ -337,11 +348,15 @@ class CropBank(Method):
     # ---------------------------------------------------------------- state, hooks, report
 
     def get_extra_state(self) -> Tensor:
-        """float64 (rows, 7): the pseudo bank, see `PseudoBank.state`."""
+        """float64 (rows, 7), more columns with masks: the pseudo bank, see `PseudoBank.state`."""
         return torch.from_numpy(self.pseudo_bank.state())
 
     def set_extra_state(self, state: Tensor) -> None:
         packed = state.cpu().numpy()
+        if packed.shape[1] != self.pseudo_bank.columns:
+            raise UserError(
+                f"The checkpoint's CropBank was filled with MODEL.MASK_ON {not self.masks}: resume with the same value."
+            )
         if len(packed) and packed[:, 0].max() >= self.pseudo_bank.num_images:
             raise UserError(
                 f"The checkpoint's CropBank knows unlabelled image {int(packed[:, 0].max())} and the config names only "

@@ -13,17 +13,19 @@ from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import Boxes
+from detectron2.structures import BitMasks, Boxes
 from detectron2.structures import Instances as Labels
 from torch import Tensor
 
 from ssod.data.augmentation import color_jitter
 from ssod.data.mapper import UnreadableImage
+from ssod.data.masks import tight_boxes
 from ssod.data.snapshots import Snapshot
 from ssod.errors import UserError
 from ssod.methods.acrst.crop_bank.bank import Instances
 from ssod.methods.acrst.crop_bank.crops import CropReader, FileNames, reduction
-from ssod.methods.acrst.crop_bank.visibility import visible_fraction
+from ssod.methods.acrst.crop_bank.masks import scale_mask
+from ssod.methods.acrst.crop_bank.visibility import hide_pixels, visible_fraction
 from ssod.structures import Sample
 
 BANKS = ("labeled", "pseudo")
@@ -74,6 +76,9 @@ class Pasted:
         banks: (P,) int64, index in `BANKS` of where it came from.
         covering: (Q, 4) boxes of everything pasted, with those that lost their label; None:
             `boxes`.
+        masks: bool (P, H, W), the visible pixels of each, around which `boxes` are tight; None
+            where whole rectangles are pasted. covered: bool (H, W), the pixels of everything
+            pasted.
     """
 
     boxes: Tensor
@@ -81,6 +86,8 @@ class Pasted:
     scores: Tensor
     banks: Tensor
     covering: Optional[Tensor] = None
+    masks: Optional[Tensor] = None
+    covered: Optional[Tensor] = None
 
     @property
     def occluders(self) -> Tensor:
@@ -88,8 +95,8 @@ class Pasted:
         return self.boxes if self.covering is None else self.covering
 
 
-# Box, class, score and bank of what was pasted.
-_Row = Tuple[Tuple[int, int, int, int], int, float, int]
+# Box, class, score and bank of what was pasted, and its mask in its box.
+_Row = Tuple[Tuple[int, int, int, int], int, float, int, Optional[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -166,14 +173,15 @@ class PasteCrops:
             instances = banks[draw.bank]
             name = self.file_names[_STREAM[BANKS[draw.bank]]][int(instances.images[draw.row])]
             try:
-                box = self._paste(strong, sample, rng, instances, draw.row, name)
+                box, mask = self._paste(strong, sample, rng, instances, draw.row, name)
             except UnreadableImage as error:
                 skipped.append((error.file_name, f"{error.reason}; no crop of it is pasted"))
                 continue
-            rows.append((box, draw.label, float(instances.scores[draw.row]), draw.bank))
+            rows.append((box, draw.label, float(instances.scores[draw.row]), draw.bank, mask))
         if not rows:
             return replace(sample, skipped=skipped)
-        pasted = self._visible(rows)
+        size = (int(strong.shape[1]), int(strong.shape[2]))
+        pasted = self._visible(rows) if rows[0][4] is None else self._visible_masks(rows, size)
         changed = replace(
             sample,
             strong=strong,
@@ -193,8 +201,8 @@ class PasteCrops:
         instances: Instances,
         row: int,
         file_name: str,
-    ) -> Tuple[int, int, int, int]:
-        """Pastes one crop into `strong`, in place, and returns its box."""
+    ) -> Tuple[Tuple[int, int, int, int], Optional[np.ndarray]]:
+        """Pastes one crop into `strong`, in place, and returns its box and its mask in it."""
         chosen = self.settings
         wanted, jitter, flip, x_draw, y_draw = (
             rng.uniform(*chosen.scale),
@@ -222,16 +230,24 @@ class PasteCrops:
             shrinks = h * w < crop.shape[0] * crop.shape[1]
             how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
             crop = cv2.resize(crop, (w, h), interpolation=how)
+        mask = instances.mask(row)
+        if mask is not None:
+            mask = scale_mask(mask, (h, w))
         if flip < chosen.flip_prob:
             crop = crop[:, ::-1]
+            mask = None if mask is None else mask[:, ::-1]
         if chosen.color_jitter and jitter < _JITTER_PROBABILITY:
             crop = color_jitter(crop, rng)
         if chosen.image_format == "RGB":
             crop = crop[:, :, ::-1]
         left = int(x_draw * (view_width - w + 1))
         top = int(y_draw * (view_height - h + 1))
-        strong.numpy()[:, top : top + h, left : left + w] = crop.transpose(2, 0, 1)
-        return left, top, left + w, top + h
+        window = strong.numpy()[:, top : top + h, left : left + w]
+        if mask is None:
+            window[:] = crop.transpose(2, 0, 1)
+        else:
+            window[:, mask] = crop[mask].T
+        return (left, top, left + w, top + h), mask
 
     def _visible(self, rows: List[_Row]) -> Pasted:
         """Labels of the crops that later ones leave visible; rows in the order of pasting."""
@@ -246,7 +262,7 @@ class PasteCrops:
                 free[rows_hidden, max(left - x0, 0) : max(right - x0, 0)] = False
             if np.count_nonzero(free) / free.size > self.settings.min_visible_fraction:
                 kept.append(row)
-        boxes, classes, scores, banks = zip(*kept)
+        boxes, classes, scores, banks = zip(*(row[:4] for row in kept))
         return Pasted(
             torch.tensor(boxes, dtype=torch.float32),
             torch.tensor(classes),
@@ -255,11 +271,44 @@ class PasteCrops:
             torch.tensor([row[0] for row in rows], dtype=torch.float32),
         )
 
+    def _visible_masks(self, rows: List[_Row], size: Tuple[int, int]) -> Pasted:
+        """`_visible` by pixels: labels keep those that no later object covers."""
+        covered = np.zeros(size, dtype=bool)
+        kept: List[Tuple[int, np.ndarray]] = []
+        for index in reversed(range(len(rows))):
+            (x0, y0, x1, y1), mask = rows[index][0], rows[index][4]
+            assert mask is not None
+            whole = np.zeros(size, dtype=bool)
+            whole[y0:y1, x0:x1] = mask
+            left = whole & ~covered
+            covered |= whole
+            if np.count_nonzero(left) / mask.sum() > self.settings.min_visible_fraction:
+                kept.append((index, left))
+        kept.reverse()
+        masks = torch.from_numpy(np.stack([left for _, left in kept]))
+        _, classes, scores, banks, _ = zip(*(rows[index] for index, _ in kept))
+        return Pasted(
+            tight_boxes(masks),
+            torch.tensor(classes),
+            torch.tensor(scores, dtype=torch.float32),
+            torch.tensor(banks),
+            torch.tensor([row[0] for row in rows], dtype=torch.float32),
+            masks,
+            torch.from_numpy(covered),
+        )
+
     def _merge(self, own: Labels, pasted: Pasted) -> Labels:
         """A labelled view's own labels that are still visible, and the pasted ones."""
-        boxes = own.gt_boxes.tensor
-        kept = visible_fraction(boxes, pasted.occluders) > self.settings.min_visible_fraction
-        merged = Labels(own.image_size)
+        boxes, merged = own.gt_boxes.tensor, Labels(own.image_size)
+        if pasted.masks is None or pasted.covered is None:
+            left = visible_fraction(boxes, pasted.occluders)
+            kept = left > self.settings.min_visible_fraction
+        else:
+            boxes, masks, left = hide_pixels(
+                boxes, own.gt_masks.tensor, pasted.covered, pasted.occluders
+            )
+            kept = left > self.settings.min_visible_fraction
+            merged.gt_masks = BitMasks(torch.cat([masks[kept], pasted.masks]))
         merged.gt_boxes = Boxes(torch.cat([boxes[kept], pasted.boxes.to(boxes.dtype)]))
         merged.gt_classes = torch.cat([own.gt_classes[kept], pasted.classes])
         return merged

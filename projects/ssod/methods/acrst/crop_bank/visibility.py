@@ -1,12 +1,16 @@
-"""Computes exactly how much of a box other boxes leave visible.
+"""Computes exactly how much of a box, or of a mask, other objects leave visible.
 
-Shapes: N boxes, M occluders, XYXY.
+Shapes: N boxes, M occluders, XYXY; images of (H, W).
 """
 
 from __future__ import annotations
 
+from typing import Tuple
+
 import torch
 from torch import Tensor
+
+from ssod.data.masks import tight_boxes
 
 
 def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
@@ -42,3 +46,25 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     left, whole = ((parts[:, :, 1] @ both) * parts[:, :, 0]).sum(dim=2)
     fraction = torch.where(whole > 0, left / whole, 0.0)
     return fraction.to(boxes.dtype if boxes.is_floating_point() else torch.float32)
+
+
+def hide_pixels(
+    boxes: Tensor, masks: Tensor, covered: Tensor, occluders: Tensor
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """What is left of objects with masks where others cover some pixels.
+
+    Args:
+        boxes: (N, 4). masks: bool (N, H, W). covered: bool (H, W).
+        occluders: (M, 4) boxes of what covers them, for objects whose mask is unknown (empty).
+
+    Returns:
+        (N, 4) boxes, of which each side moves as far as the mask's own outermost pixel;
+        bool (N, H, W) masks; (N,) the share of the mask's pixels that is left.
+    """
+    left = masks & ~covered
+    before, after = (m.flatten(1).sum(dim=1) for m in (masks, left))
+    by_box = visible_fraction(boxes, occluders)
+    fraction = torch.where(before > 0, after / before.clamp(min=1), by_box)
+    moved = tight_boxes(left) - tight_boxes(masks)
+    boxes = torch.where((after > 0)[:, None], boxes + moved.to(boxes.dtype), boxes)
+    return boxes, left, fraction.to(by_box.dtype)

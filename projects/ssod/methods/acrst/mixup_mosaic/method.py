@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ssod.data.augmentation import StrongAugmentation
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.masks import decode_mask
 from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
 from ssod.detectors.base import Capability
@@ -59,6 +60,7 @@ class MixWithLabeled:
         mixup_prob: of a MixUp where there is none. alpha: of MixUp's
             Beta(alpha, alpha).
         min_visible: boxes of which a smaller share is left lose their label.
+        masks: the records have masks, which are mixed in with the boxes.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class MixWithLabeled:
         mixup_prob: float,
         alpha: float,
         min_visible: float,
+        masks: bool = False,
     ) -> None:
-        self.name = name
+        self.name, self.masks = name, masks
         self.records = DatasetFromList(list(records))
         self.image_format, self.strong, self.flip = image_format, strong, flip
         self.flip_prob, self.attempts = flip_prob, attempts
@@ -101,6 +104,7 @@ class MixWithLabeled:
         canvas = sample.strong.permute(1, 2, 0).numpy().copy()
         own, *others = draw_mosaic(canvas.shape[0], canvas.shape[1], self.mosaic_center, rng)
         boxes, classes = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.int64)]
+        masks = [np.zeros((0, *canvas.shape[:2]), bool)]
         skipped = list(sample.skipped)
         for x0, y0, x1, y1 in others:
             tile = self._tile(y1 - y0, x1 - x0, rng, skipped)
@@ -109,12 +113,17 @@ class MixWithLabeled:
             canvas[y0:y1, x0:x1] = tile.image
             boxes.append(tile.boxes + np.array([x0, y0, x0, y0], np.float32))
             classes.append(tile.classes)
+            if tile.masks is not None:
+                placed = np.zeros((len(tile.masks), *canvas.shape[:2]), bool)
+                placed[:, y0:y1, x0:x1] = tile.masks
+                masks.append(placed)
         labels = MixedLabels(
             boxes=torch.from_numpy(np.concatenate(boxes)),
             classes=torch.from_numpy(np.concatenate(classes)),
             weight=1.0,
             own_region=torch.tensor(own, dtype=torch.float32),
             own_weight=1.0,
+            masks=torch.from_numpy(np.concatenate(masks)) if self.masks else None,
         )
         return self._mixed(sample, canvas, labels, skipped)
 
@@ -133,6 +142,7 @@ class MixWithLabeled:
             weight=1.0 - share,
             own_region=torch.tensor([0.0, 0.0, width, height]),
             own_weight=share,
+            masks=None if tile.masks is None else torch.from_numpy(tile.masks),
         )
         return self._mixed(sample, np.rint(blend).astype(np.uint8), labels, skipped)
 
@@ -164,11 +174,16 @@ class MixWithLabeled:
                 np.array(boxes, np.float64).reshape(-1, 4),
                 np.array([a["category_id"] for a in found], np.int64),
             )
+            if self.masks:
+                masks = [decode_mask(a["segmentation"]) for a in found]
+                whole.masks = np.array(masks, bool).reshape(-1, *image.shape[:2])
             tile = cover_tile(whole, height, width, rng, self.min_visible)
             if self.flip and rng.random() < self.flip_prob:
                 tile.image = tile.image[:, ::-1]
                 tile.boxes = tile.boxes[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
                 tile.boxes = tile.boxes.astype(np.float32)
+                if tile.masks is not None:
+                    tile.masks = np.ascontiguousarray(tile.masks[:, :, ::-1])
             if self.strong is not None:
                 swap = slice(None, None, -1 if self.image_format == "RGB" else 1)
                 tile.image = self.strong(tile.image[:, :, swap], rng)[:, :, swap]
@@ -203,6 +218,7 @@ class MixUpMosaic(Method):
         flip: bool,
         flip_prob: float = 0.5,
         attempts: int = 10,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         shares = {"MOSAIC_PROB": mosaic_prob, "MIXUP_PROB": mixup_prob, "FLIP_PROB": flip_prob}
@@ -225,7 +241,7 @@ class MixUpMosaic(Method):
         self.mosaic_center = mosaic_center
         self.min_visible, self.image_format = min_visible, image_format
         self.strong, self.flip = strong, flip
-        self.flip_prob, self.attempts = flip_prob, attempts
+        self.flip_prob, self.attempts, self.masks = flip_prob, attempts, masks
         self.records: Sequence[Dict[str, Any]] = []
 
     @classmethod
@@ -257,6 +273,7 @@ class MixUpMosaic(Method):
             "flip": cfg.INPUT.RANDOM_FLIP == "horizontal",
             "flip_prob": node.FLIP_PROB,
             "attempts": node.ATTEMPTS,
+            "masks": cfg.MODEL.MASK_ON,
         }
 
     def setup(self, data: TrainingData) -> None:
@@ -278,6 +295,7 @@ class MixUpMosaic(Method):
             mixup_prob=self.mixup_prob,
             alpha=self.mixup_alpha,
             min_visible=self.min_visible,
+            masks=self.masks,
         )
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:

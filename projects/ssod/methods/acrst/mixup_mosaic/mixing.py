@@ -6,24 +6,30 @@ Shapes: images are uint8 (H, W, 3); P labels of one image; boxes are XYXY in abs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import cv2
 import numpy as np
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor
 
+from ssod.data.masks import tight_boxes
+from ssod.methods.acrst.crop_bank.visibility import hide_pixels
 from ssod.structures import WEIGHT_COLUMNS
 
 
 @dataclass
 class Tile:
-    """A piece of a labelled image: pixels (h, w, 3), boxes (P, 4) in it and their classes (P,)."""
+    """A piece of a labelled image: pixels (h, w, 3), boxes (P, 4) in it and their classes (P,).
+
+    `masks`: bool (P, h, w), or None where only boxes are trained.
+    """
 
     image: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
+    masks: Optional[np.ndarray] = None
 
 
 @dataclass
@@ -35,6 +41,7 @@ class MixedLabels:
             these labels.
         own_region: (4,) box in which the image itself can still be seen. own_weight: loss weight of
             its own labels.
+        masks: bool (P, H, W) of what was mixed in; None where only boxes are trained.
     """
 
     boxes: Tensor
@@ -42,6 +49,7 @@ class MixedLabels:
     weight: float
     own_region: Tensor
     own_weight: float
+    masks: Optional[Tensor] = None
 
 
 def clip_boxes(boxes: Tensor, region: Tensor) -> Tuple[Tensor, Tensor]:
@@ -67,7 +75,8 @@ def cover_tile(
     """Scales a labelled image until it just covers `height` x `width`, and cuts out a random window
     of that size.
 
-    Boxes of which less than `min_visible` (a share of the area) is left, or nothing, are gone.
+    Boxes of which less than `min_visible` (a share of the area) is left, or nothing, are gone. With
+    masks the area is counted in their pixels, and the boxes left are those around them.
     """
     old_height, old_width = tile.image.shape[:2]
     scale = max(height / old_height, width / old_width)
@@ -81,10 +90,28 @@ def cover_tile(
     moved = torch.from_numpy(tile.boxes * stretch - np.array([left, top] * 2)).float()
     window = torch.tensor([0.0, 0.0, width, height])
     boxes, share = clip_boxes(moved, window)
+    masks = None
+    if tile.masks is not None:
+        moved_masks = [_resize_mask(mask, (new_height, new_width)) for mask in tile.masks]
+        whole = np.array([m.sum() for m in moved_masks])
+        cut = [m[top : top + height, left : left + width] for m in moved_masks]
+        masks = np.array(cut, dtype=bool).reshape(-1, height, width)
+        share = torch.from_numpy(masks.sum(axis=(1, 2)) / np.maximum(whole, 1))
+        boxes = tight_boxes(torch.from_numpy(masks))
     keep = ((share >= min_visible) & (share > 0)).numpy()
     return Tile(
-        image[top : top + height, left : left + width], boxes.numpy()[keep], tile.classes[keep]
+        image[top : top + height, left : left + width],
+        boxes.numpy()[keep],
+        tile.classes[keep],
+        None if masks is None else masks[keep],
     )
+
+
+def _resize_mask(mask: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    if mask.shape == size:
+        return mask
+    how = cv2.INTER_NEAREST  # as Detectron2 resizes masks
+    return cv2.resize(mask.astype(np.uint8), size[::-1], interpolation=how) > 0
 
 
 def draw_mosaic(
@@ -113,9 +140,18 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
         New `Instances`; what was mixed in is human-labelled, so it has score 1, is selected and
         regresses. Columns that are unknown here are 0 for it.
     """
-    boxes, share = clip_boxes(row.gt_boxes.tensor, mixed.own_region.to(row.gt_boxes.device))
+    region = mixed.own_region.to(row.gt_boxes.device)
+    boxes, share = clip_boxes(row.gt_boxes.tensor, region)
+    fields = row.get_fields()
+    if mixed.masks is not None:
+        around = _surroundings(region, row.image_size)
+        covered = torch.ones(row.image_size, dtype=torch.bool, device=boxes.device)
+        x0, y0, x1, y1 = (int(v) for v in mixed.own_region)
+        covered[y0:y1, x0:x1] = False
+        boxes, masks, share = hide_pixels(row.gt_boxes.tensor, row.gt_masks.tensor, covered, around)
+        boxes, fields = clip_boxes(boxes, region)[0], {**fields, "gt_masks": BitMasks(masks)}
     keep = (share >= min_visible) & (share > 0)
-    own = Instances(row.image_size, **row.get_fields())
+    own = Instances(row.image_size, **fields)
     own.gt_boxes = Boxes(boxes)
     for column in WEIGHT_COLUMNS:
         own.set(column, own.get(column) * mixed.own_weight)
@@ -125,6 +161,8 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
     for name, value in own.get_fields().items():
         if name == "gt_boxes":
             added.gt_boxes = Boxes(mixed.boxes.to(boxes))
+        elif name == "gt_masks" and mixed.masks is not None:
+            added.gt_masks = BitMasks(mixed.masks.to(device))
         elif name == "gt_classes":
             added.gt_classes = mixed.classes.to(device)
         elif name in WEIGHT_COLUMNS:
@@ -134,3 +172,11 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
         else:
             added.set(name, value.new_zeros(count, *value.shape[1:]))
     return Instances.cat([own, added])
+
+
+def _surroundings(region: Tensor, image_size: Tuple[int, int]) -> Tensor:
+    """(4, 4) boxes of all of an image but a region."""
+    height, width = image_size
+    x0, y0, x1, y1 = region.tolist()
+    boxes = [[0, 0, width, y0], [0, y1, width, height], [0, 0, x0, height], [x1, 0, width, height]]
+    return region.new_tensor(boxes)
