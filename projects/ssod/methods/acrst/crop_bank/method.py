@@ -279,7 +279,7 @@ class CropBank(Method):
         boxes = own.gt_boxes.tensor
         above = pasted.boxes.to(boxes)
         hidden_by = pasted.occluders.to(boxes)
-        if pasted.masks is None or pasted.covered is None:
+        if pasted.covered is None or not own.has("gt_masks"):
             left = visible_fraction(boxes, hidden_by)
         else:
             covered = pasted.covered.to(boxes.device)
