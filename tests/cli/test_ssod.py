@@ -86,7 +86,7 @@ def test_help_needs_no_heavy_package(words: List[str], tmp_path: Path) -> None:
         ("Train", "train"),
         ("evalute", "evaluate"),
         ("make_split", "splits"),
-        ("pseudolabel", "label"),
+        ("pseudolabel", "pseudo-label"),
         ("visualize_", "visualise"),
         ("docter", "doctor"),
     ],

@@ -282,13 +282,11 @@ def test_other_mistakes(project: Path, capsys: pytest.CaptureFixture) -> None:
     config = yaml.safe_load((project / "config.yaml").read_text())
     config["DATASETS"]["UNLABELED"] = []
     (project / "labelled_only.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(SystemExit, match="has no DATASETS.UNLABELED to take images from"):
-        main(
-            [
-                *("--corrected", str(corrected), "--prefix", str(project / "x")),
-                *("--config-file", str(project / "labelled_only.yaml")),
-            ]
-        )
+    alone = ["--corrected", str(corrected), "--prefix", str(project / "x")]
+    alone += ["--config-file", str(project / "labelled_only.yaml")]
+    with pytest.raises(SystemExit, match="UNLABELED is empty: name a set"):
+        main(alone)
+    main([*alone, "--dataset", "mine_unlabeled"])
     edited = json.loads((project / "unlabeled.json").read_text())
     edited["images"].pop()
     (project / "unlabeled.json").write_text(json.dumps(edited))

@@ -49,19 +49,15 @@ def take_back(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Runs the command.
 
     Args:
-        args: with `corrected` (a path), `prefix` (None: in place, with `force`) and the options of
-            `ssod.own_data.options`.
+        args: with `corrected` (a path), `dataset` (names instead of `DATASETS.UNLABELED`), `prefix`
+            (None: in place, with `force`) and the options of `ssod.own_data.options`.
 
     Raises:
         UserError: the labels cannot be read, have classes that training has not, or label no image
             of the unlabelled sets.
     """
-    if not cfg.DATASETS.UNLABELED:
-        raise UserError(
-            f"{args.config_file} has no DATASETS.UNLABELED to take images from: name a config that has."
-        )
     has_stored_labels = bool(cfg.SSOD.PSEUDO_LABELS)
-    cfg = image_sets(cfg, ())
+    cfg = image_sets(cfg, args.dataset or ())
     classes = check_classes(cfg, ("TRAIN",))
     unlabelled = load_unlabeled(cfg)
     collection = _read(args, unlabelled)

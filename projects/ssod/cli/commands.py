@@ -38,8 +38,11 @@ GROUPS: Dict[str, Tuple[Command, ...]] = {
     ),
     "Data and labels": (
         Command("splits", "ssod.tools.make_splits", "divide a dataset: labelled and unlabelled"),
-        Command("label", "ssod.tools.pseudo_label", "label the unlabelled images with a detector"),
         Command("next", "ssod.tools.next", "rank unlabelled images by what a label would teach"),
+        Command("label", "ssod.tools.label", "boxes of a detector for an annotation tool"),
+        Command(
+            "pseudo-label", "ssod.tools.pseudo_label", "labels that SSOD.PSEUDO_LABELS trains on"
+        ),
         Command("purify", "ssod.tools.purify", "choose useful images from a wild folder"),
         Command("digit-scenes", "ssod.tools.digit_scenes", "draw the dataset of the demo"),
     ),

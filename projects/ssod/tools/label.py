@@ -1,11 +1,10 @@
 """Labels images for an annotation tool, so that a human corrects instead of drawing.
 
-python -m ssod.tools.label --config-file X.yaml [--weights RUN] --to cvat --output FOLDER
-    [--images next.csv]
+ssod label --config-file X.yaml [--weights RUN] --to cvat --output FOLDER [--images next.csv]
 
 Writes the boxes of a detector, with their scores where the tool has a place for them, and links to
-the images: FOLDER can be opened, zipped or uploaded as it is. `python -m ssod.tools.make_splits
---corrected` takes the corrected labels back.
+the images: FOLDER can be opened, zipped or uploaded as it is. `ssod splits --corrected` takes the
+corrected labels back.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def _threshold(text: str) -> Optional[float]:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.label",
+        prog="ssod label",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -73,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--images",
         metavar="FILE",
-        help="a list: the next.csv of ssod.tools.next, or one path a line (default: all images that are not labelled)",
+        help="a list: the next.csv of ssod next, or one path a line (default: all images that are not labelled)",
     )
     parser.add_argument(
         "--dataset",

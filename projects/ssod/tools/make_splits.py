@@ -38,7 +38,7 @@ examples:
 
   # labels that an annotator has corrected: their images move from the unlabelled to the labelled
   # set of mine.yaml, in new files splits/round1_labeled.json and splits/round1_unlabeled.json
-  python -m ssod.tools.make_splits --corrected annotations.xml --config-file mine.yaml --prefix \\
+  ssod splits --corrected annotations.xml --config-file mine.yaml --prefix \\
       splits/round1
 
   # Unbiased Teacher's own draws
@@ -297,7 +297,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="--corrected: whose first DATASETS.TRAIN takes the images out of DATASETS.UNLABELED",
+        help="--corrected: whose first set of DATASETS.TRAIN takes the images",
+    )
+    parser.add_argument(
+        "--dataset",
+        nargs="+",
+        metavar="NAME",
+        help="--corrected: sets of SSOD.DATASETS to take them out of (default: DATASETS.UNLABELED)",
     )
     parser.add_argument("--voc-split", default="train", help="list in ImageSets/Main (train)")
     parser.add_argument(
@@ -406,8 +412,10 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
     if args.corrected:
         return _problem_with_corrected(args, any(rules))
-    if args.config_file or args.prefix is None:
-        return "--config-file goes with --corrected" if args.config_file else "--prefix is missing"
+    if args.config_file or args.dataset:
+        return "--config-file and --dataset go with --corrected"
+    if args.prefix is None:
+        return "--prefix is missing: the files' names begin with it"
     if sum(map(bool, rules)) > 1:
         return "--minority, --random-minority, --majority-from and --unbiased-teacher-seeds exclude one another"
     if not args.prefix.name:

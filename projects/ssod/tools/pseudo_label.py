@@ -1,6 +1,6 @@
 """Labels the unlabelled images once, with one or several trained detectors.
 
-ssod label --config-file X.yaml --weights W.pth [W2.pth ...] --output
+ssod pseudo-label --config-file X.yaml --weights W.pth [W2.pth ...] --output
     labels.json [--num-gpus N]
 
 Writes a COCO-format JSON with scores, which `SSOD.PSEUDO_LABELS` trains on and Detectron2 reads as
@@ -87,7 +87,7 @@ def _threshold(text: str) -> Optional[float]:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="ssod label",
+        prog="ssod pseudo-label",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
