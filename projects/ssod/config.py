@@ -110,6 +110,8 @@ def add_ssod_config(cfg: CN) -> None:
     cfg.SSOD.FAST_OPS = ("roi_align",)
     # Pictures of pseudo-labels go to TensorBoard every so many steps; 0 turns them off.
     cfg.SSOD.VIS_PERIOD = 500
+    # Trackers beside console, metrics.json and TensorBoard: "wandb", "mlflow" (docs/trackers.md).
+    cfg.SSOD.WRITERS = ()
 
     cfg.SSOD.EMA = CN()
     cfg.SSOD.EMA.DECAY = 0.9996

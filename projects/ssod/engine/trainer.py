@@ -65,6 +65,7 @@ from ssod.evaluation.build import format_metrics, prepare_evaluation
 from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.missing import require_packages
+from ssod.trackers.build import IDS_FILE, build_trackers, check_trackers, end_trackers
 from ssod.utils import run_lock
 from ssod.utils.run_lock import make_output_dir
 
@@ -84,6 +85,7 @@ class SSODTrainer(DefaultTrainer):
         check_config(cfg)
         check_device_present(cfg.MODEL.DEVICE)
         require_packages()
+        check_trackers(cfg.SSOD.WRITERS)
         make_output_dir(cfg.OUTPUT_DIR)
         if not logging.getLogger("ssod").isEnabledFor(logging.INFO):
             setup_logger(name="ssod")
@@ -130,6 +132,7 @@ class SSODTrainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             **self.core.checkpointables(),
         )
+        self._event_writers: List[EventWriter] = []
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.stop_request = StopRequest()
@@ -245,8 +248,9 @@ class SSODTrainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> List[EventWriter]:
-        """Console, metrics.json and TensorBoard."""
-        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter)
+        """Console, metrics.json, TensorBoard, and the trackers of SSOD.WRITERS."""
+        trackers = build_trackers(self.cfg)
+        return build_writers(self.cfg.OUTPUT_DIR, self.max_iter, self.start_iter, trackers)
 
     # ---------------------------------------------------------------- running
 
@@ -298,7 +302,7 @@ class SSODTrainer(DefaultTrainer):
         if comm.is_main_process():
             stale = [
                 os.path.join(folder, name)
-                for name in ("last_checkpoint", "results.json", "teacher_best.pth")
+                for name in ("last_checkpoint", "results.json", "teacher_best.pth", IDS_FILE)
             ]
             found = [path for path in stale if os.path.exists(path)]
             if found:
@@ -320,19 +324,25 @@ class SSODTrainer(DefaultTrainer):
             Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been written.
         """
         self._lock_output()
+        status = "failed"
+        results: Optional["OrderedDict[str, Any]"] = None
         try:
             with self.stop_request:
                 self._train()
-                return self._finish()
+                results = self._finish()
+                status = "finished"
+                return results
         except Interrupted as stop:
+            status = "interrupted"
             self._report_stop(stop.number)
             raise
         finally:
+            end_trackers(self._event_writers, status, self.cfg.OUTPUT_DIR, results, self.iter)
             run_lock.release(self.cfg.OUTPUT_DIR)
 
     def _train(self) -> None:
         if comm.is_main_process():
-            self._writer_hook._writers = self.build_writers()
+            self._event_writers = self._writer_hook._writers = self.build_writers()
         # Detectron2's own loop would log a traceback before the one line that a `UserError` is.
         self.iter = self.start_iter
         write_skipped(self.cfg, self._trainer.skipped)

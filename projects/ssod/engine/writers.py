@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from typing import List, Optional
+from typing import List, Optional, Sequence
 
 import torch
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter, get_event_storage
@@ -72,12 +72,17 @@ def drop_metrics_after(path: str, step: int) -> None:
     write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
 
-def build_writers(output_dir: str, max_iter: int, start_iter: int) -> List[EventWriter]:
-    """The three writers; what a resumed run writes again is removed from metrics.json first."""
+def build_writers(
+    output_dir: str, max_iter: int, start_iter: int, trackers: Sequence[EventWriter] = ()
+) -> List[EventWriter]:
+    """The three writers, and trackers; what a resumed run writes again is removed from metrics.json
+    first.
+    """
     metrics = os.path.join(output_dir, "metrics.json")
     drop_metrics_after(metrics, start_iter - 1)
     return [
         ConsoleWriter(max_iter),
         JSONWriter(metrics),
+        *trackers,  # before TensorBoard's, which removes the pictures that it has written
         TensorboardXWriter(output_dir, purge_step=start_iter),
     ]

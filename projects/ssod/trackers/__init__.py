@@ -1,0 +1,1 @@
+"""Experiment trackers as event writers, `SSOD.WRITERS ("wandb", "mlflow")`: docs/trackers.md."""
