@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -205,3 +205,30 @@ def bit_masks(masks: Sequence[np.ndarray], image_size: Tuple[int, int]) -> BitMa
     if not len(masks):
         return BitMasks(torch.zeros(0, *image_size, dtype=torch.bool))
     return BitMasks(torch.from_numpy(np.stack([np.ascontiguousarray(m) for m in masks]) > 0))
+
+
+class RleMasks:
+    """M masks of one image as a column of `Instances` that takes little memory.
+
+    Indexing gives `RleMasks`; iterating decodes, mask by mask, to uint8 (H, W) arrays.
+    """
+
+    def __init__(self, rles: Sequence[Rle]) -> None:
+        self.rles = list(rles)
+
+    @classmethod
+    def encode(cls, masks: Tensor) -> "RleMasks":
+        """From bool (M, H, W)."""
+        return cls([encode_mask(mask) for mask in masks.cpu().numpy()])
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (mask_util.decode(rle) for rle in self.rles)
+
+    def __getitem__(self, rows: Any) -> "RleMasks":
+        """Rows by a slice, an int64 (N,) or a bool (M,) tensor."""
+        if isinstance(rows, slice):
+            return RleMasks(self.rles[rows])
+        return RleMasks([self.rles[i] for i in torch.arange(len(self))[rows.cpu()].tolist()])

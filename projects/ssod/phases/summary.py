@@ -29,7 +29,7 @@ from ssod.evaluation.truth import coco_api
 from ssod.phases.difficulty import easy_images, quality_by_difficulty
 from ssod.phases.plan import Phase
 from ssod.pseudo_labels.certainty import most_certain
-from ssod.pseudo_labels.ensemble import fuse_predictions
+from ssod.pseudo_labels.ensemble import fuse_predictions, warn_of_masks
 from ssod.pseudo_labels.labelling import agreed_labels, certainty_and_count, label_thresholds
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.utils.atomic import write_atomically
@@ -93,6 +93,7 @@ def _evaluate_all(
     counts = [_count(row, _truth(record), num_classes) for row, record in zip(labels, records)]
     easy = easy_images(counts)
     last = len(phases) - 1
+    warn_of_masks(cfg)
     groups = {str(phase.index): [phase.index] for phase in phases}
     if last > 1:
         groups[f"1~{last}"] = list(range(1, last + 1))

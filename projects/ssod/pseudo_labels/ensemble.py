@@ -1,11 +1,14 @@
 """Several detectors that vote through weighted boxes fusion (Solovyev et al., 2021).
 
+Masks are not fused: an ensemble finds boxes alone.
+
 Shapes: M predictions of one detector on one image; boxes are XYXY in absolute pixels of the image
 file.
 """
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from typing import Any, Dict, List, Sequence
 
@@ -19,11 +22,19 @@ from torch import nn
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 def check_fusion() -> None:
     """Raises `UserError` if the package is missing; long commands call it at their start."""
     if find_spec("ensemble_boxes") is None:
         raise UserError("Ensembles need the package ensemble-boxes: pip install ensemble-boxes.")
+
+
+def warn_of_masks(cfg: CfgNode) -> None:
+    """Says, where the models predict masks, that the ensemble does not."""
+    if cfg.MODEL.MASK_ON:
+        logger.warning("Weighted boxes fusion merges boxes only: the ensemble predicts no masks.")
 
 
 def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> Instances:
@@ -91,6 +102,7 @@ def load_ensemble(cfg: CfgNode, weights: Sequence[str]) -> EnsembleModel:
     if not weights:
         raise UserError("An ensemble needs at least one file of weights: name some.")
     check_fusion()
+    warn_of_masks(cfg)
     models = [load_detector(cfg, path, None) for path in weights]
     return EnsembleModel(models, iou_threshold=cfg.SSOD.MULTI_PHASE.FUSION_IOU)
 

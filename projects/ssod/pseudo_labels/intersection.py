@@ -27,7 +27,8 @@ def intersect_pseudo_labels(
         iou_threshold: a match overlaps by at least this.
 
     Returns:
-        `Instances` with pred_boxes, scores and pred_classes, in the newest model's order.
+        `Instances` with pred_boxes, scores and pred_classes, in the newest model's order, with its
+        pred_masks where it has them.
     """
     newest = predictions[-1]
     boxes, classes = newest.pred_boxes.tensor, newest.pred_classes
@@ -48,4 +49,6 @@ def intersect_pseudo_labels(
     agreed.pred_boxes = Boxes(boxes[kept])
     agreed.scores = (total / len(predictions))[kept]
     agreed.pred_classes = classes[kept]
+    if newest.has("pred_masks"):
+        agreed.pred_masks = newest.pred_masks[kept]
     return agreed

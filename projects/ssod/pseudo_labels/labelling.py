@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.masks import as_json, mask_area
 from ssod.data.truth import HiddenTruth
 from ssod.errors import UserError
 from ssod.evaluation.label_reliability import (
@@ -73,6 +74,10 @@ def label_images(
     """
     if combine == "fused":
         check_fusion()
+        if cfg.MODEL.MASK_ON and len(weights) > 1:
+            raise UserError(
+                "--combine fused merges boxes and makes no masks: use --combine agreed, or set MODEL.MASK_ON to False."
+            )
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SSOD.PSEUDO_LABELS = ""  # this makes the file that another run trains on
@@ -228,10 +233,10 @@ def write_labels(
     """
     ids = _image_ids(records)
     skipped: List[Tuple[str, str]] = []
-    total = 0
+    total = without_pixel = 0
 
     def write(file: IO[bytes]) -> None:
-        nonlocal total
+        nonlocal total, without_pixel
         categories = [{"id": k + 1, "name": name} for k, name in enumerate(class_names)]
         file.write(b'{"categories": ' + json.dumps(categories).encode() + b',\n"images": [')
         with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(path))) as annotations:
@@ -249,6 +254,9 @@ def write_labels(
                 file.write(first + json.dumps(image).encode())
                 first = b",\n"
                 for annotation in _annotations(row.found, ids[index]):
+                    if "segmentation" in annotation and not annotation["area"]:
+                        without_pixel += 1
+                        continue
                     total += 1
                     annotation["id"] = total
                     separator = b"\n" if total == 1 else b",\n"
@@ -261,6 +269,8 @@ def write_labels(
 
     write_atomically(path, write)
     logger.info(f"{path}: {total} labels of {int(kept.sum())} images.")
+    if without_pixel:
+        logger.info(f"{without_pixel} labels whose mask has no pixel are left out.")
     if not total:
         logger.warning(
             f"{path} has no label at all, so it teaches only background: train the models longer, or lower --thresholds."
@@ -275,11 +285,12 @@ def write_labels(
 
 def _annotations(found: Instances, image_id: Any) -> Iterator[Dict[str, Any]]:
     boxes = found.pred_boxes.tensor.tolist()
-    for (x0, y0, x1, y1), score, label in zip(
-        boxes, found.scores.tolist(), found.pred_classes.tolist()
+    masks = found.pred_masks.rles if found.has("pred_masks") else [None] * len(boxes)
+    for (x0, y0, x1, y1), score, label, rle in zip(
+        boxes, found.scores.tolist(), found.pred_classes.tolist(), masks
     ):
         width, height = round(x1 - x0, 3), round(y1 - y0, 3)
-        yield {
+        row = {
             "image_id": image_id,
             "category_id": label + 1,
             "bbox": [round(x0, 3), round(y0, 3), width, height],
@@ -287,6 +298,9 @@ def _annotations(found: Instances, image_id: Any) -> Iterator[Dict[str, Any]]:
             "iscrowd": 0,
             "score": round(score, 6),
         }
+        if rle is not None:
+            row.update(segmentation=as_json(rle), area=mask_area(rle))
+        yield row
 
 
 def _image_ids(records: Sequence[Dict[str, Any]]) -> Sequence[Any]:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.masks import RleMasks
 from ssod.detectors.image_features import ImageFeatures
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
@@ -36,8 +37,9 @@ SHARD_SIZE = 500  # images
 
 
 class Prediction(NamedTuple):
-    """`found`: pred_boxes, scores, pred_classes in pixels of the file, on the CPU; None where it
-    cannot be read (`problem`). `feature`: (D,) of the image, where it was asked for.
+    """`found`: pred_boxes, scores, pred_classes, and pred_masks (`RleMasks`) where the model has
+    masks, in pixels of the file, on the CPU; None where it cannot be read (`problem`). `feature`:
+    (D,) of the image, where it was asked for.
     """
 
     found: Optional[Instances]
@@ -81,6 +83,10 @@ class PredictionStore:
                 [np.zeros(0, np.int64)] + [f.pred_classes.numpy() for f in found]
             ),
         }
+        if any(row.has("pred_masks") for row in found):
+            counts = [rle["counts"] for row in found for rle in row.pred_masks.rles]
+            arrays["mask_counts"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
+            arrays["mask_ends"] = np.cumsum([0, *map(len, counts)], dtype=np.int64)
         features = [r.feature for r in rows if r.feature is not None]
         if features:
             # Half precision is enough to tell images apart.
@@ -102,6 +108,8 @@ class PredictionStore:
             found.pred_boxes = Boxes(torch.from_numpy(arrays["boxes"][part]))
             found.scores = torch.from_numpy(arrays["scores"][part])
             found.pred_classes = torch.from_numpy(arrays["classes"][part])
+            if "mask_ends" in arrays:
+                found.pred_masks = _read_masks(arrays, part, found.image_size)
             rows.append(Prediction(found, "", next(features, None)))
             start = part.stop
         return rows
@@ -113,6 +121,14 @@ class PredictionStore:
 
     def _path(self, shard: int) -> str:
         return os.path.join(self.folder, f"{shard:05d}.npz")
+
+
+def _read_masks(
+    arrays: Dict[str, np.ndarray], part: slice, image_size: Tuple[int, int]
+) -> RleMasks:
+    ends, counts = arrays["mask_ends"][part.start : part.stop + 1], arrays["mask_counts"]
+    pieces = [counts[low:high].tobytes() for low, high in zip(ends, ends[1:])]
+    return RleMasks([{"size": list(image_size), "counts": piece} for piece in pieces])
 
 
 def predict(
@@ -206,10 +222,12 @@ def _predict_shards(
 
 
 def _above(found: Instances, threshold: float, tta: bool) -> Instances:
-    """The three fields, without what test-time augmentation keeps below the model's own
+    """The fields of `Prediction`, without what test-time augmentation keeps below the model's own
     threshold.
     """
     plain = Instances(found.image_size)
+    if found.has("pred_masks"):
+        plain.pred_masks = RleMasks.encode(found.pred_masks)
     plain.pred_boxes, plain.scores = found.pred_boxes, found.scores
     plain.pred_classes = found.pred_classes
     return plain[plain.scores > threshold] if tta else plain

@@ -49,6 +49,9 @@ def draw_boxes(
     corners, labels = (boxes * scale).round().int().tolist(), classes.tolist()
     for box, label in zip(corners, labels):
         cv2.rectangle(canvas, box[:2], box[2:], PALETTE[label % len(PALETTE)], thickness)
+    # Of many objects of the only class the texts would cover the masks.
+    if masks is not None and len(class_names) == 1 and scores is None:
+        return canvas
     for index, (box, label) in enumerate(zip(corners, labels)):  # no line crosses a text
         name = class_names[label] if label < len(class_names) else str(label)
         text = name if scores is None else f"{name} {float(scores[index]):.2f}"
@@ -66,7 +69,7 @@ def _draw_masks(canvas: np.ndarray, masks: np.ndarray, labels: List[int]) -> Non
         inside = drawn > 0
         tinted = (1 - _TINT) * canvas[inside] + _TINT * colour
         canvas[inside] = np.rint(tinted).astype(np.uint8)
-        found, _ = cv2.findContours(drawn, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        found, _ = cv2.findContours(drawn, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         outlines.append((found, colour.tolist()))
     for found, colour in outlines:
         cv2.drawContours(canvas, found, -1, colour, 1)
