@@ -15,7 +15,7 @@ import torch
 from detectron2.config import CfgNode
 
 from runs import digest, method_cfg, state_of, train
-from ssod.tools.export import export, snippet
+from ssod.deploy.plain import export, snippet
 from tiny import make_image
 
 pytest.importorskip("timm")

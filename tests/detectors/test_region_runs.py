@@ -15,9 +15,9 @@ from detectron2.engine import DefaultPredictor
 from region_rig import KEYS
 from runs import digest, method_cfg, state_of, train
 from ssod.benchmark.bench import Bench
+from ssod.deploy.plain import export
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
-from ssod.tools.export import export
 from tiny import make_image
 
 NEW = ("Cascade R-CNN", "Mask R-CNN", "Cascade Mask R-CNN")

@@ -18,9 +18,10 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
+from ssod.deploy.plain import export, plain_config
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.errors import UserError
-from ssod.tools.export import export, main, plain_config
+from ssod.tools.export import main
 from tiny import make_image, tiny_cfg, with_squares
 
 

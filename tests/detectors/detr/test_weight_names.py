@@ -14,9 +14,9 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 
 from detr_case import detr_cfg, inputs
+from ssod.deploy.plain import export, modules_to_import
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.loading import check_weights_match, load_detector
-from ssod.tools.export import export, modules_to_import
 
 transformers = pytest.importorskip("transformers")
 IMAGE = inputs((64, 96))[0]["image"]

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 
 from runs import method_cfg, train
-from ssod.tools.export import export
+from ssod.deploy.plain import export
 from tiny import make_image
 
 pytestmark = pytest.mark.trains

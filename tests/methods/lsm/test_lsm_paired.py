@@ -13,6 +13,7 @@ from torch import Tensor
 
 from detr_case import build, detr_cfg
 from runs import digest, state_of, train
+from ssod.deploy.plain import export
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
@@ -20,7 +21,6 @@ from ssod.methods.lsm.distillation import bernoulli_distillation_loss
 from ssod.methods.lsm.paired import paired_losses, run_paired
 from ssod.methods.shared.half_size import HALF_SIZE
 from ssod.structures import SSODBatch
-from ssod.tools.export import export
 from tiny import make_sample, with_squares
 
 pytest.importorskip("transformers")
