@@ -11,6 +11,10 @@ from ssod.methods import learns_from_unlabeled
 # and 0.051 s). It has no ResNet-18, counted as ResNet-50.
 _TRAIN = {18: 0.210 * 8 / 16, 50: 0.210 * 8 / 16, 101: 0.286 * 8 / 16}
 _INFERENCE = {18: 0.038, 50: 0.038, 101: 0.051}
+# Deformable DETR's paper: 325 V100-hours for 50 epochs of train2017, and 19 images a second.
+# RT-DETR, whose authors print no training time, is counted as that.
+_TRANSFORMERS = ("DeformableDETR", "RTDETRV2")
+_TRANSFORMER = (325 * 3600 / (50 * 117_266), 1 / 19)
 # What a mask head and a cascade add, from the zoo's Mask R-CNN (0.261 and 0.043 s) and Cascade Mask
 # R-CNN (0.317 and 0.052 s).
 _MASK = (0.051 * 8 / 16, 0.005)
@@ -32,6 +36,8 @@ def gpu_hours(cfg: CfgNode, all_phases: bool = False) -> float:
     """
     solver, ssod = cfg.SOLVER, cfg.SSOD
     train, inference = _TRAIN[cfg.MODEL.RESNETS.DEPTH], _INFERENCE[cfg.MODEL.RESNETS.DEPTH]
+    if cfg.MODEL.META_ARCHITECTURE in _TRANSFORMERS:
+        train, inference = _TRANSFORMER
     if cfg.MODEL.MASK_ON:
         train, inference = train + _MASK[0], inference + _MASK[1]
     if cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads":

@@ -95,9 +95,6 @@ There are no configs for these published rows.
 
 | setting | row | published | needs |
 |---|---|---|---|
-| COCO-ImageNet | Deformable DETR, supervised | AP 43.32 (LSM, Table 3) | Deformable DETR |
-| COCO-ImageNet | Deformable DETR, STAC | AP 40.11, with LSM 42.72 (LSM, Table 3) | Deformable DETR |
-| COCO-ImageNet | Deformable DETR, pretrain–finetune | AP 44.01, with LSM 45.34 (LSM, Table 3) | Deformable DETR |
 | VOC07 → VOC12 | SSD300 | AP50 70.2, multi-phase 74.5 (Multi-phase, Table 3) | SSD300 |
 """
 
