@@ -238,6 +238,36 @@ def test_a_labelled_image_of_the_same_name_is_not_mixed_up(
     assert found["other/seen.jpg"] == TRUTH["sub/e.jpg"] and len(found) == 2
 
 
+def test_sets_of_one_folder_each(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """As the digit scenes have them: the same names below two folders."""
+    config = yaml.safe_load((project / "config.yaml").read_text())
+    save_image(project / "more" / "seen.jpg")
+    content = json.loads((project / "unlabeled.json").read_text())
+    content["images"] = [{"id": 1, "file_name": "seen.jpg", "height": 80, "width": 100}]
+    del content["info"][HASH_KEY]
+    (project / "more.json").write_text(json.dumps(content))
+    sets = config["SSOD"]["DATASETS"]
+    sets["mine_unlabeled"]["ANNOTATIONS"] = str(project / "more.json")
+    sets["mine_unlabeled"]["IMAGES"] = str(project / "more")
+    save_image(project / "more" / "left.jpg")
+    content["images"].append({"id": 2, "file_name": "left.jpg"})
+    (project / "more.json").write_text(json.dumps(content))
+    (project / "config.yaml").write_text(yaml.safe_dump(config))
+    labels = LabelSet(
+        str(project / "more"),
+        list(CLASSES),
+        [ScoredImage("seen.jpg", (80, 100), [ScoredBox(0, (1, 2, 3, 4))])],
+    )
+    write_labels_for("coco", labels, str(project / "out"))
+    take_back(project, project / "out")
+    printed = capsys.readouterr().out
+    cfg = load_config(str(project / "config.yaml"))
+    cfg.merge_from_list(printed.split("end the command with: ")[1].split())
+    files = [str(Path(r["file_name"]).resolve()) for r in load_labeled(cfg)]
+    assert files == [str(project / "more" / "seen.jpg"), str(project / "photos" / "seen.jpg")]
+    assert [Path(r["file_name"]).name for r in load_unlabeled(cfg)] == ["left.jpg"]
+
+
 def test_sets_with_different_folders(project: Path, capsys: pytest.CaptureFixture) -> None:
     config = yaml.safe_load((project / "config.yaml").read_text())
     save_image(project / "more" / "f.jpg")

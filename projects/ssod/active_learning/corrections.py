@@ -243,6 +243,10 @@ def _report(
     print(f"\nTo train on them, let SSOD.DATASETS of {args.config_file} say:")
     for one in written:
         print(f"    {one.name}: {one.declaration(str(places[one.name]))}")
-    if all(one.file is not None and not one.is_moved for one in written):
-        keys = [f"SSOD.DATASETS.{one.name}.ANNOTATIONS {places[one.name]}" for one in written]
+    if all(one.file is not None for one in written):
+        keys = []
+        for one in written:
+            keys.append(f"SSOD.DATASETS.{one.name}.ANNOTATIONS {places[one.name]}")
+            if one.is_moved:
+                keys.append(f"SSOD.DATASETS.{one.name}.IMAGES {one.root}")
         print(f"\nor end the command with: {' '.join(keys)}")

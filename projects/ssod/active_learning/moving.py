@@ -106,7 +106,9 @@ class SplitSet:
     def declaration(self, file: str) -> str:
         """The entry of SSOD.DATASETS that reads the set from a COCO file, as YAML."""
         kept = {k: self.node[k] for k in ("TRUTH", "GROUPS") if self.node.get(k)}
-        node = {"FORMAT": "coco", "ANNOTATIONS": file, "IMAGES": self.root, **kept}
+        # As the config writes it, where that is still right.
+        images = self.root if self.is_moved else self.node.get("IMAGES") or self.root
+        node = {"FORMAT": "coco", "ANNOTATIONS": file, "IMAGES": images, **kept}
         return (
             "{"
             + ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in node.items())
