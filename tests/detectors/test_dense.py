@@ -14,7 +14,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS as PlainFCOS
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
-from runs import DENSE, state_of, train
+from runs import DENSE, digest, state_of, train
 from ssod.detectors.base import Capability
 from ssod.detectors.dense import FCOSDetector, RetinaNetDetector
 from ssod.detectors.dense.centerness import centerness_targets
@@ -226,10 +226,7 @@ def test_online_run_resumes_to_the_bit(family: str, squares: Path, tmp_path: Pat
     cfg.SOLVER.CHECKPOINT_PERIOD = 4
     train(cfg, until=4)
     again = train(cfg, resume=True)
-    expected, resumed = state_of(whole), state_of(again)
-    for name, value in expected.items():
-        # A bias whose gradient is a sum of rounding errors varies with memory alignment.
-        torch.testing.assert_close(resumed[name], value, rtol=0.0, atol=1e-6)
+    assert digest(state_of(again)) == digest(state_of(whole))
     assert again.core.student.loss_normalizer == whole.core.student.loss_normalizer
     names = set(whole.storage.histories())
     assert any(name.endswith("_unlabeled") for name in names)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Type
+from typing import Dict, List, Mapping, Optional, Tuple, Type
 
 from detectron2.config import CfgNode
 
+from ssod.detectors.registry import families_with
 from ssod.errors import UserError
 from ssod.methods.base import Method
 
@@ -73,12 +74,20 @@ def _check_exclusions(kinds: Kinds) -> None:
     }
     for index, name in enumerate(names):
         for other in names[index + 1 :]:
+            reason = ""
             if shared_group(kinds[name], kinds[other]) is None:
-                continue
+                served = [families_with(kinds[one].needs) for one in (name, other)]
+                if set(served[0]) & set(served[1]):
+                    continue
+                reason = f" (no detector serves both: {' and '.join(map(_family_list, served))})"
             first, second = (
                 f"{one} (for {', '.join(needed_by[one])})" if needed_by[one] else one
                 for one in (name, other)
             )
             raise UserError(
-                f"{first} and {second} cannot be combined: remove one from SSOD.METHODS."
+                f"{first} and {second} cannot be combined{reason}: remove one from SSOD.METHODS."
             )
+
+
+def _family_list(names: Tuple[str, ...]) -> str:
+    return "/".join(names) or "none"

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
-from fvcore.nn import sigmoid_focal_loss_jit
+from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor, nn
 
 from ssod.detectors.base import Capability, Detector
@@ -204,7 +204,8 @@ class DenseAdapter(Detector):
         if not bool(rows.valid.all()):
             logits, labels, weights = (t[rows.valid] for t in (logits, labels, weights))
         target = F.one_hot(labels, num_classes=student.num_classes + 1)[:, :-1].to(logits)
-        loss = sigmoid_focal_loss_jit(
+        # Not the scripted one: after a few calls it is fused, which changes its last bits.
+        loss = sigmoid_focal_loss(
             logits,
             target,
             alpha=student.focal_loss_alpha,
