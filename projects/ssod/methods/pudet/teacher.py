@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -46,14 +46,12 @@ class FrozenTeacher:
                 f"{_KEY}.TEACHER is 'frozen', which needs {_KEY}.TEACHER_WEIGHTS: name a trained detector, or use 'ema'."
             )
         own = load_config(node.TEACHER_CONFIG) if node.TEACHER_CONFIG else cfg
-        for key in (
-            "MODEL.ROI_HEADS.NUM_CLASSES",
-            "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS",
-        ):
-            theirs, ours = _value(own, key), _value(cfg, key)
+        for find in (_classes, _box_weights):
+            (key, theirs), (own_key, ours) = find(own), find(cfg)
             if theirs != ours:
                 raise UserError(
-                    f"{_KEY}.TEACHER_CONFIG {node.TEACHER_CONFIG} has {key} {theirs} and the student {ours}: make them equal."
+                    f"{_KEY}.TEACHER_CONFIG {node.TEACHER_CONFIG} has {key} {theirs} and the student {own_key} {ours}: make "
+                    "them equal."
                 )
         return cls(own, node.TEACHER_WEIGHTS, swaps=own.INPUT.FORMAT != cfg.INPUT.FORMAT)
 
@@ -83,7 +81,15 @@ class FrozenTeacher:
         return self._model
 
 
-def _value(cfg: CfgNode, key: str) -> Any:
-    for part in key.split("."):
-        cfg = cfg[part]
-    return tuple(cfg) if isinstance(cfg, (list, tuple)) else cfg
+def _classes(cfg: CfgNode) -> Tuple[str, int]:
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+def _box_weights(cfg: CfgNode) -> Tuple[str, Tuple[float, ...]]:
+    """Key and value of what the deltas of the box head, of a cascade its first stage, are scaled
+    by.
+    """
+    if cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads":
+        key = "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
+        return key, tuple(cfg.MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS[0])
+    return "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", tuple(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS)
