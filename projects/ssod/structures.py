@@ -67,6 +67,22 @@ class Geometry:
         low, high = low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)
         return torch.cat([low, high], dim=1).to(boxes.dtype)
 
+    def masks_to_original(self, masks: Tensor) -> Tensor:
+        """Maps bool (M, H, W) masks of the view to bool (M, height, width) of the original image.
+
+        Each pixel takes the view's pixel under its centre; what the view does not show is False.
+        """
+        height, width = self.original_size
+        matrix = torch.as_tensor(self.matrix, dtype=torch.float64, device=masks.device)
+        x = torch.arange(width, device=masks.device) + 0.5
+        y = torch.arange(height, device=masks.device)[:, None] + 0.5
+        columns, rows = (
+            (matrix[i, 0] * x + matrix[i, 1] * y + matrix[i, 2]).floor().long() for i in (0, 1)
+        )
+        last_row, last_column = masks.shape[1] - 1, masks.shape[2] - 1
+        inside = (columns >= 0) & (columns <= last_column) & (rows >= 0) & (rows <= last_row)
+        return masks[:, rows.clamp(0, last_row), columns.clamp(0, last_column)] & inside
+
     def boxes_to_view(self, boxes: Tensor, view_size: Tuple[int, int]) -> Tensor:
         """Maps (M, 4) boxes of the original image to a view of (height, width), clipped to it."""
         height, width = view_size

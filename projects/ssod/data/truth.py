@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssod.data.boxes import box_problem
 from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.masks import Rle, read_mask
 from ssod.errors import UserError
 
 
@@ -26,9 +27,17 @@ class ImageTruth(NamedTuple):
     classes: Tensor
 
 
-def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
+def read_truth(
+    path: str,
+    class_names: Sequence[str],
+    masks: Optional[Dict[str, List[Optional[Rle]]]] = None,
+) -> Dict[str, ImageTruth]:
     """The boxes of a COCO file by the image's file name as written there; classes are matched by
     name.
+
+    Args:
+        masks: gets the masks of the same boxes by the same names; None where one has no usable
+            mask.
 
     Crowds, boxes without area and boxes of classes that training does not have are left out.
 
@@ -47,6 +56,7 @@ def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
             f"{path} has none of the training classes ({', '.join(list(known)[:5])}, ...): correct TRUTH or remove it."
         )
     rows: Dict[Any, List[List[float]]] = {image["id"]: [] for image in content["images"]}
+    outlines: Dict[Any, List[Any]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         label = categories.get(annotation["category_id"])
         own = rows.get(annotation["image_id"])
@@ -55,11 +65,16 @@ def read_truth(path: str, class_names: Sequence[str]) -> Dict[str, ImageTruth]:
         box = corners(annotation.get("bbox"))
         if not box_problem(box, None, None):
             own.append([*box, label])
+            outlines[annotation["image_id"]].append(annotation.get("segmentation"))
     truth = {}
     for image in content["images"]:
         table = torch.tensor(rows[image["id"]], dtype=torch.float32).reshape(-1, 5)
         name = os.path.normpath(image["file_name"].replace("\\", "/"))
         truth[name] = ImageTruth(table[:, :4], table[:, 4].long())
+        if masks is not None:
+            size = image.get("height"), image.get("width")
+            pairs = zip(outlines[image["id"]], rows[image["id"]])
+            masks[name] = [read_mask(found, box, *size)[0] for found, box in pairs]
     return truth
 
 
@@ -68,16 +83,21 @@ class HiddenTruth:
 
     Args:
         datasets: the names of unlabelled sets; those that declare no TRUTH have none. class_names:
-            of the training set.
+            of the training set. masks: masks are known too.
     """
 
-    def __init__(self, datasets: Sequence[str], class_names: Sequence[str]) -> None:
+    def __init__(
+        self, datasets: Sequence[str], class_names: Sequence[str], *, masks: bool = False
+    ) -> None:
+        self._masks: Dict[str, Dict[str, List[Optional[Rle]]]] = {}
         self._truth: Dict[str, Dict[str, ImageTruth]] = {}
         self._roots: Dict[str, str] = {}
         for name in datasets:
             metadata = MetadataCatalog.get(name)
             if metadata.get("truth_file"):
-                self._truth[name] = read_truth(metadata.truth_file, class_names)
+                own: Optional[Dict[str, List[Optional[Rle]]]] = {} if masks else None
+                self._truth[name] = read_truth(metadata.truth_file, class_names, own)
+                self._masks[name] = own or {}
                 self._roots[name] = metadata.image_root
 
     def check(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -97,3 +117,9 @@ class HiddenTruth:
         if name not in self._truth:
             return None
         return self._truth[name].get(os.path.relpath(record["file_name"], self._roots[name]))
+
+    def masks(self, record: Mapping[str, Any]) -> Optional[List[Optional[Rle]]]:
+        """The masks of a record's true boxes, in the same order; None where they are not known."""
+        name = record["dataset_name"]
+        path = os.path.relpath(record["file_name"], self._roots.get(name, ""))
+        return self._masks.get(name, {}).get(path)

@@ -13,10 +13,18 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
+from ssod.data.masks import RleMasks, as_json
 from ssod.data.sampler import STREAMS
 from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.engine.teacher_student import TeacherStudent
-from ssod.evaluation.pseudo_label_quality import LabelCounts, count_labels, sum_counts, summarise
+from ssod.evaluation.pseudo_label_quality import (
+    LabelCounts,
+    assign_truth,
+    count_labels,
+    mask_ious,
+    sum_counts,
+    summarise,
+)
 from ssod.evaluation.pseudo_label_sizes import SizeCounts, iou_by_size, summarise_sizes
 from ssod.structures import PseudoLabels, Sample, SampleRef, SSODBatch
 from ssod.utils.atomic import write_atomically
@@ -68,7 +76,8 @@ class PseudoLabelQuality(HookBase):
         self.mutual_from = mutual_from
         self.files = StepFiles(os.path.join(cfg.OUTPUT_DIR, FOLDER), ".json")
         self._mapper = TwoViewMapper.for_labelling(cfg)
-        truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names)
+        truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names, masks=cfg.MODEL.MASK_ON)
+        self._truth_masks = truth.masks
         truth.check(records)
         known = [(index, truth(record)) for index, record in enumerate(records)]
         with_truth = [pair for pair in known if pair[1] is not None]
@@ -93,6 +102,7 @@ class PseudoLabelQuality(HookBase):
         counts: Dict[str, List[LabelCounts]] = {}
         sizes: List[SizeCounts] = []
         gallery: List[Dict[str, Any]] = []
+        ious: List[float] = []
         for start in range(0, len(self._sample), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(self._sample)))
             for index, sample, row in self._label(indices, step):
@@ -109,10 +119,22 @@ class PseudoLabelQuality(HookBase):
                         found = count_labels(*own, *truth, len(self.class_names))
                         counts.setdefault(name, []).append(found)
                     sizes.append(iou_by_size(boxes, row.gt_classes, row.scores, *truth))
+                kept = row[row.selected]
+                own = (boxes[row.selected], kept.gt_classes, kept.scores)
+                masks, true_masks = None, None
+                if kept.has("gt_masks"):
+                    original = sample.geometry.masks_to_original(kept.gt_masks.tensor)
+                    masks = RleMasks.encode(original).rles
+                    true_masks = self._truth_masks(self._sample[index][0])
+                if truth is not None and masks is not None and true_masks is not None:
+                    ious += mask_ious(assign_truth(*own, *truth), masks, true_masks)
                 if index in self._shown:
-                    kept = row[row.selected]
-                    own = (boxes[row.selected], kept.gt_classes, kept.scores)
-                    gallery.append(_picture(sample.file_name, own, truth))
+                    picture = _picture(sample.file_name, own, truth)
+                    if masks is not None:
+                        picture["masks"] = [as_json(rle) for rle in masks]
+                    if true_masks is not None and all(true_masks):
+                        picture["truth_masks"] = [as_json(rle) for rle in true_masks if rle]
+                    gallery.append(picture)
         record: Dict[str, Any] = {"step": step, "classes": self.class_names, "images": gallery}
         if counts:
             record["sampled_images"] = len(counts["selected"])
@@ -121,6 +143,8 @@ class PseudoLabelQuality(HookBase):
                 record[name] = summarise(total, self.class_names)
             record["compared"] = [name for name in counts if name not in ("selected", "candidates")]
             record["iou_by_size"] = summarise_sizes(sizes)
+            if ious:
+                record["selected"]["mask_iou"] = sum(ious) / len(ious)
             self._put_scalars(record)
         write_atomically(
             self.files.path(step), lambda file: file.write(json.dumps(record).encode())
@@ -157,6 +181,8 @@ class PseudoLabelQuality(HookBase):
             put(name, record["selected"][name])
             for labels in ("candidates", *record["compared"]):
                 put(f"{labels}_{name}", record[labels][name])
+        if "mask_iou" in record["selected"]:
+            put("mask_iou", record["selected"]["mask_iou"])
         for label, row in record["selected"]["per_class"].items():
             for name in ("precision", "recall", "count", "truth"):
                 put(f"{name}-{label}", row[name])

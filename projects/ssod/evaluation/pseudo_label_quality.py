@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, Dict, Iterable, List, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import torch
+from pycocotools import mask as mask_util
 from torch import Tensor
 from torchvision.ops import box_iou
+
+from ssod.data.masks import Rle
 
 
 def match_labels(
@@ -70,6 +73,23 @@ def assign_truth(
             matched[row] = column
             iou[:, column] = -1.0
     return matched
+
+
+def mask_ious(
+    matched: Tensor, masks: Sequence[Rle], truth_masks: Sequence[Optional[Rle]]
+) -> List[float]:
+    """The IoU of the masks of matched pairs, by pixels.
+
+    Args:
+        matched: (M,) of `assign_truth`. masks: M. truth_masks: T; pairs whose true mask is not
+            known are left out.
+    """
+    found = []
+    for mask, index in zip(masks, matched.tolist()):
+        truth = truth_masks[index] if index >= 0 else None
+        if truth is not None:
+            found.append(float(mask_util.iou([mask], [truth], [0])[0, 0]))
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ssod.data.catalog import register_datasets
+from ssod.data.masks import decode_mask, is_rle
 from ssod.data.pixels import read_pixels
 from ssod.data.records import trained_annotations
 from ssod.errors import UserError
@@ -29,13 +30,14 @@ _ENLARGED = 400
 
 @dataclass
 class Boxes:
-    """Boxes of one image: XYXY in pixels of the file, class indices, and scores unless they are the
-    truth.
+    """Boxes of one image: XYXY in pixels of the file, class indices, scores unless they are the
+    truth, and run-length encoded masks where there are any.
     """
 
     boxes: List[List[float]]
     classes: List[int]
     scores: Optional[List[float]] = None
+    masks: Optional[List[Dict[str, Any]]] = None
 
 
 @dataclass
@@ -60,9 +62,12 @@ def pseudo_label_images(runs: Sequence[RunData]) -> List[GalleryImage]:
         for row in record.get("images", []):
             name = row["file_name"]
             image = found.setdefault(name, GalleryImage(name, record.get("classes", [])))
-            image.labels[run.name] = Boxes(row["boxes"], row["classes"], row["scores"])
+            image.labels[run.name] = Boxes(
+                row["boxes"], row["classes"], row["scores"], row.get("masks")
+            )
             if "truth_boxes" in row:
-                image.truth = Boxes(row["truth_boxes"], row["truth_classes"])
+                true = row["truth_boxes"], row["truth_classes"]
+                image.truth = Boxes(*true, masks=row.get("truth_masks"))
     return list(found.values())
 
 
@@ -100,6 +105,7 @@ def detection_images(
                 [_corners(row["bbox"]) for row in own],
                 [to_index.get(row["category_id"], row["category_id"]) for row in own],
                 [row["score"] for row in own],
+                [r["segmentation"] for r in own] if _all_masks(own) else None,
             )
     return list(found.values()), remarks
 
@@ -134,18 +140,31 @@ def read_dataset(run: RunData, name: str) -> Tuple[List[Dict[str, Any]], Any]:
     """Records and metadata of a dataset that a run's config names."""
     # Only the declarations: a config that this version cannot load whole may still show its
     # pictures.
-    register_datasets(CfgNode({"SSOD": {"DATASETS": run.get("SSOD.DATASETS", {})}}))
+    masks = bool(run.get("MODEL.MASK_ON", False))
+    declared = {"SSOD": {"DATASETS": run.get("SSOD.DATASETS", {})}, "MODEL": {"MASK_ON": masks}}
+    register_datasets(CfgNode(declared))
     return DatasetCatalog.get(name), MetadataCatalog.get(name)
 
 
 def _truth(record: Dict[str, Any]) -> Boxes:
     rows = trained_annotations(record)
     boxes = [BoxMode.convert(list(a["bbox"]), a["bbox_mode"], BoxMode.XYXY_ABS) for a in rows]
-    return Boxes([list(box) for box in boxes], [a["category_id"] for a in rows])
+    known = bool(rows) and all(is_rle(a.get("segmentation")) for a in rows)
+    masks = [a["segmentation"] for a in rows] if known else None
+    return Boxes([list(box) for box in boxes], [a["category_id"] for a in rows], masks=masks)
+
+
+def _all_masks(rows: Sequence[Dict[str, Any]]) -> bool:
+    return bool(rows) and all("segmentation" in row for row in rows)
 
 
 def _corners(box: Sequence[float]) -> List[float]:
     return [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+
+
+def _decoded(rles: Sequence[Dict[str, Any]]) -> torch.Tensor:
+    masks = [decode_mask(rle) for rle in rles]
+    return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, 1, 1), bool))
 
 
 def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Optional[str]:
@@ -165,6 +184,7 @@ def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Option
         list(class_names),
         None if labels.scores is None else torch.tensor(labels.scores),
         scale=max(1, _ENLARGED // longest),
+        masks=None if labels.masks is None else _decoded(labels.masks),
     )
     encoded = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()

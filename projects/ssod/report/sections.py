@@ -128,6 +128,7 @@ def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
         ("precision", "Precision of pseudo-labels", 1.0),
         ("recall", "Recall of pseudo-labels", 1.0),
         ("mean_iou", "Mean IoU of the right pseudo-labels", 1.0),
+        ("mask_iou", "Mean IoU of their masks", 1.0),
         ("kl", "KL(truth ‖ pseudo-labels) of the classes, nats", None),
     )
     charts = [line_chart("Pseudo-boxes per image", counts, low=0.0)]
