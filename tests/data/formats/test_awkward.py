@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -12,6 +13,7 @@ import yaml
 
 from layouts import CLASSES, TRUTH, cvat, labelimg_voc, labelimg_yolo, labelme, save_image, table
 from ssod.data.declarations import parse_declaration
+from ssod.data.masks import decode_mask
 from ssod.errors import UserError
 
 Found = Dict[str, List[Tuple[Any, ...]]]
@@ -627,3 +629,41 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     label.write_text("0 0.5 0.5 0.2 0.5\n1 0.5 0.5 0.2 0.2")
     os.utime(label, ns=(2**61, 2**61))
     assert len(read(node)["a.jpg"]) == 2
+
+
+# ---- masks
+
+
+def _triangles(kind: str, root: Path) -> Dict[str, Any]:
+    """A rectangle, and a triangle (10, 10), (50, 10), (10, 50) in a 100 x 80 image."""
+    points = [[10, 10], [50, 10], [10, 50]]
+    if kind == "yolo":
+        return yolo(root, "0 0.5 0.5 0.2 0.5", "1 0.1 0.125 0.5 0.125 0.1 0.625")
+    if kind == "cvat":
+        names = "<name>cat</name></label><label><name>dog</name>"
+        triangle = '<polygon label="dog" points="10,10;50,10;10,50"/>'
+        return cvat_file(
+            root, '<box label="cat" xtl="1" ytl="2" xbr="9" ybr="8"/>' + triangle, names
+        )
+    if kind == "labelme":
+        return labelme_file(root, shape([[1, 2], [9, 8]]), shape(points, "polygon", "dog"))
+    save_image(root / "a.jpg")
+    box = {"x": 1, "y": 2, "width": 9, "height": 8, "rectanglelabels": ["cat"]}
+    percent = [[x, y / 0.8] for x, y in points]
+    return studio(root, task(box, {"points": percent, "polygonlabels": ["dog"]}))
+
+
+@pytest.mark.parametrize("kind", ["yolo", "cvat", "labelme", "label_studio"])
+def test_polygons_are_masks_where_they_are_wanted(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset: Any = parse_declaration("x", _triangles(kind, tmp_path))
+    (plain,) = dataset.labeled_records()
+    assert len(plain["annotations"]) == 2
+    assert not any("segmentation" in a for a in plain["annotations"])
+    (record,) = replace(dataset, masks=True).labeled_records()
+    (annotation,) = record["annotations"]
+    mask = decode_mask(annotation["segmentation"])
+    assert mask.shape == (80, 100) and abs(mask.sum() - 800) < 45
+    assert mask[15, 15] and not mask[45, 45] and annotation["category_id"] == 1
+    assert "skipped 1 boxes without a usable mask (1 without a mask): " in caplog.text

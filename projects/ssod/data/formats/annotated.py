@@ -27,8 +27,10 @@ from detectron2.structures import BoxMode
 
 from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.formats.geometry import Point
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import class_list, optional_path, resolve_path
+from ssod.data.masks import read_mask
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError
 
@@ -37,11 +39,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledBox:
-    """One usable box: XYXY in pixels of the image as it is shown, turned by its EXIF tag."""
+    """One usable box: XYXY in pixels of the image as it is shown, turned by its EXIF tag.
+
+    `polygon` is the outline that was drawn, x, y, x, y, ..., where the shape is a polygon.
+    """
 
     label: str
     corners: Tuple[float, float, float, float]
     iscrowd: bool = False
+    polygon: Tuple[float, ...] = ()
 
 
 @dataclass
@@ -141,11 +147,13 @@ class LabelReader:
         where: str,
         *,
         iscrowd: bool = False,
+        polygon: Sequence[Point] = (),
     ) -> None:
         """Adds an XYXY box, or counts it as skipped.
 
         Args:
             corners: [] for a shape that has no box; `where` is what the message lists.
+            polygon: its points in pixels, where the shape is one.
         """
         self.mark_labelled(entry)
         assert entry.boxes is not None
@@ -157,7 +165,8 @@ class LabelReader:
             self.skipped.add(where, problem, self.folder.full_path(entry.path))
             return
         x0, y0, x1, y1 = (float(v) for v in corners)
-        entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd))
+        outline = tuple(float(v) for point in polygon for v in point)
+        entry.boxes.append(LabelledBox(name, (x0, y0, x1, y1), iscrowd, outline))
 
     def finish(self, classes: Optional[Sequence[str]] = None) -> Reading:
         """The reading, once all files are read.
@@ -188,7 +197,8 @@ class AnnotatedSet(ABC):
     """A declared dataset. A format only implements `read`; everything else follows from its result.
 
     ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS.
-    CLASSES, where it is given, fixes the classes and their order.
+    CLASSES, where it is given, fixes the classes and their order. `masks` says whether polygons are
+    read as masks (`MODEL.MASK_ON`).
     """
 
     REQUIRED: ClassVar[Tuple[str, ...]] = ("ANNOTATIONS",)
@@ -201,6 +211,7 @@ class AnnotatedSet(ABC):
     class_names: Tuple[str, ...] = ()
     truth: Optional[str] = None
     groups: Optional[str] = None
+    masks: bool = False
 
     @classmethod
     def from_node(cls, name: str, node: Mapping[str, Any]) -> "AnnotatedSet":
@@ -290,7 +301,12 @@ class AnnotatedSet(ABC):
         ]
 
     def labeled_records(self) -> List[Record]:
-        """The labelled images, with "annotations" (class indices; XYXY boxes)."""
+        """The labelled images, with "annotations" (class indices; XYXY boxes).
+
+        With `masks` an annotation has a "segmentation" (an `Rle`); shapes that are no usable
+        polygon are skipped and reported.
+        """
+        skipped = SkippedBoxes(self.source, "boxes without a usable mask")
         reading, root = self._labels(), self.image_root
         indices = {name: i for i, name in enumerate(self.classes())}
         records = []
@@ -307,15 +323,24 @@ class AnnotatedSet(ABC):
                     raise UserError(
                         f"{self.source}: {entry.path} has the class {box.label!r}, which is not in {whose}: add it."
                     )
-                record["annotations"].append(
-                    {
-                        "bbox": list(box.corners),
-                        "bbox_mode": BoxMode.XYXY_ABS,
-                        "category_id": indices[box.label],
-                        "iscrowd": int(box.iscrowd),
-                    }
-                )
+                annotation: Dict[str, Any] = {
+                    "bbox": list(box.corners),
+                    "bbox_mode": BoxMode.XYXY_ABS,
+                    "category_id": indices[box.label],
+                    "iscrowd": int(box.iscrowd),
+                }
+                if self.masks:
+                    polygons = [list(box.polygon)] if box.polygon else []
+                    size = entry.size or (None, None)
+                    annotation["segmentation"], problem = read_mask(
+                        polygons, box.corners, *size, is_crowd=box.iscrowd
+                    )
+                    if problem:
+                        skipped.add(f"{entry.path}: {box.label}", problem, file_name)
+                        continue
+                record["annotations"].append(annotation)
             records.append(record)
+        skipped.report()
         return records
 
 

@@ -90,8 +90,9 @@ class CvatSet(AnnotatedSet):
     project.
 
     ANNOTATIONS may be a folder with the XML files of several tasks. Every shape with an inside
-    becomes the box around it, turned as it is; points and lines are skipped and counted. An image
-    without any shape counts as unlabelled: CVAT lists every image of a task, labelled or not.
+    becomes the box around it, turned as it is; polygons are masks too. Points and lines are skipped
+    and counted. An image without any shape counts as unlabelled: CVAT lists every image of a task,
+    labelled or not.
     """
 
     def label_files(self) -> List[str]:
@@ -162,7 +163,8 @@ def _add_shape(
         reader.mark_labelled(entry)
         reader.skipped.add(where, f"of shape {shape.tag}, which has no box")
     else:
-        reader.add_box(entry, label, box, where)
+        polygon = _points(shape.get("points")) if box and shape.tag == "polygon" else ()
+        reader.add_box(entry, label, box, where, polygon=polygon)
 
 
 def _read_tracks(reader: LabelReader, root: ElementTree.Element) -> None:

@@ -103,7 +103,8 @@ class LabelStudioSet(AnnotatedSet):
 
     Of several annotations of a task, the one marked as ground truth counts, else the latest.
     Cancelled ones and predictions do not count. Polygons and ellipses become the boxes around them;
-    brush strokes and key points are skipped and counted. A task without annotations is unlabelled.
+    polygons are masks too. Brush strokes and key points are skipped and counted. A task without
+    annotations is unlabelled.
     """
 
     def label_files(self) -> List[str]:
@@ -177,7 +178,9 @@ def _add_regions(reader: LabelReader, entry: ImageLabels, regions: List[Any], wh
         if box is None:
             reader.skipped.add(place, "of a shape that has no box")
         else:
-            reader.add_box(entry, label, box, place)
+            points = value.get("points") if box else None
+            polygon = [(float(x) * width / 100, float(y) * height / 100) for x, y in points or ()]
+            reader.add_box(entry, label, box, place, polygon=polygon)
 
 
 def _labelled(regions: List[Any]) -> Iterator[Any]:

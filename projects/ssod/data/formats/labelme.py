@@ -18,6 +18,7 @@ from ssod.errors import UserError
 
 # Shapes with an inside. A point or a line has no box.
 _AREAS = ("rectangle", "polygon", "mask", "oriented_rectangle", "quadrilateral")
+_POLYGONS = ("polygon", "oriented_rectangle", "quadrilateral")
 
 
 def is_labelme(content: Any) -> bool:
@@ -49,8 +50,8 @@ class LabelMeSet(AnnotatedSet):
     """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`; IMAGES where the images lie
     elsewhere.
 
-    Polygons, circles and masks become the boxes around them. Points and lines are skipped and
-    counted.
+    Polygons, circles and masks become the boxes around them; polygons are masks too. Points and
+    lines are skipped and counted.
     """
 
     def label_files(self) -> List[str]:
@@ -100,4 +101,6 @@ def _add_shapes(reader: LabelReader, entry: ImageLabels, file: str, shapes: List
         if box is None:
             reader.skipped.add(where, f"of shape {shape['shape_type']}, which has no box")
             continue
-        reader.add_box(entry, shape.get("label"), box, where)
+        kind = shape.get("shape_type") or "polygon"
+        polygon = shape["points"] if box and kind in _POLYGONS else ()
+        reader.add_box(entry, shape.get("label"), box, where, polygon=polygon)

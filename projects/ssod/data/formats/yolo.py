@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Set, Tuple
 
 from ssod.data.formats.annotated import AnnotatedSet, LabelReader, Reading
-from ssod.data.formats.geometry import box_around
+from ssod.data.formats.geometry import Point, box_around
 from ssod.data.formats.images import ImageFolder
 from ssod.data.formats.registry import register_format
 from ssod.data.formats.yolo_layout import Layout, is_class_file, label_paths, read_layout
@@ -39,6 +39,14 @@ def parse_line(line: str, keypoint_values: int = 0) -> Optional[Tuple[int, List[
     if len(numbers) % 2 == 0:  # a polygon and its score
         numbers.pop()
     return index, box_around(list(zip(numbers[1::2], numbers[2::2])))
+
+
+def parse_polygon(line: str, keypoint_values: int = 0) -> List[Point]:
+    """The relative points of a line of `parse_line` that has a polygon; [] of any other."""
+    numbers = [float(word) for word in line.split()]
+    if len(numbers) <= 6 or (keypoint_values and len(numbers) == 5 + keypoint_values):
+        return []
+    return list(zip(numbers[1::2], numbers[2::2]))
 
 
 @register_format("yolo", required=AnnotatedSet.REQUIRED, optional=(*AnnotatedSet.OPTIONAL, "SPLIT"))
@@ -104,7 +112,10 @@ class YoloSet(AnnotatedSet):
                     continue
                 height, width = entry.size
                 corners = [box[0] * width, box[1] * height, box[2] * width, box[3] * height]
-                reader.add_box(entry, names[index], corners, where)
+                polygon = [
+                    (x * width, y * height) for x, y in parse_polygon(line, layout.keypoint_values)
+                ]
+                reader.add_box(entry, names[index], corners, where, polygon=polygon)
         _check_relative(reader, outside)
         for missing in layout.missing_files():
             reader.without_image.add(missing, "of a list without an image file")
