@@ -9,8 +9,12 @@ from typing import Any, Dict
 import numpy as np
 import pytest
 
-from runs import train
+from region_rig import KEYS
+from runs import digest, method_cfg, state_of, train
 from ssod.data.masks import as_json, encode_mask
+from ssod.plotting.run_data import load_runs
+from ssod.report.gallery import pseudo_label_images
+from ssod.report.page import build_page
 from tiny import SIZE, tiny_cfg, with_squares, write_coco
 
 
@@ -42,3 +46,40 @@ def test_mask_losses_arrive(tmp_path: Path, stored: bool) -> None:
     storage = train(cfg).storage.histories()
     assert 0 < storage["loss_mask"].latest() < 10
     assert ("loss_mask_unlabeled" in storage) == stored
+
+
+@pytest.mark.trains
+@pytest.mark.parametrize("mixer", ["CropBank", "MixUpMosaic"])
+def test_masks_from_labels_to_the_report(squares: Path, tmp_path: Path, mixer: str) -> None:
+    """A teacher's masks are pasted, trained on, measured, evaluated and drawn; resumed, too."""
+
+    def config(name: str) -> Any:
+        cfg = method_cfg(squares, tmp_path / name, ("PseudoBoxRegression", mixer), 4)
+        cfg.merge_from_list(KEYS["Mask R-CNN"])
+        cfg.SSOD.DATASETS.squares_unlabeled.TRUTH = str(squares / "unlabeled.json")
+        cfg.merge_from_list(["SSOD.VIS_PERIOD", 1, "TEST.EVAL_PERIOD", 2])
+        cfg.DATASETS.TEST = ("squares_test",)
+        if mixer == "CropBank":
+            cfg.SSOD.CROP_BANK.PASTE_ON = ("labeled", "unlabeled")
+            cfg.SSOD.CROP_BANK.BANKS = ("pseudo", "labeled")
+        return cfg
+
+    whole = train(config("whole"))
+    histories = whole.storage.histories()
+    assert {"loss_mask", "loss_mask_unlabeled", "teacher/segm/AP"} <= set(histories)
+    assert "pseudo_quality/mask_iou" in histories
+    result = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert {"bbox", "segm"} == set(result["teacher_best"]["test"]["squares_test"])
+    if mixer == "CropBank":
+        bank = whole.core.methods["CropBank"].pseudo_bank.instances()
+        assert bank.masks is not None and len(bank.masks)
+        assert (tmp_path / "whole" / "crop_bank" / "0.jpg").exists()
+    pictures = pseudo_label_images(load_runs([str(tmp_path / "whole")]))
+    assert all(picture.truth is not None and picture.truth.masks for picture in pictures)
+    page = build_page(load_runs([str(tmp_path / "whole")]))
+    assert "segm/AP" in page and "Mean IoU of their masks" in page
+
+    parts = config("parts")
+    train(parts)
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000001.pth")
+    assert digest(state_of(train(parts, resume=True))) == digest(state_of(whole))
