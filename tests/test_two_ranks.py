@@ -32,6 +32,7 @@ def found(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> Dict[str, 
     [
         *("toy", "live_bn", "threshold", "toy_resumed", "equal"),
         *("stored", "stored_retinanet", "full_stack", *two_ranks.FAMILIES, *METHOD_NAMES),
+        *two_ranks.QUERIES,
     ],
 )
 def test_ranks_agree_to_the_bit(found: Dict[str, Any], case: str) -> None:

@@ -4,6 +4,7 @@ Detectron2 takes seconds.
 
 import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)
 
+import importlib.util
 import json
 import os
 from argparse import Namespace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from detectron2.utils import comm
 
+from detr_case import KINDS, detr_keys
 from region_rig import KEYS
 from runs import (
     FULL_STACK,
@@ -34,6 +36,8 @@ from tiny import tiny_cfg, with_squares
 
 # The cascade's later stages and the mask head are what they have beyond Faster R-CNN.
 FAMILIES = ("Cascade Mask R-CNN",)
+# Of detr_case.py, where the package transformers is installed.
+QUERIES = ("two_stage", "rt_detr") if importlib.util.find_spec("transformers") else ()
 
 
 def main(root: str, output: str) -> None:
@@ -84,6 +88,15 @@ def main(root: str, output: str) -> None:
         cfg.merge_from_list([*KEYS[family], "SOLVER.IMS_PER_BATCH", 4])
         cfg.merge_from_list(["SSOD.IMS_PER_BATCH_UNLABELED", 4])
         report(family, train(cfg))
+    for kind in QUERIES:
+        cfg = method_cfg(Path(root), folder / kind, stored, 4)
+        name, own = KINDS[kind]
+        cfg.merge_from_list([*detr_keys(name), *own, "SOLVER.IMS_PER_BATCH", 4])
+        cfg.merge_from_list(["SSOD.IMS_PER_BATCH_UNLABELED", 4, "SOLVER.OPTIMIZER", "AdamW"])
+        # An untrained detector's scores lie around 0.01.
+        cfg.merge_from_list(["SOLVER.BASE_LR", 1e-4, "SSOD.SCORE_THRESHOLD", 0.01])
+        cfg.merge_from_list(["SSOD.PSEUDO_SCORE_FLOOR", 0.001])
+        report(kind, train(cfg))
     for refresh in (
         "on_visit",
         "sweep",

@@ -234,7 +234,9 @@ def _above(found: Instances, threshold: float, tta: bool) -> Instances:
 
 
 def _build(cfg: CfgNode, weights: str, tta: bool, role: Optional[str]) -> Any:
-    model: nn.Module = load_detector(cfg, weights, role)
+    model: Any = load_detector(cfg, weights, role)
+    if hasattr(model, "one_class_per_query"):
+        model.one_class_per_query = True  # the same box under two classes is no second object
     if not tta:
         return model
     if not isinstance(model, GeneralizedRCNN):

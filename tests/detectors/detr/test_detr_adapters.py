@@ -18,6 +18,7 @@ from ssod.detectors.registry import build_adapter, find_detector
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
+from ssod.pseudo_labels.predictions import _build
 from ssod.structures import SSODBatch, View, Views, make_targets
 from tiny import make_sample, with_squares
 
@@ -115,6 +116,16 @@ def test_row_weights_of_methods_reach_the_loss() -> None:
     assert float(less["loss_cls"].detach()) == 0.0
     assert torch.equal(less["loss_cls_aux"], full["loss_cls_aux"])
     assert torch.equal(less["loss_bbox"], full["loss_bbox"])
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_stored_labels_have_one_class_a_query(kind: str, tmp_path: Path) -> None:
+    cfg = detr_cfg(kind)
+    torch.save({"model": build(kind).state_dict()}, tmp_path / "model.pth")
+    model = _build(cfg, str(tmp_path / "model.pth"), False, None)
+    with torch.no_grad():
+        (found,) = model([{"image": inputs()[0]["image"]}])
+    assert 0 < len(found["instances"]) <= 20
 
 
 @pytest.mark.parametrize("kind", BOTH)

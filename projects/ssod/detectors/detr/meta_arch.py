@@ -72,6 +72,9 @@ class TransformerDetector(nn.Module):
         self.input_size = tuple(input_size)
         self.score_thresh = score_thresh
         self.max_detections = max_detections
+        # A query gives one box, of its best class. False: one for each class, as DETRs are
+        # evaluated.
+        self.one_class_per_query = False
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -121,7 +124,8 @@ class TransformerDetector(nn.Module):
     ) -> List[Any]:
         """Detections, in pixels of "height" and "width" if `do_postprocess`."""
         images = [entry["image"] for entry in batched_inputs]
-        found = self.detect(images, floor=self.score_thresh, one_class=False)
+        predictions = self.predict(images)
+        found = self.found(predictions, images, self.score_thresh, self.one_class_per_query)
         if not do_postprocess:
             return found
         results = []
@@ -133,14 +137,12 @@ class TransformerDetector(nn.Module):
 
     # ---------------------------------------------------------------- its parts
 
-    def detect(self, images: List[Tensor], floor: float, one_class: bool) -> List[Instances]:
-        """N `Instances` in the images' pixels; see `predictions.detections`."""
-        return self.found(self.predict(images), images, floor, one_class)
-
     def found(
         self, predictions: Predictions, images: List[Tensor], floor: float, one_class: bool
     ) -> List[Instances]:
-        """The detections of a pass over these images."""
+        """The detections of a pass over these images, in their pixels; see
+        `predictions.detections`.
+        """
         return [
             detections(
                 predictions.decoder.logits[-1, index],
