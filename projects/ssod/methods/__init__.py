@@ -38,7 +38,7 @@ def _registered() -> List[Type[Method]]:
 
 
 def add_method_configs(cfg: CfgNode) -> None:
-    """Adds every registered method's keys; a method of your own must be imported before."""
+    """Adds every registered method's keys. Import your own method before this call."""
     for method in _registered():
         method.add_config(cfg)
         add_former_keys(cfg, method)
@@ -55,7 +55,7 @@ def get_method(name: str) -> Type[Method]:
 
 
 def learns_from_unlabeled(cfg: CfgNode) -> bool:
-    """True if any of `SSOD.METHODS` needs unlabelled images; else training is supervised
+    """True if any of `SSOD.METHODS` needs unlabelled images. Otherwise training is supervised
     throughout.
     """
     return any(get_method(name).needs_unlabeled for name in cfg.SSOD.METHODS)

@@ -5,9 +5,9 @@ A step runs these phases in order, each for every method in the order of `SSOD.M
     setup, attach (once) -> [view_transform, in the loader]
     -> refine -> views -> weigh -> losses -> update -> activity
 
-A phase returns new values and never edits what it was given. During burn-in there are no
-pseudo-labels: `pseudo`, `context.teacher_outputs` and `outputs.unlabeled` are None, `refine` is not
-called, the rest is.
+A phase returns new values and never edits its arguments. During burn-in there are no pseudo-labels:
+`pseudo`, `context.teacher_outputs` and `outputs.unlabeled` are None. `refine` is not called then.
+The other phases are.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ class StepContext:
         student, teacher: the two detectors.
         teacher_outputs: None during burn-in, and with stored pseudo-labels (`SSOD.PSEUDO_LABELS`).
         methods: all methods in use, by name.
-        shared: what a method computed in this step for others, under its own name.
-        changes: labels and RoIs that a method's phases changed in this step, and the size of its
-            losses, by method name; of methods that do not override `Method.activity`.
+        shared: results of this step that a method computed for others, by the method's name.
+        changes: the number of labels and RoIs that a method's phases changed in this step, and the
+            size of the method's losses. By method name, for methods that do not override
+            `Method.activity`.
     """
 
     step: int
@@ -79,8 +80,8 @@ class TrainingData:
     """The datasets, as methods see them in `setup`.
 
     Attributes:
-        labeled: Detectron2 dataset dicts. unlabeled: the same without annotations;
-            `SampleRef.index` counts in them.
+        labeled: Detectron2 dataset dicts. unlabeled: the same without annotations.
+            `SampleRef.index` is an index into these lists.
         class_names: in the order of the class indices.
     """
 
@@ -94,10 +95,10 @@ class InertPeriod:
     """Statistics of a period in which a method changed nothing, for `Method.inert_reason`.
 
     Attributes:
-        steps: its length. last_step: steps done at its end.
-        best_score: the highest score that the teacher gave, 0 if it found nothing.
-        candidates, selected: the teacher's labels, and those that the main branch trains on, per
-            image.
+        steps: length of the period. last_step: steps done at the end of the period.
+        best_score: the highest score of the teacher, 0 if the teacher found nothing.
+        candidates, selected: labels per image: those of the teacher, and those that the main branch
+            trains on.
     """
 
     steps: int
@@ -107,8 +108,8 @@ class InertPeriod:
     selected: float
 
     def no_score_passes(self, threshold: float, key: str) -> Optional[str]:
-        """The reason of a method that needs scores from `threshold` (config key `key`) on; None if
-        there was one.
+        """The reason for a method that needs scores of `threshold` or more (config key `key`). None
+        if the teacher gave such a score.
         """
         if self.best_score >= threshold:
             return None
@@ -120,52 +121,56 @@ class InertPeriod:
 
 
 class Method(nn.Module):
-    """Base class; every phase does nothing until overridden.
+    """Base class. A phase does nothing unless it is overridden.
 
-    State: tensors are buffers, other state goes through `get_extra_state` (tensors and Python
-    scalars only). It is in the checkpoint and must be the same on every rank: all-reduce statistics
-    before they are used (`ssod.utils.comm`). Heads that the teacher needs too are added in `attach`
-    by `add_head`; parameters of the Method itself are trained with the student but have no
-    teacher's copy. Neither is exported.
+    State: keep tensors in buffers and other state in `get_extra_state` (tensors and Python scalars
+    only). The checkpoint contains the state. It must be the same on every rank, so all-reduce
+    statistics before you use them (`ssod.utils.comm`). Add heads that the teacher needs too in
+    `attach`, by `add_head`. Parameters of the Method itself are trained with the student but have
+    no copy in the teacher. Neither is exported.
     """
 
     name: str = ""
-    # The node under `SSOD` with the method's keys, empty if it has none, and names that the node
-    # had in former versions: these still work, with a warning.
+    # The node under `SSOD` with the method's keys, empty if the method has none.
+    # `former_config_keys` has the names of the node in former versions. These still work, with a
+    # warning.
     config_key: str = ""
     former_config_keys: Tuple[str, ...] = ()
-    # What it needs of the detector, see `ssod.detectors.base`; () for a method that looks at labels
-    # and images alone, which runs on every model. `__init__` may set it from a key.
+    # The parts of the detector that the method needs, see `ssod.detectors.base`. Use () for a
+    # method that looks only at labels and images. It then runs on every model. `__init__` may set
+    # the value from a key.
     needs: Tuple[Need, ...] = (Capability.REGIONS,)
-    # What else than removing it makes the family do, such as "set SSOD.MY.KEY to False".
+    # Another way to make the method run on the family than removing it, such as "set SSOD.MY.KEY to
+    # False".
     needs_hint: str = ""
-    # What it goes without, with a warning, where the family lacks it.
+    # Parts that the method can go without. It warns if the family lacks them.
     profits_from: Tuple[Capability, ...] = ()
     # Methods that must be listed as well: `OtherMethod.__name__`.
     requires: Tuple[str, ...] = ()
-    # `groups`: those that the method belongs to, with names of your choice. `excludes`: groups
-    # whose members cannot be listed beside it. A run can have one member of a group that is in
-    # both.
+    # `groups`: the groups that the method belongs to, with names of your choice. `excludes`: groups
+    # whose members cannot be listed together with the method. If a group is in both, a run can have
+    # one member of it.
     groups: Tuple[str, ...] = ()
     excludes: Tuple[str, ...] = ()
-    # False if it also works on labelled images alone.
+    # False if the method also works on labelled images alone.
     needs_unlabeled: bool = True
-    # True if it cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), where
-    # `teacher_outputs` is None.
+    # True if the method cannot work with stored pseudo-labels (`SSOD.PSEUDO_LABELS`), because
+    # `teacher_outputs` is None then.
     needs_online_teacher: bool = False
-    # True if it decides which pseudo-labels the main branch trains on; one of these is needed for
-    # mutual learning.
+    # True if the method decides which pseudo-labels the main branch trains on. Mutual learning
+    # needs one such method.
     selects_pseudo_labels: bool = False
     # The config key of the lowest score that such a method selects.
     selection_key: str = "SSOD.SCORE_THRESHOLD"
-    # True if boxes of pseudo-labels regress because of it.
+    # True if the method makes boxes of pseudo-labels train the box regression.
     regresses_pseudo_boxes: bool = False
-    # True if `refine` adds rows of its own to the teacher's labels. Such a method stands after all
-    # that select.
+    # True if `refine` adds rows to the teacher's labels. List such a method after all methods that
+    # select.
     adds_labels: bool = False
-    # What `activity` counts, as the title of a chart.
+    # The title of the chart of `activity`.
     activity_unit: str = "labels and RoIs changed, and size of the losses"
-    # What its heads multiply an untrained detector's scores by, for `trial_config`.
+    # The factor by which the method's heads change an untrained detector's scores, for
+    # `trial_config`.
     trial_score_scale: float = 1.0
 
     @classmethod
@@ -174,7 +179,7 @@ class Method(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        """Keyword arguments of `__init__`."""
+        """Reads the keyword arguments of `__init__` from the config."""
         return {}
 
     @classmethod
@@ -182,8 +187,8 @@ class Method(nn.Module):
         """The lowest score with which the main branch trains on a label: the value of
         `selection_key`.
 
-        A method that looks at more than the score (the box's size, the image) says from which score
-        on that score alone is enough. One whose thresholds move says how low they may get.
+        A method that looks at more than the score (the box's size, the image) returns the score
+        that is enough by itself. A method with moving thresholds returns their lower bound.
         """
         node, value = cfg, 0.0
         for part in cls.selection_key.split("."):
@@ -198,30 +203,31 @@ class Method(nn.Module):
 
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
-        """Sets what the method needs to act within the first steps of an untrained detector, in
-        place: its own keys, and those of the model, such as `MODEL.ROI_HEADS.NAME`.
+        """Changes the config in place so that the method acts within the first steps of an
+        untrained detector. It sets the method's own keys, and keys of the model such as
+        `MODEL.ROI_HEADS.NAME`.
 
         The composition tests run every method with it. The default gives `selection_key` the value
         `high`.
 
         Args:
-            high, low: scores that such a detector's lie around. It gives 0.1 to 0.25, so they are
+            high, low: typical scores of such a detector. Its scores are 0.1 to 0.25, so these are
                 0.2 and 0.1, times `trial_score_scale`.
         """
         if cls.selects_pseudo_labels:
             cfg.merge_from_list([cls.selection_key, high])
 
     def setup(self, data: TrainingData) -> None:
-        """Called once by the trainer, first of all."""
+        """Called once by the trainer, before all other phases."""
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        """Called once, before the optimiser, DDP and the teacher's copy; `add_head` adds what the
-        teacher needs too.
+        """Called once, before the optimiser, DDP and the teacher's copy are made. Use `add_head`
+        for heads that the teacher needs too.
         """
 
     def add_head(self, student: GeneralizedRCNN, head: nn.Module) -> None:
-        """Makes `head` `student.ssod_heads[self.name]`: trained, averaged into the teacher, not
-        exported.
+        """Stores `head` as `student.ssod_heads[self.name]`. It is trained, averaged into the
+        teacher, and not exported.
         """
         if not hasattr(student, "ssod_heads"):
             student.ssod_heads = nn.ModuleDict()
@@ -234,15 +240,15 @@ class Method(nn.Module):
         return None
 
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
-        """Selects, weights or annotates the teacher's labels by columns; rows stay.
+        """Selects, weights or annotates the teacher's labels by columns. The rows stay.
 
-        Changes no state and talks to no other rank: hooks that measure pseudo-labels call it too,
-        on rank 0 alone.
+        It must not change state or communicate with other ranks, because hooks that measure
+        pseudo-labels call it too, on rank 0 only.
         """
         return pseudo
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
-        """Changes what the student sees or is trained towards."""
+        """Changes the student's images or training labels."""
         return views
 
     def weigh(
@@ -254,61 +260,60 @@ class Method(nn.Module):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """Further losses, already multiplied by their weight; names must not exist yet.
+        """Returns further losses, already multiplied by their weights. Their names must be new.
 
-        In a step every rank must return the same names: where there is nothing to learn, return a
-        zero.
+        In a step every rank must return the same names. Return a zero if there is nothing to learn.
         """
         return {}
 
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        """Updates the method's state: no gradient, no autocast, once a micro-batch, after the
-        losses, on every rank.
+        """Updates the method's state. It is called on every rank after the losses, once per
+        micro-batch, without gradient and autocast.
         """
 
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        """How much the method has changed in this step, 0 if nothing: a number, or a scalar tensor,
-        of no less than 0.
+        """How much the method has changed in this step: a number or a scalar tensor, 0 for no
+        change, never negative.
 
-        It is logged as `activity/<method>`, and the trainer warns when it stays 0 (`inert_reason`).
-        Called after `update`, without gradient, once a micro-batch and on every rank; the logged
-        value is the mean. Override it where the default, what the phases changed in labels, RoI
-        weights and losses, is not the point of the method.
+        It is logged as `activity/<method>`, and the trainer warns if it stays 0 (`inert_reason`).
+        It is called after `update`, without gradient, once per micro-batch and on every rank. The
+        logged value is the mean. The default counts changes of labels, RoI weights and losses.
+        Override it if these are not the point of the method.
 
         Args:
-            outputs: None where no student runs, as in tools that look at labels alone.
+            outputs: None if no student runs, as in tools that look only at labels.
         """
         return context.changes.get(self.name, 0.0)
 
     def compared_labels(
         self, pseudo: PseudoLabels, context: StepContext
     ) -> Dict[str, List[Tensor]]:
-        """Other choices of labels whose quality is measured beside that of the selected ones, such
-        as those before a filter.
+        """Other choices of labels, such as the labels before a filter. Their quality is measured
+        together with that of the selected labels.
 
         Args:
             pseudo: after all methods' `refine`.
 
         Returns:
-            Name -> one bool (M,) an image.
+            Name -> one bool (M,) for each image.
         """
         return {}
 
     def present(self, context: StepContext) -> Optional[Tensor]:
-        """Which classes the unlabelled images may contain, bool (N, K); None: it does not judge
-        whole images.
+        """Which classes the unlabelled images may contain, bool (N, K). None: the method does not
+        judge whole images.
 
-        After `refine`; for methods that would learn labels which the main branch leaves out.
+        Called after `refine`, by methods that would learn labels which the main branch leaves out.
         """
         return None
 
     def inert_reason(self, period: InertPeriod) -> str:
-        """The likely reason why the method changed nothing in `period`, and what to do: the end of
-        a sentence.
+        """The likely reason why the method changed nothing in `period`, and what to do. The text is
+        the end of a sentence.
         """
         if not period.candidates:
             return (
@@ -326,35 +331,37 @@ class Method(nn.Module):
         )
 
     def snapshot(self, step: int) -> Optional[Dict[str, np.ndarray]]:
-        """Arrays to publish to the loader after this step, or None; the same on every rank.
+        """Arrays to publish to the loader after this step, or None. They must be the same on every
+        rank.
 
         They take effect `SSOD.SNAPSHOT_DELAY` steps later. The arrays "repeat_factors_labeled" and
-        "repeat_factors_unlabeled" (one float an image) change how often the sampler draws each
-        image.
+        "repeat_factors_unlabeled" (one float for each image) change how often the sampler draws
+        each image.
         """
         return None
 
     def build_hooks(self) -> List[HookBase]:
         """Hooks for the trainer.
 
-        Detectron2 keeps the state of only one hook per class: keep state in the Method.
+        Detectron2 saves the state of only one hook per class, so keep state in the Method.
         """
         return []
 
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
-        """This method's part of the report about one run, from what the run has written; None for
-        nothing.
+        """This method's part of the report about one run, from the files that the run has written.
+        None for no part.
 
-        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`, numbers from
-        `run.series(key)` of what the method has put into the event storage. No model is at hand,
-        and the run may still be going on.
+        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`.
+        `run.series(key)` gives the numbers that the method has put into the event storage. There is
+        no model here, and the run may still be going on.
         """
         return None
 
 
 def find_method(methods: Mapping[str, Method], kind: Type[MethodType]) -> Optional[MethodType]:
-    """The method in use of this class, or of one derived from it; None if there is none.
+    """The method in use that is an instance of this class or of a derived one. None if there is
+    none.
 
     Example:
         >>> pim = find_method(context.methods, PIM)

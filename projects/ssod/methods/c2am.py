@@ -1,9 +1,9 @@
-"""C2AM loss, a comparator of CI-SSOD: Wang et al., "C2AM Loss: Chasing a Better Decision Boundary
-for Long-Tail Object Detection", CVPR 2022.
+"""C2AM loss, which CI-SSOD compares with: Wang et al., "C2AM Loss: Chasing a Better Decision
+Boundary for Long-Tail Object Detection", CVPR 2022.
 
-The classifier compares directions: its logits are cosines. A label whose classifier is shorter than
-a competitor's must win by an angle, so that classes of much data keep a little more room. Shapes: R
-RoIs, D box-head channels, K foreground classes; background is one more class.
+The classifier compares directions: its logits are cosines. If a label's classifier is shorter than
+a competitor's, the label must win by an angle. So classes with much data keep a little more room.
+Shapes: R RoIs, D box-head channels, K foreground classes; background is one more class.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, Method, StepContext
 from ssod.structures import PseudoLabels
 
-# Below it, 1 - cos^2 has no gradient, which would grow without bound.
+# Below this value, 1 - cos^2 gets no gradient, because the gradient would grow without bound.
 _LEAST_SINE_SQUARED = 1e-6
 
 
 def angular_margins(norms: Tensor, alpha: float) -> Tensor:
-    """`m_ij = max(0, alpha / pi * log(|W_i| / |W_j|))`: what label j must win against competitor i
-    by.
+    """`m_ij = max(0, alpha / pi * log(|W_i| / |W_j|))`: the margin by which label j must win
+    against competitor i.
 
     Args:
-        norms: (K+1,) of the classifier's rows.
+        norms: (K+1,) norms of the classifier's rows.
 
     Returns:
         (K+1, K+1) radians, row: the label j, column: the competitor i.
@@ -43,8 +43,8 @@ def angular_margins(norms: Tensor, alpha: float) -> Tensor:
 
 
 def margin_loss(cosines: Tensor, labels: Tensor, margins: Tensor, scale: float) -> Tensor:
-    """`log(1 + sum over competitors i of exp(s cos(theta_i) - s cos(theta_j + m_ij)))`, j the
-    label.
+    """`log(1 + sum over competitors i of exp(s cos(theta_i) - s cos(theta_j + m_ij)))`, where j is
+    the label.
 
     Without margins it is the cross-entropy of the logits `s cos`.
 
@@ -59,7 +59,7 @@ def margin_loss(cosines: Tensor, labels: Tensor, margins: Tensor, scale: float) 
     sine = (1 - own**2).clamp(min=_LEAST_SINE_SQUARED).sqrt()
     margin = margins[labels]
     lead = scale * (cosines - own * margin.cos() + sine * margin.sin())
-    # The label against itself: exp(0) is the 1 in the logarithm.
+    # The term of the label against itself, exp(0), is the 1 in the logarithm.
     lead = lead.scatter(1, labels[:, None], 0.0)
     return torch.logsumexp(lead, dim=1)
 
@@ -102,8 +102,8 @@ def make_cosine(predictor: Any) -> None:
 
 @ROI_HEADS_REGISTRY.register()
 class CosineROIHeads(StandardROIHeads):
-    """`StandardROIHeads` with `CosineOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what C2AM
-    has trained.
+    """`StandardROIHeads` with `CosineOutputLayers`. With this `MODEL.ROI_HEADS.NAME`, the config
+    loads weights that C2AM has trained.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -119,7 +119,7 @@ class C2AM(Method):
     classifier.
 
     Args:
-        scale: s. alpha: of the margins.
+        scale: s. alpha: factor of the margins.
     """
 
     needs = (Capability.REGIONS, Capability.ONE_HEAD)
@@ -140,8 +140,8 @@ class C2AM(Method):
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         cfg.SSOD.C2AM = CfgNode()
-        cfg.SSOD.C2AM.SCALE = 30.0  # of the cosines
-        cfg.SSOD.C2AM.ALPHA = 0.5  # of the margins; 0: none
+        cfg.SSOD.C2AM.SCALE = 30.0  # factor of the cosines
+        cfg.SSOD.C2AM.ALPHA = 0.5  # factor of the margins; 0: none
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -151,7 +151,7 @@ class C2AM(Method):
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
         cfg.MODEL.ROI_HEADS.NAME = "CosineROIHeads"
-        # It multiplies what an untrained classifier learns in its first steps.
+        # The scale multiplies the gradients of an untrained classifier in its first steps.
         cfg.SSOD.C2AM.SCALE = 6.0
 
     def attach(self, student: GeneralizedRCNN) -> None:

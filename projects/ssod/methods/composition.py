@@ -14,7 +14,8 @@ Kinds = Mapping[str, Type[Method]]
 
 
 def shared_group(one: Type[Method], other: Type[Method]) -> Optional[str]:
-    """A group that one of the two belongs to and the other excludes; None if they go together.
+    """A group that one of the two methods belongs to and the other excludes. None if they can be
+    combined.
 
     Example:
         >>> shared_group(GradientThresholding, LabelMatchThresholds)
@@ -31,10 +32,11 @@ def check_methods(cfg: CfgNode, kinds: Kinds, registered: List[Type[Method]]) ->
     """Refuses methods that cannot work together, or not on this config's labels.
 
     Args:
-        kinds: the methods of `SSOD.METHODS` by name, in order. registered: all that could be named.
+        kinds: the methods of `SSOD.METHODS` by name, in order. registered: all methods that could
+            be named.
 
     Raises:
-        UserError: says which methods, and what to change.
+        UserError: names the methods and says what to change.
     """
     _check_requirements(kinds)
     _check_exclusions(kinds)
@@ -68,7 +70,8 @@ def _check_requirements(kinds: Kinds) -> None:
 
 def _check_exclusions(kinds: Kinds) -> None:
     names = list(kinds)
-    # The methods that need each method, for the message: it may be listed only because of them.
+    # The methods that need each method, for the message. A method may be listed only because of
+    # them.
     needed_by: Dict[str, List[str]] = {
         name: [other for other, kind in kinds.items() if name in kind.requires] for name in names
     }

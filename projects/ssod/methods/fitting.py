@@ -20,7 +20,7 @@ def check_fit(detector: Detector, methods: nn.ModuleDict) -> None:
     """Refuses methods that the detector's family cannot serve.
 
     Raises:
-        UserError: says which method, what is missing, and on which families it runs.
+        UserError: names the method, the missing part, and the families on which the method runs.
     """
     name, used = _called(detector), [m for m in methods.values() if isinstance(m, Method)]
     for method in used:

@@ -1,7 +1,7 @@
-"""Config keys that have been renamed: the former names still work, with a warning.
+"""Config keys that have been renamed. The former names still work, with a warning.
 
-A former node stands beside the present one with all values None, so that YAML files, KEY VALUE
-pairs and assignments can set it as before.
+The config has the former node too, with all values None. So YAML files, KEY VALUE pairs and
+assignments can set it as before.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ssod.methods.base import Method
 
 
 def add_former_keys(cfg: CfgNode, kind: Type[Method]) -> None:
-    """Adds the former nodes of a method whose present one is there."""
+    """Adds the former nodes of a method. The present node must be there."""
     for former in kind.former_config_keys:
         cfg.SSOD[former] = CfgNode(dict.fromkeys(cfg.SSOD[kind.config_key]))
 
 
 def with_present_keys(cfg: CfgNode, kinds: Sequence[Type[Method]]) -> CfgNode:
-    """A config in which values of former keys have moved to the present ones; `cfg` if there are
-    none.
+    """A config in which the values of former keys have moved to the present keys. `cfg` itself if
+    no former key is set.
     """
     moved = cfg
     for kind in kinds:

@@ -30,10 +30,10 @@ _HEAD = """# Configs
 Written by `python -m ssod.tools.config_table`; change the configs' headers or `docs/results`, not this page.
 
 *Published* is what the papers print, with its source. *Measured here* is what this code has reached, with the number of
-runs and the page that tells how, and whether the method has changed since. The sections above playing cards need data
-sets and some eight GPUs that were not at hand: none of their rows was measured. Their *GPU-hours* are estimates for
-V100s in single precision, from the images that a step shows to student and teacher and the speeds that Detectron2
-publishes for them (`ssod/report/gpu_hours.py`).
+runs and the page that describes them. That page says whether the method has changed since. The sections above playing
+cards need data sets and some eight GPUs that were not at hand, so none of their rows was measured. Their *GPU-hours* are
+estimates for V100s in single precision. They follow from the images that a step shows to student and teacher, and from
+the speeds that Detectron2 publishes for these detectors (`ssod/report/gpu_hours.py`).
 """
 
 # Folder of configs -> its heading, and a sentence that holds for all of its rows.

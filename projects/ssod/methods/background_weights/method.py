@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from ssod.plotting.section import Section
 
 MODES = ("soft", "ignore")
-# Steps between two values of a metric: each one waits for the GPU.
+# Steps between two values of a metric. Each value waits for the GPU.
 _SCALAR_PERIOD = 20
 
 
 @METHOD_REGISTRY.register()
 class BackgroundWeights(Method):
-    """Weighs background RoIs by how sure the teacher is that they are background.
+    """Weighs background RoIs by the teacher's certainty that they are background.
 
-    "soft": a background RoI weighs the teacher's background probability of the same box in the weak
-    view, divided by the mean over its image (Soft Teacher). "ignore": it weighs 1 where that
-    probability is `min_score` or more, else 0. The same holds for background anchors, with 1 minus
-    the teacher's objectness.
+    "soft": the weight of a background RoI is the teacher's background probability of the same box
+    in the weak view, divided by the mean over the image (Soft Teacher). "ignore": the weight is 1
+    if that probability is `min_score` or more, otherwise 0. Background anchors have weights of the
+    same form, with 1 minus the teacher's objectness.
 
     Args:
         mode, min_score: see above. rpn: whether anchors are weighted too.
@@ -59,13 +59,13 @@ class BackgroundWeights(Method):
         if not 0.0 <= min_score <= 1.0:
             raise UserError(f"{node}.MIN_SCORE is {min_score}: use a score between 0 and 1.")
         self.mode, self.min_score, self.rpn = mode, min_score, rpn
-        self._changed: Optional[Tensor] = None  # of the last step: `activity`
+        self._changed: Optional[Tensor] = None  # mean change in the last step, for `activity`
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.BACKGROUND_WEIGHTS = CfgNode()
         node.MODE = "soft"  # or "ignore": background below MIN_SCORE is left out
-        node.MIN_SCORE = 0.7  # of "ignore" alone
+        node.MIN_SCORE = 0.7  # used by "ignore" only
         node.RPN = True  # anchors too
 
     @classmethod
@@ -94,7 +94,7 @@ class BackgroundWeights(Method):
         weights = self._weights(scores, view.image_index[rows], len(view.rois))
         if view.stage == 0:
             changed = (1 - weights).abs().sum() / max(len(rows), 1)
-            # Weights of 1 carry rounding errors.
+            # Weights of 1 have rounding errors.
             self._changed = torch.where(changed > 1e-6, changed, 0.0)
         factor = torch.ones_like(view.cls_weights).index_copy(0, rows, weights)
         return replace(view, cls_weights=view.cls_weights * factor)
@@ -113,7 +113,7 @@ class BackgroundWeights(Method):
         return replace(view, anchors=anchors)
 
     def _weights(self, scores: Tensor, images: Tensor, num_images: int) -> Tensor:
-        """(R,) from the teacher's background probabilities."""
+        """Turns (R,) background probabilities of the teacher into (R,) weights."""
         if self.mode == "ignore":
             return (scores >= self.min_score).to(scores.dtype)
         return soft_background_weights(scores, images, num_images)

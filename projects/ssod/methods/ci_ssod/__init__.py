@@ -1,5 +1,5 @@
 """Gradient-based sampling for class-imbalanced semi-supervised object detection (Li et al., ICCV
-2023), and comparators.
+2023), and methods that the paper compares with.
 """
 
 from ssod.methods.ci_ssod.class_weights import jacobi_target, solve_class_weights

@@ -1,5 +1,5 @@
-"""The running gradient matrix and the class weights that follow from it; GbR and GbT read the same
-one.
+"""The running gradient matrix and the class weights that follow from it. GbR and GbT share one
+matrix.
 
 Shapes: R RoIs, K foreground classes (class K is background).
 """
@@ -34,15 +34,16 @@ class ClassBalance(nn.Module):
     balance.
 
     Args:
-        num_classes: K. decay: of the moving average, per micro-batch. lr, momentum: of SGD on `a`.
-            align_weight: of L_align.
-        solver: "jacobi", or "direct": `a` is the logarithm of the direct solution, clamped.
-        bounds: of the target before the logarithm, and of the weights.
+        num_classes: K. decay: decay of the moving average, per micro-batch. lr, momentum: settings
+            of SGD on `a`. align_weight: weight of L_align.
+        solver: "jacobi", or "direct", which sets `a` to the logarithm of the clamped direct
+            solution.
+        bounds: bounds of the target before the logarithm, and of the weights.
         warmup: optimiser steps that fill the matrix before `a` starts to move.
-        micro_batches: of an optimiser step: the matrix takes in each of them, `a` moves after the
-            last.
+        micro_batches: number per optimiser step. The matrix is updated with each of them, and `a`
+            moves after the last.
         loss: "cross_entropy" or "focal" with `gamma`. unsup_loss_weight: lambda_u.
-        cascade_stage: of a cascade, the stage whose classifier is measured; the first is 0.
+        cascade_stage: the stage of a cascade whose classifier is measured. The first is 0.
     """
 
     gradients: Tensor
@@ -101,7 +102,7 @@ class ClassBalance(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "ClassBalance":
-        """From SSOD.GRADIENT_REWEIGHTING, whose keys count optimiser steps."""
+        """Builds the balance from SSOD.GRADIENT_REWEIGHTING, whose keys count optimiser steps."""
         node, parts = cfg.SSOD.GRADIENT_REWEIGHTING, cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
         return cls(
             num_classes=class_number(cfg)[1],
@@ -130,11 +131,13 @@ class ClassBalance(nn.Module):
 
     @property
     def weights(self) -> Tensor:
-        """(K+1,) within the bounds, K+1 in sum where these do not bind; 1 during warm-up."""
+        """(K+1,) weights within the bounds. Their sum is K+1 unless a bound limits one. They are 1
+        during warm-up.
+        """
         return weights_from_logits(self.logits).clamp(self.low, self.high)
 
     def imbalance(self) -> Tensor:
-        """Mean over the foreground classes of |w - 1|; exactly 0 where no weight has moved."""
+        """Mean of |w - 1| over the foreground classes. It is exactly 0 if no weight has moved."""
         distance = (self.weights[:-1] - 1).abs().mean()
         return torch.where(distance > 1e-5, distance, 0.0)
 
@@ -150,11 +153,11 @@ class ClassBalance(nn.Module):
         return "no class has had a gradient yet; check that the images have labels"
 
     def measure(self, outputs: Outputs, applied: Optional[StreamWeights]) -> Tensor:
-        """This micro-batch's gradient matrix on this rank, with the same normalisers as the loss.
+        """This micro-batch's gradient matrix on this rank, divided by the same numbers as the loss.
 
         Args:
-            applied: the class weights that `cls_weights` contain already and that the matrix must
-                not; None: none.
+            applied: class weights that `cls_weights` already contain. They are divided out of the
+                matrix. None: there are none.
 
         Returns:
             (K+1, K+1).
@@ -176,10 +179,10 @@ class ClassBalance(nn.Module):
 
     @torch.no_grad()
     def update(self, outputs: Outputs, applied: Optional[StreamWeights] = None) -> None:
-        """Takes a micro-batch in; every rank must call it. Arguments as in `measure`."""
+        """Adds a micro-batch. Every rank must call it. The arguments are those of `measure`."""
         batch = self.measure(outputs, applied)
         all_reduce_sum([batch])
-        # If the loss diverged, the trainer reports it, so this must not fail first.
+        # If the loss has diverged, the trainer reports that, so this code must not fail before it.
         self.gradients.lerp_(torch.nan_to_num(batch), 1 - self.decay)
         self.updates += 1
         if self.solver == "direct":

@@ -1,8 +1,8 @@
 """Class weights that balance positive and negative gradients (CI-SSOD, Eq. 3 to 7).
 
 Shapes: K foreground classes; matrices are (K+1, K+1) and weights (K+1,), background last. Row i of
-a gradient matrix G holds what reaches logit i, column k what comes from RoIs of class k (see
-`gradient_matrix`).
+a gradient matrix G holds the gradients that reach logit i. Column k holds those from RoIs of class
+k (see `gradient_matrix`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
     """Solves `w_i G_ii = -sum_{k != i} w_k G_ik` for every foreground class i, and `sum w = K + 1`
     (Eq. 3, 4).
 
-    Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1 and the others
-    sum to their number. If background is among them, the sum replaces the equation of the last
-    remaining class. A singular system is solved in the least-squares sense. Weights may be
-    negative, as the paper says; they are not clamped.
+    Classes without any gradient of their own (`G_ii = 0`) take no part: they get 1, and the weights
+    of the others sum to the number of the others. If background takes no part, the equation of the
+    sum replaces the equation of the last remaining class. A singular system is solved in the
+    least-squares sense. Weights may be negative, as the paper says. They are not clamped.
 
     Args:
         gradient_matrix: (K+1, K+1).
@@ -53,8 +53,8 @@ def solve_class_weights(gradient_matrix: Tensor) -> Tensor:
 def _equilibrate(matrix: Tensor) -> Tuple[Tensor, Tensor]:
     """Scales rows and columns until the largest entry of each is about 1.
 
-    A moving average makes their sizes differ: the column of a class that was not drawn for long has
-    decayed, while its row still receives gradients.
+    A moving average makes the sizes of rows and columns differ. If a class was not drawn for a long
+    time, its column has decayed, while its row still receives gradients.
 
     Args:
         matrix: (n, n), without zero rows or columns.
@@ -112,15 +112,15 @@ def alignment_step(
     momentum: float = 0.0,
     loss_weight: float = 1.0,
 ) -> Tuple[Tensor, Tensor]:
-    """One step of SGD on `loss_weight * L_align`, `L_align = mean((log w_hat - a)^2)` (Eq. 7), its
-    derivative written out.
+    """One step of SGD on `loss_weight * L_align`, where `L_align = mean((log w_hat - a)^2)` (Eq.
+    7). The derivative is written out.
 
     Args:
-        logits: (K+1,) `a`. velocity: (K+1,) of the last step; 0 before the first. target: (K+1,)
+        logits: (K+1,) `a`. velocity: (K+1,) from the last step, 0 before the first. target: (K+1,)
             `w_hat`, positive.
 
     Returns:
-        The new `a` and velocity, (K+1,) each.
+        The new `a` and the new velocity, (K+1,) each.
     """
     gradient = loss_weight * 2.0 / len(logits) * (logits - target.log())
     velocity = momentum * velocity + gradient

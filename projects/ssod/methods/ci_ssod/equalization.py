@@ -1,4 +1,4 @@
-"""Equalization Loss v2, a comparator: Tan et al., CVPR 2021.
+"""Equalization Loss v2, which CI-SSOD compares with: Tan et al., CVPR 2021.
 
 Each class is a binary classifier of its own, and its positive and negative gradients are
 re-weighted by their ratio so far. The last logit is the background's, whose gradients are not
@@ -34,15 +34,15 @@ def equalization_weights(
 ) -> Tuple[Tensor, Tensor]:
     """EQL v2's factors of positive and negative gradients, from their sums so far.
 
-    `r = 1 / (1 + exp(-gamma (positive / negative - mu)))` weighs negatives, `1 + alpha (1 - r)`
-    positives.
+    `r = 1 / (1 + exp(-gamma (positive / negative - mu)))` is the factor of negatives,
+    `1 + alpha (1 - r)` is the factor of positives.
 
     Args:
-        positive, negative: (K,) accumulated absolute gradients. Without any yet, the class counts
-            as balanced.
+        positive, negative: (K,) accumulated absolute gradients. A class without any gradients yet
+            counts as balanced.
 
     Returns:
-        Factors of positives and of negatives, (K+1,) each; 1 for background.
+        Factors of positives and of negatives, (K+1,) each. They are 1 for background.
     """
     ratio = torch.where(negative > 0, positive / negative, math.inf)
     negative_factor = torch.sigmoid(gamma * (ratio - mu))
@@ -53,8 +53,8 @@ def equalization_weights(
 class SigmoidOutputLayers(FastRCNNOutputLayers):
     """Detectron2's box predictor with a sigmoid per class and EQL v2's loss.
 
-    The gradient sums are buffers here rather than in the Method, so that the loss finds them
-    wherever the classifier is.
+    The gradient sums are buffers of this class rather than of the Method, so that the loss finds
+    them wherever the classifier is.
     """
 
     positive: Tensor
@@ -78,7 +78,7 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
         return (each * self.factors(labels)).sum(dim=1)
 
     def accumulate(self, logits: Tensor, labels: Tensor, roi_weights: Tensor) -> Tensor:
-        """(2, K): what these RoIs add to the sums of positive and negative gradients.
+        """(2, K): the terms that these RoIs add to the sums of positive and negative gradients.
 
         `roi_weights`: (R,).
         """
@@ -92,7 +92,7 @@ class SigmoidOutputLayers(FastRCNNOutputLayers):
     def predict_probs(
         self, predictions: Tuple[Tensor, Tensor], proposals: List[Instances]
     ) -> Sequence[Tensor]:
-        """A class's score is its own probability times that of not being background."""
+        """A class's score is its own probability times the probability of not being background."""
         probability = torch.sigmoid(predictions[0])
         background = probability[:, -1:]
         scores = torch.cat([probability[:, :-1] * (1 - background), background], dim=1)
@@ -111,8 +111,8 @@ def make_sigmoid(predictor: Any) -> None:
 
 @ROI_HEADS_REGISTRY.register()
 class SigmoidROIHeads(StandardROIHeads):
-    """`StandardROIHeads` with `SigmoidOutputLayers`: with it, `MODEL.ROI_HEADS.NAME` loads what
-    EQLv2 has trained.
+    """`StandardROIHeads` with `SigmoidOutputLayers`. With this `MODEL.ROI_HEADS.NAME`, the config
+    loads weights that EQLv2 has trained.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -144,7 +144,7 @@ class EQLv2(Method):
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.EQLV2 = CfgNode()
-        # The paper's, of the map from the ratio of gradients to weights.
+        # The paper's parameters of the map from the ratio of gradients to weights.
         node.GAMMA = 12.0
         node.MU = 0.8
         node.ALPHA = 4.0

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ssod.errors import UserError
 
-# As in `ssod.detectors.rcnn.losses.roi_classification_loss`, whose derivative this is.
+# The same names as in `ssod.detectors.rcnn.losses.roi_classification_loss`. This module computes
+# its derivative.
 _LEAST_MISS = 1e-12
 
 
@@ -37,7 +38,7 @@ def gradient_matrix(
 
     Args:
         logits: (R, K+1). labels: (R,) in [0, K]. loss: "ce" or "focal". gamma: of the focal loss.
-        roi_weights: (R,) factor of each RoI's loss; 1 where not given.
+        roi_weights: (R,) factor of each RoI's loss. None: 1 for all.
 
     Returns:
         (K+1, K+1), row: the logit that receives the gradient, column: the label. The diagonal is <=

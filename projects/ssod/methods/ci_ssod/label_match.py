@@ -1,8 +1,8 @@
-"""Class thresholds that give pseudo-labels the class distribution of the labels: a comparator of
-GbT (Table 5).
+"""Class thresholds that give pseudo-labels the class distribution of the labels. Table 5 compares
+GbT with them.
 
-Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022. Only its thresholds; its
-proposal self-assignment is another idea. Shapes: K foreground classes.
+Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022. This module has only its
+thresholds. Its proposal self-assignment is another idea. Shapes: K foreground classes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class LabelMatchThresholds(ClassThresholds):
     the last scores.
 
     Args:
-        initial: threshold during warm-up, and before the teacher has labelled anything. decay: of
-            the histograms, per micro-batch. first_step, rpn_threshold: see `ClassThresholds`.
+        initial: threshold during warm-up, and before the teacher has labelled anything. decay:
+            decay of the histograms, per micro-batch. first_step, rpn_threshold: see
+            `ClassThresholds`.
     """
 
     config_key = "LABEL_MATCH"

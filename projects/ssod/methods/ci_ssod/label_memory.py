@@ -1,4 +1,4 @@
-"""The part of each unlabelled image's last pseudo-labels that sampling needs.
+"""Keeps the part of each unlabelled image's last pseudo-labels that sampling needs.
 
 Shapes: M rows, one for each (image, class) pair with a pseudo-label; K foreground classes.
 """
@@ -13,18 +13,19 @@ from torch import Tensor, nn
 
 from ssod.structures import PseudoLabels, Sample
 
-# Keys (R,) int64 and scores (R,) float32 on the CPU. A key is `image * (K + 1) + slot`: slot 0 says
-# that the image was visited and is there once for each such image, slot c + 1 that it has a label
-# of class c.
+# Keys (R,) int64 and scores (R,) float32 on the CPU. A key is `image * (K + 1) + slot`. Slot 0 says
+# that the image was visited. It is there once for each visited image. Slot c + 1 says that the
+# image has a label of class c.
 _Rows = Tuple[Tensor, Tensor]
 
 
 class LabelMemory(nn.Module):
-    """Per visited image, the highest score of each class among its selected pseudo-labels.
+    """Keeps, for each visited image, the highest score of each class among its selected
+    pseudo-labels.
 
     Eq. 11 takes a maximum that grows with the score, so only the highest score of each class
-    matters. A row takes 12 bytes: LVIS and Objects365 need about 100 MB, where (images x classes)
-    tables would take gigabytes. Visits are collected, and merged when they are read.
+    matters. A row takes 12 bytes, so LVIS and Objects365 need about 100 MB. A table of images x
+    classes would take gigabytes. Visits are collected, and merged when they are read.
 
     Args:
         num_classes: K.
@@ -57,7 +58,7 @@ class LabelMemory(nn.Module):
         return _join(parts)
 
     def _merged(self) -> _Rows:
-        """All rows in order of their keys, of each image those of its last visit."""
+        """All rows in the order of their keys. Each image has the rows of its last visit."""
         if self._visits:
             fresh = self._last_visits()
             old, scores = self._rows
@@ -68,8 +69,8 @@ class LabelMemory(nn.Module):
         return self._rows
 
     def _last_visits(self) -> _Rows:
-        """Rows of the last visit of images visited since the last merge; each key has its best
-        score.
+        """The rows of images that were visited since the last merge, from their last visit. Each
+        key has its best score.
         """
         keys, scores = _join(self._visits)
         lengths = torch.tensor([len(visit) for visit, _ in self._visits])
@@ -92,7 +93,7 @@ class LabelMemory(nn.Module):
         return torch.bincount(self.rows()[1], minlength=self._slots - 1).float()
 
     def get_extra_state(self) -> Tensor:
-        # One tensor: keys are exact in float64 up to 2 ** 53.
+        # Keys and scores go into one tensor. Keys are exact in float64 up to 2 ** 53.
         keys, scores = self._merged()
         return torch.stack([keys.double(), scores.double()], dim=1)
 

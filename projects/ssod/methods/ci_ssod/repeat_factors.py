@@ -12,11 +12,12 @@ from torch import Tensor
 
 
 def class_sampling_rates(class_image_counts: Tensor, num_images: int, epsilon: float) -> Tensor:
-    """`S_c = max(1, sqrt(epsilon * num_images / m_c))` (Eq. 10); 1 for a class that no image has.
+    """`S_c = max(1, sqrt(epsilon * num_images / m_c))` (Eq. 10). It is 1 for a class that no image
+    has.
 
     Args:
-        class_image_counts: (K,) m, images with a box of the class. num_images: all images counted,
-            N_l + N_u.
+        class_image_counts: (K,) m, number of images with a box of the class. num_images: number of
+            all images, N_l + N_u.
 
     Returns:
         (K,) float.
@@ -29,12 +30,12 @@ def class_sampling_rates(class_image_counts: Tensor, num_images: int, epsilon: f
 def repeat_factors_of_rows(
     images: Tensor, classes: Tensor, scores: Tensor, rates: Tensor, thresholds: Tensor, count: int
 ) -> Tensor:
-    """`max(1, max over the image's pseudo-labels of S_c (p - theta_c))` (Eq. 11), pseudo-labels as
-    rows of one table.
+    """`max(1, max over the image's pseudo-labels of S_c (p - theta_c))` (Eq. 11). The pseudo-labels
+    are rows of one table.
 
     Args:
-        images: (M,) index of each pseudo-label's image, below `count`. classes: (M,). scores: (M,)
-            p.
+        images: (M,) index of each pseudo-label's image, less than `count`. classes: (M,). scores:
+            (M,) p.
         rates: (K,) S. thresholds: (K,) theta.
 
     Returns:
@@ -52,7 +53,7 @@ def image_repeat_factors(
     thresholds: Tensor,
     epsilon: float,
 ) -> Tensor:
-    """Repeat factor of each unlabelled image (Eq. 10, 11): fractional, at least 1.
+    """Repeat factor of each unlabelled image (Eq. 10, 11). Factors are fractional and at least 1.
 
     Args:
         pseudo_labels: N pairs (classes (n,), scores (n,)). class_image_counts, num_images, epsilon:

@@ -19,18 +19,18 @@ from ssod.plotting.section import Section, grid, run_colour, text
 
 Record = Tuple[int, Dict[str, np.ndarray]]
 
-# Lines of one chart, and matrices of the time line.
+# The number of lines in one chart, and of matrices in the time line.
 _MOST_LINES = 8
 _MOST_MATRICES = 6
-_DECADES = 3.0  # gradients smaller than the largest by more are white
+_DECADES = 3.0  # gradients that are smaller than the largest by more decades are white
 
 
 def heat_map(matrix: np.ndarray, pixels: int = 280) -> str:
     """(K+1, K+1) gradients as a PNG in a data URI: blue pushes the logit up, red down, on a
     logarithmic scale.
 
-    Of more classes than pixels, a pixel shows the largest gradient of a block, so that the diagonal
-    stays visible.
+    If there are more classes than pixels, a pixel shows the largest gradient of a block, so that
+    the diagonal stays visible.
     """
     block = -(-len(matrix) // pixels)
     if block > 1:
@@ -57,7 +57,9 @@ def _spread(count: int, most: int) -> List[int]:
 
 
 def _class_lines(records: Sequence[Record], key: str) -> List[Line]:
-    """One line a class; of many classes, some over the whole range of the last values."""
+    """One line for each class. If there are many classes, it shows some of them over the whole
+    range of the last values.
+    """
     last = records[-1][1]
     order = np.argsort(last[key], kind="stable")
     chosen = sorted(order[_spread(len(order), _MOST_LINES)].tolist())
@@ -72,7 +74,7 @@ def _class_lines(records: Sequence[Record], key: str) -> List[Line]:
 
 
 def _bars(records: Sequence[Record], title: str, series: Sequence[Tuple[str, str]]) -> str:
-    """The last record's values of all classes; `series` are (array, label)."""
+    """Bars of the last record's values of all classes. `series`: pairs (array, label)."""
     last = records[-1][1]
     bars = [
         Bars(label, last[key].tolist(), run_colour(index))

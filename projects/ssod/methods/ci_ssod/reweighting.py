@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class GradientReweighting(Method):
-    """Weighs each RoI's classification loss by its label's class weight: `w_c` unlabelled, `w_c **
-    beta` labelled (Eq. 8).
+    """Multiplies each RoI's classification loss by the weight of its label's class: `w_c` on
+    unlabelled images, `w_c ** beta` on labelled ones (Eq. 8).
 
     The weights bring positive and negative gradients of each class into balance (`ClassBalance`).
-    In each stream they are divided by their running mean over its RoIs: GbR moves weight between
-    classes, not between classification and the other losses (the authors' code).
+    In each stream they are divided by their running mean over the stream's RoIs, as in the authors'
+    code. So GbR moves weight between classes, not between classification and the other losses.
     """
 
     needs = (Capability.SOFTMAX_ROWS,)
@@ -52,25 +52,26 @@ class GradientReweighting(Method):
             raise UserError(f"SSOD.GRADIENT_REWEIGHTING.BETA is {beta}: use a value from 0 to 1.")
         self.balance = balance
         self.beta = beta
-        # Running mean of the RoIs' weights, labelled and unlabelled.
+        # Running mean of the RoIs' weights in the labelled and the unlabelled stream.
         self.register_buffer("mean_weights", torch.ones(2))
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.GRADIENT_REWEIGHTING = CfgNode()
-        # Of the gradient matrix (the paper's eta_g), and of the mean weight of RoIs. These keys,
-        # BETA apart, serve GradientThresholding too.
+        # The decay of the gradient matrix (the paper's eta_g) and of the mean weight of RoIs. All
+        # these keys except BETA also serve GradientThresholding.
         node.EMA_DECAY = 0.9995
-        node.LR = 0.01  # of SGD on the class logits a
+        node.LR = 0.01  # learning rate of SGD on the class logits a
         node.MOMENTUM = 0.9
-        node.ALIGN_WEIGHT = 5.0  # of L_align: 1 for the labelled and 4 for the unlabelled stream
+        # weight of L_align: 1 for the labelled and 4 for the unlabelled stream
+        node.ALIGN_WEIGHT = 5.0
         node.SOLVER = "jacobi"  # or "direct"
         node.BOUNDS = (1 / 3, 5.0)
         # Steps that fill the matrix before the weights leave 1.
         node.WARMUP_STEPS = 8000
-        # Labelled RoIs are weighted w ** BETA.
+        # Labelled RoIs have the weight w ** BETA.
         node.BETA = 0.5
-        # Of a cascade: the stage whose classifier fills the matrix. The weights hold in every
+        # The stage of a cascade whose classifier fills the matrix. The weights apply to every
         # stage.
         node.CASCADE_STAGE = 0
 
@@ -116,7 +117,7 @@ class GradientReweighting(Method):
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> None:
-        # The weights have not changed since `weigh`.
+        # The class weights have not changed since `weigh`.
         applied, weights = self._stream_weights(), self._class_weights()
         sums = torch.zeros_like(self.mean_weights).repeat(2, 1)
         for index, view in enumerate((outputs.labeled, outputs.unlabeled)):
@@ -148,12 +149,14 @@ class GradientReweighting(Method):
 
 
 def _weighted(view: Any, weights: Tensor) -> Any:
-    """A stream's outputs: each row's classification weight times its class's, `weights` (K+1,)."""
+    """A stream's outputs, with each row's classification weight multiplied by its class's entry of
+    `weights` (K+1,).
+    """
     return replace(view, cls_weights=view.cls_weights * weights[view.labels])
 
 
 def scale_balance(cfg: CfgNode, factor: float) -> None:
-    """`Method.scale_config` of the keys that `ClassBalance` reads."""
+    """`Method.scale_config` for the keys that `ClassBalance` reads."""
     node = cfg.SSOD.GRADIENT_REWEIGHTING
     node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
     node.EMA_DECAY = node.EMA_DECAY**factor
@@ -161,7 +164,7 @@ def scale_balance(cfg: CfgNode, factor: float) -> None:
 
 
 def balance_arrays(balance: ClassBalance) -> Dict[str, np.ndarray]:
-    """What the report draws: the gradient matrix, and foreground and background weights."""
+    """Arrays that the report draws: the gradient matrix, foreground and background weights."""
     weights = balance.weights.cpu().numpy()
     return {
         "gradients": balance.gradients.cpu().numpy(),

@@ -47,8 +47,8 @@ def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) 
 
 @METHOD_REGISTRY.register()
 class RepeatFactorSampling(Method):
-    """Labelled images with rare classes are drawn more often: the comparator RFS, and part of the
-    others.
+    """Draws labelled images with rare classes more often. This is the row RFS, and a part of the
+    other methods that CI-SSOD compares with.
 
     Args:
         threshold: share of images below which a class is rare.
@@ -71,10 +71,10 @@ class RepeatFactorSampling(Method):
                 f"{self.threshold_key} is {threshold}: use a share of images, 0 or more."
             )
         self.threshold = threshold
-        # Part of the state: a run that resumes has published already, one that branches off has
-        # not.
+        # This is part of the state: a run that resumes has published already, a run that branches
+        # off has not.
         self.register_buffer("published", torch.zeros((), dtype=torch.bool))
-        # Images with a factor above 1, as published last.
+        # Images with a factor above 1 in the last publication.
         self.register_buffer("repeated", torch.zeros(()))
         self.labeled_factors = np.ones(0, dtype=np.float32)
 
@@ -90,7 +90,7 @@ class RepeatFactorSampling(Method):
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
-        # Rare is what is not in every labelled image.
+        # With this threshold, a class is rare if it is not in every labelled image.
         cfg.SSOD.REPEAT_FACTOR_SAMPLING.THRESHOLD = 1.0
 
     def setup(self, data: TrainingData) -> None:
@@ -122,17 +122,17 @@ class ClassRebalancingSampling(RepeatFactorSampling):
     Mutual learning is divided into generations. At the start of each one, factors are computed from
     every image's last visit after warm-up, with the labels that the main branch trained on. Images
     that were never visited have factor 1 and are not counted in Eq. 10. The thresholds are those of
-    the method with class thresholds (GbT, LabelMatch), or else the fixed one.
+    the method with class thresholds (GbT, LabelMatch), if there is one, otherwise the fixed one.
 
     The paper gathers statistics at a generation's end. Here ranks exchange them in each step,
-    because Detectron2's checkpoints hold rank 0's state alone and a run may be resumed in the
+    because Detectron2's checkpoints hold only the state of rank 0, and a run may be resumed in the
     middle of a generation.
 
     Args:
-        generations: N_t. gamma: the last generation's epsilon, nearly. first_step, last_step: of
-            mutual learning.
-        remember_from: the step that ends the warm-up. fixed_threshold: theta where no method has
-            class thresholds.
+        generations: N_t. gamma: approximately the last generation's epsilon. first_step, last_step:
+            begin and end of mutual learning.
+        remember_from: the step that ends the warm-up. fixed_threshold: theta if no method has class
+            thresholds.
     """
 
     config_key = "CLASS_REBALANCING_SAMPLING"
@@ -160,7 +160,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
             raise UserError(f"{node}.GAMMA is {gamma}: use 0 or more.")
         self.generations, self.gamma = generations, gamma
         length = (last_step - first_step) / generations
-        # Several generations may begin at the same step of a very short run: the last one counts.
+        # In a very short run several generations may begin at the same step. The last one counts.
         self.begins = {first_step + round(t * length): t for t in range(generations)}
         self.remember_from = remember_from
         self.memory = LabelMemory(num_classes)
@@ -174,8 +174,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         node.GENERATIONS = 10
         node.GAMMA = 0.5  # COCO; 0.05 Objects365 and LVIS
         node.LABELED_REPEAT_THRESHOLD = 0.1  # 0.02 Objects365, 0.01 LVIS
-        # Steps of mutual learning whose labels are not remembered: COCO's; 16,000 LVIS, 32,000
-        # Objects365.
+        # Steps of mutual learning whose labels are not remembered. The value is for COCO; use
+        # 16,000 for LVIS, 32,000 for Objects365.
         node.WARMUP_STEPS = 12000
 
     @classmethod
@@ -204,7 +204,7 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         super().trial_config(cfg, high, low)
         node = cfg.SSOD.CLASS_REBALANCING_SAMPLING
         node.WARMUP_STEPS, node.GENERATIONS = 0, 2
-        node.GAMMA = 1e6  # scores barely above a threshold ask for repeats
+        node.GAMMA = 1e6  # scores slightly above a threshold are enough for repeats
 
     def setup(self, data: TrainingData) -> None:
         super().setup(data)

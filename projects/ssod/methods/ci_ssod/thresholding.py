@@ -41,14 +41,15 @@ _REWEIGHTING = GradientReweighting.__name__
 class GradientThresholding(ClassThresholds):
     """Selects pseudo-labels with the thresholds of `class_thresholds`.
 
-    The class weights are those of GradientReweighting where that is listed too; else they are
+    If GradientReweighting is listed too, the class weights are taken from it. Otherwise they are
     computed here in the same way, and applied to thresholds only.
 
     Args:
-        balance: None: GradientReweighting has it. base: theta, and the threshold during warm-up.
-        low, high: of the final thresholds. score_decay: of the moving average of the teacher's
-            scores per class, over all its detections. use_gradient, use_score: the two terms (Table
-            5 has each alone).
+        balance: the class weights. None: GradientReweighting has them. base: theta, and the
+            threshold during warm-up.
+        low, high: bounds of the final thresholds. score_decay: decay of the moving average of the
+            teacher's scores per class, over all its detections. use_gradient, use_score: which of
+            the two terms are used (Table 5 has each alone).
         first_step, rpn_threshold: see `ClassThresholds`.
     """
 
@@ -89,14 +90,14 @@ class GradientThresholding(ClassThresholds):
         self.base, self.low, self.high = base, low, high
         self.score_decay = score_decay
         self.use_gradient, self.use_score = use_gradient, use_score
-        # 0 stands for a class not seen yet. NaN would make equal states compare as different.
+        # 0 marks a class that was not seen yet. With NaN, equal states would compare as different.
         self.register_buffer("score_means", torch.zeros(num_classes))
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.GRADIENT_THRESHOLDING = CfgNode()
         node.BASE = 0.9
-        node.EMA_DECAY = 0.9995  # of the scores (the paper's eta_p)
+        node.EMA_DECAY = 0.9995  # decay of the mean scores (the paper's eta_p)
         node.LOW = 0.5
         node.HIGH = 0.9
         node.USE_GRADIENT = True
@@ -136,7 +137,7 @@ class GradientThresholding(ClassThresholds):
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
-        GradientReweighting.trial_config(cfg, high, low)  # of the balance
+        GradientReweighting.trial_config(cfg, high, low)  # sets the keys of the balance
         node = cfg.SSOD.GRADIENT_THRESHOLDING
         node.BASE, node.LOW = high, low
 

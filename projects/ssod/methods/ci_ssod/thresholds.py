@@ -20,14 +20,14 @@ def class_thresholds(
 ) -> Tensor:
     """Gives lower thresholds to classes with a high weight or with low teacher scores.
 
-    `min(theta_p, theta_s)` clamped to [low, high], with `theta_p = min(base, base / w_c)` (Eq. 9)
-    and `theta_s = base * s_c / mean(s)`, the mean over the classes seen. The second formula and the
-    clamp are the authors' code's.
+    The threshold is `min(theta_p, theta_s)`, clamped to [low, high], with
+    `theta_p = min(base, base / w_c)` (Eq. 9) and `theta_s = base * s_c / mean(s)`. The mean is over
+    the classes seen. The second formula and the clamp come from the authors' code.
 
     Args:
         weights: (K,) foreground classes only. base: theta.
-        score_means: (K,) mean score of the teacher's detections of each class, NaN: class not seen;
-            None: theta_p alone.
+        score_means: (K,) mean score of the teacher's detections of each class. NaN: the class was
+            not seen. None: theta_p alone is used.
 
     Returns:
         (K,).
@@ -44,22 +44,23 @@ def class_thresholds(
 
 
 def matching_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
-    """The lowest score of each class above which there are no more detections than wanted
+    """For each class, the lowest score above which there are no more detections than wanted
     (LabelMatch).
 
     Chen et al., "Label Matching Semi-supervised Object Detection", CVPR 2022: the pseudo-labels of
-    a class should be as frequent as its labels. They keep lists of scores; a histogram has a fixed
-    size. Where even all detections are too few, the threshold is 0.
+    a class should be as frequent as its labels. The authors keep lists of scores. A histogram has a
+    fixed size. If even all detections are too few, the threshold is 0.
 
     Args:
         histogram: (K, B) detections per image by score, bins of equal width over [0, 1].
         wanted: (K,) boxes per image in the labelled set.
 
     Returns:
-        (K,) lower edges of bins, in [0, 1]; 1 where even the highest bin holds too many.
+        (K,) lower edges of bins, in [0, 1]. It is 1 if even the highest bin holds too many
+        detections.
     """
     bins = histogram.shape[1]
     above = histogram.flip(1).cumsum(1)  # from bin B-1 downwards
-    # A moving average has rounding errors; without a tolerance one label too few would pass.
+    # A moving average has rounding errors. Without a tolerance, one label too few would pass.
     kept = (above <= wanted[:, None] * (1 + 1e-6)).sum(1)
     return 1.0 - kept.to(histogram.dtype) / bins

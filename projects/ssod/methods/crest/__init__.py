@@ -1,8 +1,8 @@
-"""CReST and CReST+, comparators of CI-SSOD: Wei et al., "CReST: A Class-Rebalancing Self-Training
-Framework for Imbalanced Semi-Supervised Learning", CVPR 2021.
+"""CReST and CReST+, which CI-SSOD compares with: Wei et al., "CReST: A Class-Rebalancing
+Self-Training Framework for Imbalanced Semi-Supervised Learning", CVPR 2021.
 
-CReST trains in generations (`ssod.tools.run_generations`); CReST+ aligns the distribution of the
-pseudo-labels too (`DistributionAlignment`).
+CReST trains in generations (`ssod.tools.run_generations`). CReST+ also aligns the distribution of
+the pseudo-labels (`DistributionAlignment`).
 """
 
 from ssod.methods.crest.alignment import (

@@ -22,13 +22,14 @@ from ssod.methods.shared.relabelling import Labelled, Relabelling
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
-# Avoids a ratio of 0 or infinity for a class that one side has never seen; the authors' value.
+# Avoids a ratio of 0 or infinity for a class that one side has never seen. It is the authors'
+# value.
 _SMOOTHING = 1e-6
 
 
 def target_distribution(class_counts: Tensor, temperature: float) -> Tensor:
-    """The labelled set's class distribution to the power t, normalised: t 1 leaves it, t 0 is
-    uniform. (K,) -> (K,).
+    """The labelled set's class distribution to the power t, normalised. With t 1 it stays, with t 0
+    it is uniform. (K,) -> (K,).
     """
     share = class_counts / class_counts.sum().clamp(min=1e-12)
     powered = torch.where(share > 0, share**temperature, 0.0)
@@ -36,11 +37,12 @@ def target_distribution(class_counts: Tensor, temperature: float) -> Tensor:
 
 
 def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) -> Tensor:
-    """`p * target / model`, normalised to what it was: a detector's p leaves a part to background.
+    """`p * target / model`, scaled to p's own sum, because a detector's p leaves a part to
+    background.
 
     Args:
         probabilities: (M, K), rows sum to 1 or less. target: (K,) wanted distribution. model: (K,)
-            the teacher's.
+            the teacher's distribution.
 
     Returns:
         (M, K), with the row sums of p.
@@ -52,12 +54,12 @@ def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) ->
 
 @METHOD_REGISTRY.register()
 class DistributionAlignment(Relabelling):
-    """Makes the pseudo-labels' class distribution that of the labelled set, to the power of
+    """Gives the pseudo-labels the class distribution of the labelled set, to the power of
     `temperature`.
 
     Args:
-        temperature: t. decay: of the teacher's mean distribution over its labels, per micro-batch.
-            The others: see `Relabelling`.
+        temperature: t. decay: decay of the teacher's mean distribution over its labels, per
+            micro-batch. For the others see `Relabelling`.
     """
 
     config_key = "DISTRIBUTION_ALIGNMENT"
@@ -76,17 +78,18 @@ class DistributionAlignment(Relabelling):
             raise UserError(f"{node}.EMA_DECAY is {decay}: use a value from 0 to below 1.")
         self.temperature, self.decay = temperature, decay
         self.labels_per_class = torch.zeros(num_classes)
-        # The teacher's mean distribution; all 0 before it has labelled anything.
+        # The teacher's mean distribution. It is 0 for all classes before the teacher has labelled
+        # anything.
         self.register_buffer("model", torch.zeros(num_classes))
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = cfg.SSOD.DISTRIBUTION_ALIGNMENT = CfgNode()
         cls.add_common_config(node, warmup=0)
-        # Of the labelled set's distribution. `ssod.tools.run_generations` lowers it from 1 to this
-        # one.
+        # The power of the labelled set's distribution. `ssod.tools.run_generations` lowers it from
+        # 1 to this value.
         node.TEMPERATURE = 0.5
-        node.EMA_DECAY = 0.99  # of the teacher's mean distribution
+        node.EMA_DECAY = 0.99  # decay of the teacher's mean distribution
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -105,7 +108,7 @@ class DistributionAlignment(Relabelling):
         node.WARMUP_STEPS = round(node.WARMUP_STEPS / factor)
 
     def setup(self, data: TrainingData) -> None:
-        # Only human labels, without those that a generation added.
+        # Only human labels count, without those that a generation added.
         for record in (r for r in data.labeled if r.get("dataset_name") != ADDED):
             for label in trained_classes(record):
                 self.labels_per_class[label] += 1
@@ -125,7 +128,7 @@ class DistributionAlignment(Relabelling):
         total = found.probabilities.sum(dim=0).to(self.model)
         all_reduce_sum([total])
         batch = total / total.sum()
-        # It starts with the first labels, not with 0.
+        # The average starts with the first labels, not with 0.
         decay = torch.where(self.model.any(), self.decay, 0.0)
         moved = decay * self.model + (1 - decay) * batch
         self.model.copy_(torch.where(total.sum() > 0, moved, self.model))

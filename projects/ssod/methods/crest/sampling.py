@@ -1,4 +1,5 @@
-"""Which pseudo-labels join the labelled set for the next generation (CReST, section 3.2 and 3.3).
+"""Selects the pseudo-labels that join the labelled set for the next generation (CReST, section 3.2
+and 3.3).
 
 Shapes: K foreground classes, M pseudo-labels of the whole unlabelled set.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The dataset that the labels of the generation before become.
+# The dataset that holds the labels of the generation before.
 ADDED = "crest_labels"
 
 
@@ -16,7 +17,7 @@ def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
     """`mu_c = (N_(K+1-c) / N_1) ** (1 / alpha)`: the share of a class's pseudo-labels that is kept.
 
     Classes are ranked by their number of labels, with c = 1 the most frequent. The rarer a class,
-    the more of its pseudo-labels are kept; the rarest keeps all.
+    the more of its pseudo-labels are kept. The rarest class keeps all.
 
     Args:
         class_counts: (K,) labels of each class in the labelled set. Ties keep class order.
@@ -32,8 +33,8 @@ def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
 
 
 def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
-    """The highest-scoring `shares` of each class's pseudo-labels, their number rounded down (as the
-    authors' code).
+    """Selects the highest-scoring share of each class's pseudo-labels. Their number is rounded
+    down, as in the authors' code.
 
     Args:
         classes: (M,) int64. scores: (M,). shares: (K,).
@@ -44,7 +45,7 @@ def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
     kept = torch.zeros(len(classes), dtype=torch.bool)
     for label in classes.unique().tolist():
         own = (classes == label).nonzero().flatten()
-        # A share of 0.3 of 10 labels must be 3, in spite of rounding errors.
+        # A share of 0.3 of 10 labels must be 3 despite rounding errors.
         count = int(len(own) * float(shares[label]) + 1e-9)
         kept[own[scores[own].argsort(descending=True, stable=True)[:count]]] = True
     return kept

@@ -1,5 +1,6 @@
-"""DASO, a comparator of CI-SSOD: Oh et al., "DASO: Distribution-Aware Semantics-Oriented
-Pseudo-label for Imbalanced Semi-Supervised Learning", CVPR 2022; here for the boxes of a detector.
+"""DASO, which CI-SSOD compares with: Oh et al., "DASO: Distribution-Aware Semantics-Oriented
+Pseudo-label for Imbalanced Semi-Supervised Learning", CVPR 2022. Here it works on the boxes of a
+detector.
 """
 
 from ssod.methods.daso.blending import (

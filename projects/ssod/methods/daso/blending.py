@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Logit of a class without prototype. It gives probability 0 in single precision and stays finite.
+# The logit of a class without prototype. It gives probability 0 in single precision and stays
+# finite.
 _NEVER = -1e4
 
 
@@ -37,7 +38,7 @@ def semantic_distribution(
 
 def blending_shares(counts: Tensor, temperature: float) -> Tensor:
     """`v_k = (n_k / max n) ** (1 / temperature)`, the weight of the semantic distribution. Frequent
-    classes among the pseudo-labels get a high weight; 0 where nothing was counted.
+    classes among the pseudo-labels get a high weight. All weights are 0 if nothing was counted.
 
     Args:
         counts: (K,) pseudo-labels of each class.
@@ -49,7 +50,7 @@ def blending_shares(counts: Tensor, temperature: float) -> Tensor:
 
 
 def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor) -> Tensor:
-    """`(1 - v_k) p + v_k q`, k the most probable class of p.
+    """`(1 - v_k) p + v_k q`, where k is the most probable class of p.
 
     A detector's p leaves a part to background, so q is scaled to p's foreground part.
 
@@ -67,15 +68,15 @@ def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor)
 def semantic_alignment_loss(
     features: Tensor, targets: Tensor, prototypes: Tensor, known: Tensor, temperature: float
 ) -> Tensor:
-    """Cross-entropy of the strong view's semantic distribution with the weak view's, mean over
+    """Cross-entropy of the strong view's semantic distribution with the weak view's, averaged over
     boxes.
 
     Args:
-        features: (M, D) of the strong view. targets: (M, K) of the weak one, see
+        features: (M, D) of the strong view. targets: (M, K) of the weak view, see
             `semantic_distribution`.
 
     Returns:
-        A scalar; 0 with a gradient of 0 for no boxes.
+        A scalar. Without boxes it is 0 and has a gradient of 0.
     """
     logs = _similarities(features, prototypes, known, temperature).log_softmax(dim=1)
     return -(targets * logs).sum() / max(len(features), 1)

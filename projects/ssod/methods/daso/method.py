@@ -31,24 +31,25 @@ from ssod.utils.comm import all_reduce_sum
 
 # The weak view's semantic distribution follows each label into the strong view.
 _TARGET = "daso_target"
-# What `activity` reports: the shares of prototypes in the labels of this step.
+# For `activity`: the shares of prototypes in the labels of this step.
 _BLENDED = "daso_blended"
 
 
 @METHOD_REGISTRY.register()
 class DASO(Relabelling):
-    """Blends the classifier's pseudo-labels with those of the nearest prototype, more for classes
-    that it favours.
+    """Blends the classifier's pseudo-labels with those of the nearest prototype, more strongly for
+    classes that the classifier favours.
 
     Prototypes are means of the teacher's features of labelled boxes, from a queue of the same size
-    for each class. The student's features of the selected boxes are drawn to the prototypes that
-    the teacher's are near to.
+    for each class. A loss moves the student's features of the selected boxes towards the prototypes
+    that are near to the teacher's features.
 
     Args:
-        queue_size: Q. temperature: of the softmax over prototypes. distribution_temperature: of
-            `blending_shares`.
-        count_decay: of the pseudo-labels' class counts, per micro-batch. align_weight: of the
-            alignment loss, times `unsup_loss_weight`. The others: see `Relabelling`.
+        queue_size: Q. temperature: temperature of the softmax over prototypes.
+            distribution_temperature: that of `blending_shares`.
+        count_decay: decay of the pseudo-labels' class counts, per micro-batch. align_weight: weight
+            of the alignment loss, multiplied by `unsup_loss_weight`. For the others see
+            `Relabelling`.
     """
 
     queue: Tensor
@@ -87,7 +88,8 @@ class DASO(Relabelling):
         self.distribution_temperature = distribution_temperature
         self.count_decay = count_decay
         self.loss_weight = align_weight * unsup_loss_weight
-        # Features ever put into each class's queue; the newest one is at (filled - 1) % Q.
+        # The number of features ever put into each class's queue. The newest one is at (filled - 1)
+        # % Q.
         self.register_buffer("filled", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(num_classes))
 
@@ -96,12 +98,12 @@ class DASO(Relabelling):
         node = cfg.SSOD.DASO = CfgNode()
         cls.add_common_config(node, warmup=5000)
         node.QUEUE_SIZE = 256  # labelled boxes of each class
-        node.TEMPERATURE = 0.05  # of the softmax over prototypes
-        # Of the blending shares: the authors' where both sets have the same class frequencies, else
-        # 0.3.
+        node.TEMPERATURE = 0.05  # temperature of the softmax over prototypes
+        # The temperature of the blending shares. This is the authors' value for equal class
+        # frequencies in both sets. Use 0.3 otherwise.
         node.DISTRIBUTION_TEMPERATURE = 1.5
-        node.EMA_DECAY = 0.99  # of the pseudo-labels' class counts
-        node.ALIGN_WEIGHT = 1.0  # of the semantic alignment loss, times UNSUP_LOSS_WEIGHT
+        node.EMA_DECAY = 0.99  # decay of the pseudo-labels' class counts
+        node.ALIGN_WEIGHT = 1.0  # weight of the semantic alignment loss, times UNSUP_LOSS_WEIGHT
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -130,13 +132,13 @@ class DASO(Relabelling):
 
     def attach(self, student: GeneralizedRCNN) -> None:
         channels = box_stage(student.roi_heads).box_predictor.cls_score.in_features
-        # Half precision: a mean over the queue does not need more, and 1,203 classes of 1,024
-        # channels take 0.6 GB.
+        # Half precision is enough for a mean over the queue. 1,203 classes of 1,024 channels take
+        # 0.6 GB.
         empty = torch.zeros(len(self.filled), self.queue_size, channels, dtype=torch.float16)
         self.register_buffer("queue", empty)
 
     def prototypes(self) -> Tuple[Tensor, Tensor]:
-        """(K, D) means of the queues, and bool (K,): which classes have any feature."""
+        """(K, D) means of the queues, and bool (K,) of the classes that have any feature."""
         sizes = self.filled.clamp(max=self.queue_size)
         total = self.queue.sum(dim=1, dtype=torch.float32)  # places without a feature are 0
         return total / sizes.clamp(min=1)[:, None], sizes > 0
@@ -144,7 +146,7 @@ class DASO(Relabelling):
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
         prototypes, known = self.prototypes()
         semantic = semantic_distribution(found.features, prototypes, known, self.temperature)
-        # Without any prototype there is nothing to blend with.
+        # Without any prototype, nothing is blended.
         shares = blending_shares(self.counts, self.distribution_temperature) * known.any()
         if len(found.probabilities):
             context.shared[_BLENDED] = shares[found.probabilities.argmax(dim=1)].sum()
@@ -162,7 +164,7 @@ class DASO(Relabelling):
         if view is None or context.step < self.first_step or self.loss_weight == 0:
             return {}
         assert view.view.pseudo is not None
-        # Labels of the strong view exclude those that a paste hides. Pasted labels have no target.
+        # The strong view's labels lack those that a paste hides. Pasted labels have no target.
         rows = [row[row.selected] for row in view.view.pseudo.instances]
         rows = [row[row.get(_TARGET).sum(dim=1) > 0] for row in rows]
         heads = box_stage(context.student.roi_heads)
@@ -208,7 +210,7 @@ class DASO(Relabelling):
         return features.flatten(1).to(self.queue.dtype).cpu(), classes.cpu()
 
     def enqueue(self, features: Tensor, classes: Tensor) -> None:
-        """Puts features (B, D) of classes (B,) into the queues; the oldest ones leave."""
+        """Puts features (B, D) of classes (B,) into the queues. The oldest features leave."""
         for label in classes.unique().tolist():
             own = features[classes == label]
             first = self.filled[label] + max(0, len(own) - self.queue_size)

@@ -1,5 +1,5 @@
-"""DeFRCN, a comparator of CI-SSOD: Qiao et al., "DeFRCN: Decoupled Faster R-CNN for Few-Shot Object
-Detection", ICCV 2021.
+"""DeFRCN, which CI-SSOD compares with: Qiao et al., "DeFRCN: Decoupled Faster R-CNN for Few-Shot
+Object Detection", ICCV 2021.
 """
 
 from ssod.methods.defrcn.calibration import calibrated_scores, class_prototypes

@@ -28,7 +28,7 @@ def class_prototypes(features: Tensor, classes: Tensor, num_classes: int) -> Tup
         features: (B, D). classes: (B,) int64.
 
     Returns:
-        (K, D), and bool (K,): which classes have any.
+        (K, D), and bool (K,) of the classes that have any box.
     """
     sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, classes, features)
     counts = torch.bincount(classes, minlength=num_classes)
@@ -44,12 +44,12 @@ def calibrated_scores(
     alpha: float = 0.5,
     lowest: float = 0.05,
 ) -> Tensor:
-    """`alpha * score + (1 - alpha) * cos(feature, prototype of the class)`, where that class is
-    calibrated.
+    """`alpha * score + (1 - alpha) * cos(feature, prototype of the class)` for calibrated classes.
+    Other scores stay.
 
     Args:
         scores: (M,). classes: (M,). features: (M, D). prototypes: (K, D). calibrated: (K,) bool,
-            the minority classes that have a prototype. lowest: scores up to it stay.
+            the minority classes that have a prototype. lowest: scores of at most this value stay.
 
     Returns:
         (M,).
@@ -60,11 +60,13 @@ def calibrated_scores(
 
 
 class ImageFeatures:
-    """Features of boxes from the last stage of a backbone, resized as for testing.
+    """Features of boxes from the last stage of a backbone. Images are resized as for testing.
 
     Args:
-        detector: its backbone is used, without the FPN; its ImageNet weights must be loaded.
-        image_format: "BGR" or "RGB", what it takes. resize: shortest edge and longest edge.
+        detector: the detector whose backbone is used, without the FPN. Its ImageNet weights must be
+            loaded.
+        image_format: "BGR" or "RGB", the detector's channel order. resize: shortest edge and
+            longest edge.
     """
 
     def __init__(
@@ -111,8 +113,8 @@ class CalibratedDetector(nn.Module):
     """A detector at test time whose scores of minority classes are calibrated.
 
     Args:
-        model: any Detectron2 detector. extract: of the ImageNet backbone. prototypes, calibrated:
-            see `calibrated_scores`.
+        model: any Detectron2 detector. extract: features of the ImageNet backbone. prototypes,
+            calibrated: see `calibrated_scores`.
     """
 
     def __init__(

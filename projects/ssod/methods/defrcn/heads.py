@@ -1,4 +1,4 @@
-"""Detectron2's RPN head and RoI heads behind a gradient decoupled layer each (DeFRCN, section
+"""Detectron2's RPN head and RoI heads, each behind a gradient decoupled layer (DeFRCN, section
 3.2).
 """
 
@@ -22,7 +22,7 @@ _RPN_SCALE, _ROI_SCALE = 0.0, 0.75
 class DecoupledRPNHead(StandardRPNHead):
     """`StandardRPNHead` on affine maps of the features.
 
-    `MODEL.RPN.HEAD_NAME` loads what DeFRCN has trained.
+    With this `MODEL.RPN.HEAD_NAME`, the config loads weights that DeFRCN has trained.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -47,7 +47,7 @@ class DecoupledPooler(ROIPooler):
 class DecoupledROIHeads(StandardROIHeads):
     """`StandardROIHeads` with `DecoupledPooler`.
 
-    `MODEL.ROI_HEADS.NAME` loads what DeFRCN has trained.
+    With this `MODEL.ROI_HEADS.NAME`, the config loads weights that DeFRCN has trained.
     """
 
     def __init__(self, cfg: Any, input_shape: Any) -> None:

@@ -1,5 +1,5 @@
-"""The gradient decoupled layer (DeFRCN, section 3.2): forward a channel-wise affine map, backward a
-part of the gradient.
+"""The gradient decoupled layer (DeFRCN, section 3.2). Forward it is a channel-wise affine map.
+Backward it passes on a part of the gradient.
 
 Shapes: N images, C channels.
 """
@@ -24,15 +24,16 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """`x` itself; its gradient is multiplied by `scale`."""
+    """Returns `x` itself. Its gradient is multiplied by `scale`."""
     return _ScaleGradient.apply(x, scale)
 
 
 class ChannelAffine(nn.Module):
-    """`x * weight + bias`, one of each a channel; the identity at first.
+    """`x * weight + bias`, with one weight and one bias for each channel. It starts as the
+    identity.
 
     Args:
-        channels: C. gradient_scale: the part of the gradient that goes on to where `x` came from.
+        channels: C. gradient_scale: the part of the gradient that is passed on to `x`.
     """
 
     def __init__(self, channels: int, gradient_scale: float) -> None:
@@ -42,7 +43,7 @@ class ChannelAffine(nn.Module):
         self.gradient_scale = gradient_scale
 
     def forward(self, levels: Sequence[Tensor]) -> List[Tensor]:
-        """(N, C, h, w) maps of all levels -> the same; the levels share one affine map."""
+        """(N, C, h, w) maps of all levels -> the same. The levels share one affine map."""
         weight, bias = self.weight[:, None, None], self.bias[:, None, None]
         scaled = [scale_gradient(level, self.gradient_scale) for level in levels]
         return [(level * weight + bias).to(level.dtype) for level in scaled]

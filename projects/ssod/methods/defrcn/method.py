@@ -27,15 +27,16 @@ class DeFRCN(Method):
     """Decouples the backbone from the heads by scaling the gradients that reach it.
 
     "base" learns the majority classes: labels of minority classes are left out. "tuning" starts
-    from its weights and learns all classes of a balanced set, with a frozen box head.
+    from the weights of "base" and learns all classes of a balanced set, with a frozen box head.
     `MODEL.ROI_HEADS.NAME` must be "DecoupledROIHeads" and `MODEL.RPN.HEAD_NAME` "DecoupledRPNHead",
     so that loading the weights rebuilds their affine maps. The scores are calibrated at test time
     by `ssod.tools.calibrate`.
 
     Args:
-        phase: see above. rpn_gradient, roi_gradient: the part of the gradient that reaches the
-            backbone.
-        labeled_file: the labelled set in COCO format, which knows the minority classes; for "base".
+        phase: see above. rpn_gradient, roi_gradient: the part of each head's gradient that reaches
+            the backbone.
+        labeled_file: the labelled set in COCO format, which names the minority classes. Only "base"
+            needs it.
     """
 
     needs_unlabeled = False

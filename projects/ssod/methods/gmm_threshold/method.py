@@ -1,4 +1,5 @@
-"""Consistent-Teacher's adaptive threshold as a method: it follows the teacher's recent scores.
+"""Consistent-Teacher's adaptive threshold as a method. The threshold follows the teacher's recent
+scores.
 
 Shapes: K foreground classes, S stored scores of each.
 """
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class GMMThreshold(ClassThresholds):
-    """Keeps labels whose score lies in the high one of two Gaussians, fitted per class to the
-    teacher's last scores.
+    """Keeps labels whose score belongs to the higher one of two Gaussians. They are fitted for each
+    class to the teacher's last scores.
 
-    The threshold follows the teacher: while its scores are low, low ones are selected, so that no
-    class is without a label for long; when they rise, so does the threshold.
+    The threshold follows the teacher. While its scores are low, labels with low scores are
+    selected, so that no class is without a label for long. When the scores rise, the threshold
+    rises too.
 
     Args:
-        scores_per_class: S, how many of the last scores of each class are kept. min_scores: a class
-            with fewer has the threshold `initial`. policy: see `mixture_thresholds`. low, high:
-            bounds of every threshold.
+        scores_per_class: S, the number of last scores that are kept for each class. min_scores: a
+            class with fewer scores has the threshold `initial`. policy: see `mixture_thresholds`.
+            low, high: bounds of every threshold.
     """
 
     config_key = "GMM_THRESHOLD"
@@ -75,7 +77,7 @@ class GMMThreshold(ClassThresholds):
             raise UserError(f"{node}.POLICY is {policy!r}: use {' or '.join(map(repr, POLICIES))}.")
         self.min_scores, self.policy = min_scores, policy
         self.initial, self.low, self.high = initial, low, high
-        # Of each class the newest score is last among the first `counts`.
+        # The newest score of a class is the last one of its first `counts` entries.
         self.register_buffer("scores", torch.zeros(num_classes, scores_per_class))
         self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("limits", torch.full((num_classes,), float(initial)))
@@ -87,8 +89,8 @@ class GMMThreshold(ClassThresholds):
         # A class with fewer scores so far has the threshold INITIAL.
         node.MIN_SCORES = 10
         node.INITIAL = 0.5
-        # "boundary": scores that more probably come from the high Gaussian. "mean": those of them
-        # above its mean.
+        # "boundary": selects scores that more probably come from the high Gaussian. "mean": selects
+        # those of them above its mean.
         node.POLICY = "mean"
         # Bounds of every threshold.
         node.LOW = 0.05
@@ -106,7 +108,7 @@ class GMMThreshold(ClassThresholds):
         node.INITIAL, node.LOW = low, low / 4
 
     def learnt_thresholds(self, context: StepContext) -> Tensor:
-        """(K,) of the scores up to the step before."""
+        """(K,) thresholds from the scores up to the step before."""
         return self.limits
 
     def update(
@@ -115,7 +117,7 @@ class GMMThreshold(ClassThresholds):
         if pseudo is None:
             return
         found = context.teacher_outputs
-        # The teacher's own scores, before other methods change them.
+        # These are the teacher's own scores, before other methods change them.
         rows = found.detections if found is not None else pseudo.instances
         classes = [row.pred_classes if found is not None else row.gt_classes for row in rows]
         empty = torch.zeros(0)
@@ -132,7 +134,7 @@ class GMMThreshold(ClassThresholds):
         self.latest = self.limits
 
     def _remember(self, scores: Tensor, classes: Tensor) -> None:
-        """Appends the scores to their classes' rows; the oldest leave."""
+        """Appends the scores to the rows of their classes. The oldest scores leave."""
         size = self.scores.shape[1]
         for label in classes.unique().tolist():
             kept = torch.cat([self.scores[label, : self.counts[label]], scores[classes == label]])

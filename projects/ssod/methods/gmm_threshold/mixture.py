@@ -1,6 +1,6 @@
 """Two Gaussians per class, fitted to scores of the teacher by expectation maximisation.
 
-Shapes: K classes, S stored scores of each. Of class k the first `counts[k]` entries of its row are
+Shapes: K classes, S stored scores of each. The first `counts[k]` entries of class k's row are
 valid.
 """
 
@@ -19,7 +19,7 @@ _ITERATIONS = 30
 
 
 class Mixtures(NamedTuple):
-    """(K, 2) each: share, mean and standard deviation of the low component and of the high one."""
+    """Share, mean and standard deviation of the low and the high component, (K, 2) each."""
 
     shares: Tensor
     means: Tensor
@@ -27,7 +27,8 @@ class Mixtures(NamedTuple):
 
 
 def fit_mixtures(scores: Tensor, counts: Tensor) -> Tuple[Mixtures, Tensor]:
-    """Fits `p(s) = sum_j share_j N(s | mean_j, deviation_j)` for each class, j of low and high.
+    """Fits `p(s) = sum_j share_j N(s | mean_j, deviation_j)` for each class, where j is low or
+    high.
 
     The means start at the lowest and at the highest score, both deviations at a quarter of their
     distance. A fixed number of iterations keeps the result a function of the scores alone.
@@ -36,8 +37,8 @@ def fit_mixtures(scores: Tensor, counts: Tensor) -> Tuple[Mixtures, Tensor]:
         scores: (K, S). counts: (K,) int64, at least 1 for a class whose result is used.
 
     Returns:
-        The mixtures, and (K, S) the probability that a score comes from the high component (0 where
-        invalid).
+        The mixtures, and (K, S) the probability that a score comes from the high component (0 for
+        invalid entries).
     """
     scores = scores.double()
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
@@ -71,16 +72,16 @@ def _responsibilities(scores: Tensor, mixtures: Mixtures) -> Tensor:
 
 
 def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
-    """(K,) the score from which on a label is selected.
+    """(K,) the lowest score of a selected label.
 
     "boundary": the lowest stored score that more probably comes from the high component. "mean":
-    the lowest one that is also at least that component's mean, where its density is highest (the
-    paper's choice). A low component wider than the high one is more probable again above it; such
-    scores are selected.
+    the lowest such score that is also at least that component's mean, where its density is highest
+    (the paper's choice). If the low component is wider than the high one, it is more probable again
+    above the high one. Such scores are selected too.
 
     Args:
-        scores, counts: as in `fit_mixtures`. A class with fewer than 2 scores has no use of its
-            threshold.
+        scores, counts: as in `fit_mixtures`. The threshold of a class with fewer than 2 scores has
+            no meaning.
     """
     mixtures, high = fit_mixtures(scores, counts)
     positive = high > 0.5
@@ -88,7 +89,7 @@ def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
         positive &= scores.double() >= mixtures.means[:, 1:]
     elif policy != "boundary":
         raise ValueError(f"{policy!r} is none of {', '.join(POLICIES)}")
-    # The highest score started the high component, so it is always selected.
+    # The high component starts at the highest score, so this score is always selected.
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
     highest = torch.where(valid, scores, -math.inf).amax(dim=1)
     lowest = torch.where(positive, scores, math.inf).amin(dim=1)

@@ -1,4 +1,4 @@
-"""Host frameworks that choose, assign and weight pseudo-labels in their own way: Soft Teacher and
+"""Host frameworks that select, assign and weight pseudo-labels in their own way: Soft Teacher and
 PseCo.
 """
 

@@ -19,7 +19,7 @@ def candidate_labels(proposals: Tensor, labels: Tensor, iou_threshold: float) ->
         proposals: (P, 4). labels: (M, 4). iou_threshold: at least this IoU.
 
     Returns:
-        (P,) int64 index of the label, -1 for none.
+        (P,) int64 index of the label, -1 for no label.
     """
     if len(labels) == 0:
         return torch.full((len(proposals),), -1, device=proposals.device)
@@ -32,15 +32,15 @@ def prediction_guided_assignment(
 ) -> Tensor:
     """Prediction-guided label assignment (PLA): the best candidates of each label become positive.
 
-    Quality is `sqrt(score * IoU)`, from the teacher's predictions. The number of positives is the
-    sum of the label's `top` highest IoUs, rounded down, but at least one. So the better the teacher
-    localises an object, the more proposals learn it.
+    A candidate's quality is `sqrt(score * IoU)`, from the teacher's predictions. The number of
+    positives is the sum of the label's `top` highest IoUs, rounded down, but at least one. So the
+    better the teacher localises an object, the more proposals learn it.
 
     Args:
         candidates: (P,) from `candidate_labels`. scores: (P,) the teacher's probability of the
             label's class.
-        ious: (P,) of the teacher's refined box with the label. Both of rows with a candidate label;
-            others are ignored.
+        ious: (P,) IoU of the teacher's refined box with the label. Rows without a candidate label
+            are ignored.
         num_labels: M. top: how many IoUs are summed.
 
     Returns:
@@ -64,8 +64,8 @@ def consistency_votes(ious: Tensor, labels: Tensor, num_labels: int) -> Tensor:
     RoIs.
 
     Args:
-        ious: (F,) of each positive RoI's predicted box with its label's. labels: (F,) int64 in [0,
-            num_labels).
+        ious: (F,) IoU of each positive RoI's predicted box with the box of its label. labels: (F,)
+            int64 in [0, num_labels).
 
     Returns:
         (F,) the weight of each RoI's label.

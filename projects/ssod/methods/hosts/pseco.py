@@ -1,5 +1,5 @@
-"""PseCo (Li et al., ECCV 2022) as a Method: assignment by predictions, voting on boxes, consistency
-over scales.
+"""PseCo (Li et al., ECCV 2022) as a Method. It assigns by predictions, votes on boxes and is
+consistent over scales.
 
 Shapes: N images, P proposals and M pseudo-labels of one image, R RoIs over all images, K foreground
 classes.
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# Steps between two values of a metric: each one waits for the GPU.
+# Steps between two values of a metric. Each value waits for the GPU.
 _SCALAR_PERIOD = 20
-# Which of its image's labels a RoI was assigned to, -1 for background.
+# The index of the label in its image that a RoI was assigned to, -1 for background.
 
 
 @METHOD_REGISTRY.register()
@@ -53,13 +53,13 @@ class PseCo(Method):
     """Selects labels with `score > score_threshold`; predictions assign and weigh their RoIs.
 
     Unlabelled RoIs are the teacher's proposals, assigned by `prediction_guided_assignment` on the
-    teacher's predictions. Box regression is weighted by `consistency_votes` on the student's. The
-    same RoIs, and the RPN's loss, are learnt once more on the image at half its size
-    (`align_levels`).
+    teacher's predictions. Box regression is weighted by `consistency_votes` on the student's
+    predictions. The student learns the same RoIs, and the RPN's loss, once more on the image at
+    half its size (`align_levels`).
 
     Args:
-        score_threshold: see above. candidate_iou: of a proposal that may learn a label.
-            top_candidates: of PLA.
+        score_threshold: see above. candidate_iou: least IoU of a proposal with a label that it may
+            learn. top_candidates: `top` of PLA.
         unsup_loss_weight: lambda_u. cls_loss, focal_gamma: the main branch's RoI classification
             loss.
     """
@@ -101,7 +101,7 @@ class PseCo(Method):
     def add_config(cls, cfg: CfgNode) -> None:
         node = CfgNode()
         node.SCORE_THRESHOLD = 0.5
-        node.CANDIDATE_IOU = 0.4  # of a proposal with a label that it may learn
+        node.CANDIDATE_IOU = 0.4  # least IoU of a proposal with a label that it may learn
         node.TOP_CANDIDATES = 12  # IoUs whose sum is a label's number of positive proposals
         cfg.SSOD.PSECO = node
 
@@ -131,7 +131,7 @@ class PseCo(Method):
     def _sample_rois(
         self, context: StepContext, student_proposals: List[Instances], targets: List[Instances]
     ) -> List[Instances]:
-        """RoIs of the teacher's proposals; the student's are left to methods that want them."""
+        """Samples RoIs from the teacher's proposals. Other methods may use the student's."""
         found = context.teacher_outputs
         assert found is not None
         heads = box_stage(context.teacher.roi_heads)
@@ -141,7 +141,8 @@ class PseCo(Method):
             first = rows.stop
             boxes = proposals.proposal_boxes.tensor
             own = self._assign(context.teacher, boxes, found.predictions[rows], target)
-            # If no proposal is near a label, its own box is added; pasted objects need this.
+            # If no proposal is near a label, the label's own box is added. Pasted objects need
+            # this.
             missing = torch.ones(len(target), dtype=torch.bool, device=own.device)
             missing[own[own >= 0]] = False
             alone = missing.nonzero().flatten()
@@ -161,8 +162,8 @@ class PseCo(Method):
     def _assign(
         self, teacher: GeneralizedRCNN, boxes: Tensor, found: BoxPredictions, target: Instances
     ) -> Tensor:
-        """(P,) index of the label that each of the teacher's proposals (P, 4) learns, -1 for
-        none.
+        """(P,) index of the label that each of the teacher's proposals (P, 4) learns, -1 for no
+        label.
         """
         labels = target.gt_boxes.tensor
         candidates = candidate_labels(boxes, labels, self.candidate_iou)
@@ -268,9 +269,9 @@ def _sampled(
     """Draws RoIs as Detectron2 does, and gives them the columns of `sample_rois`.
 
     Args:
-        target: M labels. boxes: (P, 4). own: (P,) index of the label, -1 for background.
+        target: M labels. boxes: (P, 4). own: (P,) index of each box's label, -1 for background.
             background: K.
-        most: RoIs. fraction: of them that are positive at most.
+        most: largest number of RoIs. fraction: largest share of positive RoIs.
     """
     positive = own >= 0
     if len(target):

@@ -11,18 +11,19 @@ from torch import Tensor
 
 
 def soft_background_weights(scores: Tensor, images: Tensor, num_images: int) -> Tensor:
-    """`w_j = n r_j / sum_k r_k` over the n background RoIs of each image: they weigh 1 in the mean.
+    """`w_j = n r_j / sum_k r_k` over the n background RoIs of each image. Their mean is 1.
 
     The paper's weights (its Eq. 4) sum to 1, and it adds this sum to a mean over the foreground.
     Here both parts are divided by the number of RoIs. So the background keeps the share of the loss
     that it has without weights.
 
     Args:
-        scores: (R,) r, the teacher's background probabilities. images: (R,) int64 in [0, N).
-            num_images: N.
+        scores: (R,) r, the teacher's background probabilities. images: (R,) int64 index of the
+            image, in [0, N). num_images: N.
 
     Returns:
-        (R,), the mean over each image's rows is 1; all 1 where the teacher is sure of none.
+        (R,). The mean over each image's rows is 1. All are 1 if the teacher gives no row a
+        background probability.
     """
     count, total = scores.new_zeros(2, num_images).unbind()
     count = count.index_add(0, images, torch.ones_like(scores))
@@ -49,17 +50,17 @@ def jitter_boxes(boxes: Tensor, draws: Tensor, amount: float) -> Tensor:
 def box_deviation(refined: Tensor, boxes: Tensor) -> Tensor:
     """How much the teacher's refinements of the jittered copies disagree.
 
-    The (sample) standard deviation of each coordinate, divided by the box's width or height,
-    averaged over the four. The paper (its Eq. 6-7) divides by the mean of width and height; its
-    code, as here, by each coordinate's own.
+    The result is the (sample) standard deviation of each coordinate, divided by the box's width or
+    height, and averaged over the four. The paper (its Eq. 6-7) divides by the mean of width and
+    height. Its code divides each coordinate by its own side, as is done here.
 
     Args:
         refined: (J, M, 4), J >= 2. boxes: (M, 4), the boxes before jittering.
 
     Returns:
-        (M,); sides below one pixel count as one pixel.
+        (M,). Sides below one pixel count as one pixel.
     """
     sizes = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0).repeat(1, 2)
-    # Not torch.std, which warns if there are no boxes.
+    # torch.std would warn if there are no boxes.
     variance = (refined - refined.mean(dim=0)).square().sum(dim=0) / (len(refined) - 1)
     return (variance.sqrt() / sizes).mean(dim=1)

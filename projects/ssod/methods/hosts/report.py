@@ -1,4 +1,4 @@
-"""The hosts' part of the report: one chart a scalar."""
+"""The hosts' part of the report: one chart for each scalar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ssod.plotting.section import Section, grid, run_colour
 def scalar_section(
     run: RunData, heading: str, prefix: str, titles: Mapping[str, str]
 ) -> Optional[Section]:
-    """Charts of `<prefix>/<key>` over the run, titles by key; None where the run has written none
+    """Charts of `<prefix>/<key>` over the run, with titles by key. None if the run has written none
     of them.
     """
     charts = [

@@ -1,4 +1,4 @@
-"""PseCo's second view: images at half their size, whose feature level l-1 stands in for level l."""
+"""PseCo's second view: images at half their size. Their feature level l-1 replaces level l."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def align_levels(
 ) -> FeatureMaps:
     """Renames features of half-size images to the full-size levels that have the same stride.
 
-    P2 of an image at half its size has the stride of P3 in pixels of the whole one: proposals,
-    anchors and targets of the full-size image then fit unchanged. The finest level has no level
-    below it, so its own map is enlarged by 2.
+    In pixels of the full-size image, P2 of the half-size image has the stride of P3. So proposals,
+    anchors and targets of the full-size image fit unchanged. The finest level has no level below
+    it, so its own map is enlarged by 2.
 
     Args:
-        maps: of the half-size images. names: levels that are wanted ("p3", ...). image_sizes:
-            (height, width) of the full-size images.
+        maps: maps of the half-size images. names: wanted levels ("p3", ...). image_sizes: (height,
+            width) of the full-size images.
     """
     groups = []
     for group in maps.groups:

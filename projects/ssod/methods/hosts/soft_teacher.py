@@ -1,5 +1,5 @@
-"""Soft Teacher (Xu et al., ICCV 2021) as a Method: weighted background, and box regression where
-the teacher is steady.
+"""Soft Teacher (Xu et al., ICCV 2021) as a Method. It weighs the background, and regresses boxes on
+which the teacher is steady.
 
 Shapes: N images, M labels of one image, J jittered copies, R RoIs over all images, K foreground
 classes.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# Steps between two values of a metric: each one waits for the GPU.
+# Steps between two values of a metric. Each value waits for the GPU.
 _SCALAR_PERIOD = 20
 
 
@@ -42,16 +42,18 @@ class SoftTeacher(Method):
     """Selects pseudo-labels for classification and box regression separately, each with its own
     RoIs.
 
-    Classification (the main branch): labels with `score > score_threshold`; every other RoI is
+    Classification (the main branch) uses labels with `score > score_threshold`. Every other RoI is
     background, weighted by the teacher's background score of the same box
-    (`soft_background_weights`). The RPN may have a threshold of its own. Regression: labels with
-    `score > reg_score_threshold` whose `box_deviation` is below `max_deviation`, selected or not.
-    They have `roi_reg_weight` 1. RoIs are matched and sampled again for them, and the main branch's
-    own regression is switched off. The RPN regresses the selected labels that are also reliable.
+    (`soft_background_weights`). The RPN may have a threshold of its own.
+
+    Box regression uses labels with `score > reg_score_threshold` whose `box_deviation` is below
+    `max_deviation`, selected or not. They have `roi_reg_weight` 1. RoIs are matched and sampled
+    again for them, and the main branch's own regression is switched off. The RPN regresses the
+    selected labels that are also reliable.
 
     Args:
-        score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold: 0:
-            `score_threshold`.
+        score_threshold, reg_score_threshold, max_deviation: see above. rpn_score_threshold:
+            threshold of the RPN's labels. 0: `score_threshold`.
         num_jitters: J. jitter: the largest offset in widths and heights. unsup_loss_weight:
             lambda_u.
     """
@@ -99,7 +101,7 @@ class SoftTeacher(Method):
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         node = CfgNode()
-        node.SCORE_THRESHOLD = 0.9  # of labels that classify
+        node.SCORE_THRESHOLD = 0.9  # of labels that train the classification
         node.RPN_SCORE_THRESHOLD = 0.0  # of the RPN's labels alone; 0: SCORE_THRESHOLD
         node.REG_SCORE_THRESHOLD = 0.5  # of labels that may regress
         node.MAX_DEVIATION = 0.02  # of the teacher's refinements, in widths and heights
@@ -130,14 +132,14 @@ class SoftTeacher(Method):
         return pseudo.with_columns(columns).select(chosen, masks)
 
     def _reliable(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
-        """One bool (M,) an image: which labels regress."""
+        """Which labels are regressed, one bool (M,) for each image."""
         assert context.teacher_outputs is not None
         heads = context.teacher.roi_heads
         rows = [(r.scores > self.reg_score_threshold).nonzero().flatten() for r in pseudo.instances]
         candidates = [row[index] for row, index in zip(pseudo.instances, rows)]
         jittered = []
         for row, sample in zip(candidates, context.batch.unlabeled):
-            # It depends on the sample alone, so that hooks may call `refine` without changing
+            # The seed depends only on the sample, so that hooks may call `refine` without changing
             # training.
             generator = torch.Generator().manual_seed(sample.ref.position)
             draws = torch.rand((self.num_jitters, len(row), 4), generator=generator) * 2 - 1
@@ -174,13 +176,13 @@ class SoftTeacher(Method):
         return replace(
             view,
             cls_weights=view.cls_weights * factor,
-            reg_weights=torch.zeros_like(view.reg_weights),  # `losses` has an assignment of its own
+            reg_weights=torch.zeros_like(view.reg_weights),  # `losses` has its own assignment
         )
 
     @torch.no_grad()
     def _background_factor(self, view: ViewOutputs, context: StepContext) -> Tensor:
         """(R,): `soft_background_weights` of background RoIs, 1 of the others."""
-        # The two views share their geometry, so the student's boxes are where they are in the
+        # The two views share their geometry, so the student's boxes have the same place in the
         # teacher's maps.
         scores = judge_rois(view, context).probabilities[:, -1]
         background = view.predictions.logits.shape[1] - 1
@@ -200,7 +202,7 @@ class SoftTeacher(Method):
         labels = view.view.pseudo
         assert labels is not None
         heads = context.student.roi_heads
-        # Of the strong view: methods that paste objects have added theirs.
+        # These are the labels of the strong view, to which other methods have added pasted objects.
         regressing = labels.with_columns(
             [{"selected": row.roi_reg_weight > 0} for row in labels.instances]
         )
@@ -223,7 +225,8 @@ class SoftTeacher(Method):
                 "cross_entropy",
                 0.0,
             )
-            # Divided by all sampled RoIs, although only the foreground has gone through the head.
+            # The loss is divided by all sampled RoIs, although only the foreground has gone through
+            # the head.
             share = len(weights) / max(count, 1)
             parts.append(self.unsup_loss_weight * share * found["loss_box_reg"])
         return {"loss_box_reg_reliable": sum(parts[1:], parts[0])}

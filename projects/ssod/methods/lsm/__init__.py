@@ -1,4 +1,4 @@
-"""Low-Confidence Samples Mining: PIM, SelfDistillation and their comparators."""
+"""Low-Confidence Samples Mining: PIM, SelfDistillation and methods to compare with."""
 
 from ssod.methods.lsm.comparators import MLC, AreaMining
 from ssod.methods.lsm.distillation import self_distillation_loss

@@ -1,9 +1,10 @@
 """A second branch on half-size images, the base of PIM and MLC (LSM, section 3.3).
 
-Here for box heads; paired.py has Deformable DETR's.
+This module has the branch for box heads. paired.py has the branch for Deformable DETR.
 
-It takes the strong unlabelled images at half their size and the main branch's RPN proposals. It
-matches and samples the proposals with its own labels and pools them shift-aligned (half_size.py).
+The branch takes the strong unlabelled images at half their size and the main branch's RPN
+proposals. It matches and samples the proposals with its own labels and pools them shift-aligned
+(half_size.py).
 
 Shapes: N images, R sampled RoIs over all of them, K foreground classes, D box-head channels.
 """
@@ -46,9 +47,9 @@ class BranchOutputs:
     Attributes:
         rois: N `Instances` of sampled RoIs (see `sample_rois`), boxes in pixels of the full-size
             images.
-        predictions: of these R RoIs.
-        sampled: how many RoIs were sampled, those of disabled maps included. Every loss of the
-            branch is divided by it.
+        predictions: predictions for these R RoIs.
+        sampled: number of sampled RoIs, including those of disabled maps. Every loss of the branch
+            is divided by it.
     """
 
     rois: List[Instances]
@@ -57,19 +58,20 @@ class BranchOutputs:
 
     @property
     def scores(self) -> Tensor:
-        """(R,) score of the pseudo-label that each RoI was matched with, 0 for background."""
+        """(R,) score of each RoI's matched pseudo-label, 0 for background."""
         return torch.cat([roi.gt_scores for roi in self.rois])
 
 
 def branch_targets(
     pseudo: PseudoLabels, masks: Sequence[Tensor], all_regress: bool
 ) -> List[Instances]:
-    """Training targets of the rows in `masks`, one bool (M,) an image; they classify with their own
-    weight.
+    """Training targets of the rows in `masks`, one bool (M,) for each image. They train the
+    classification with their own weights.
 
     Args:
-        all_regress: all labels regress, also where the main branch, as in Unbiased Teacher, does
-            not. False: with their own weight, as in the main branch.
+        all_regress: True: all labels are regressed, even if the main branch does not, as in
+            Unbiased Teacher. False: they are regressed with their own weights, as in the main
+            branch.
     """
     targets = []
     for row, mask in zip(pseudo.instances, masks):
@@ -94,7 +96,8 @@ def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) 
     """Leaves out the RoIs of disabled maps.
 
     Args:
-        rois: N `Instances`, R rows. levels: (R,) int64, the map of each. enabled: one entry a map.
+        rois: N `Instances`, R rows. levels: (R,) int64, the map of each. enabled: one entry for
+            each map.
     """
     if all(enabled):
         return rois
@@ -103,21 +106,21 @@ def drop_levels(rois: List[Instances], levels: Tensor, enabled: Sequence[bool]) 
 
 
 class HalfSizeBranch(Method):
-    """Base class: the half-size view, its RoIs or queries, and their detection losses times
+    """Base class with the half-size view, its RoIs or queries, and their detection losses times
     `loss_weight * unsup_loss_weight`.
 
-    Subclasses say which labels it learns (`masks`) and may replace the classifier (`logits`, or
-    `class_heads` of a detector of queries).
+    Subclasses say which labels the branch learns (`masks`). They may replace the classifier
+    (`logits`, or `class_heads` on a detector of queries).
 
     Args:
-        loss_weight: of the branch. unsup_loss_weight: lambda_u, which multiplies it too (Eq. 3).
-        in_features: which of the `half_size_levels` take part; None: all of them. Queries look at
+        loss_weight: weight of the branch. unsup_loss_weight: lambda_u, a further factor (Eq. 3).
+        in_features: which of the `half_size_levels` take part. None: all of them. Queries look at
             all maps.
         cls_loss, focal_gamma: the main branch's RoI classification loss.
     """
 
     needs = ((Capability.REGIONS, Capability.PAIRED),)
-    # Whether labels also regress that do not regress in the main branch.
+    # Whether the branch also regresses labels that the main branch does not regress.
     all_regress = True
 
     def __init__(
@@ -168,17 +171,17 @@ class HalfSizeBranch(Method):
         }
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
-        """Which labels of the strong view the branch learns: one bool (M,) an image."""
+        """Which labels of the strong view the branch learns, one bool (M,) for each image."""
         raise NotImplementedError
 
     def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
-        """(R, K+1) class logits of box-head features (R, D); the main branch's classifier unless
+        """(R, K+1) class logits of box-head features (R, D). The main branch's classifier unless
         overridden.
         """
         return predictor.cls_score(features)
 
     def class_heads(self) -> Optional[nn.ModuleList]:
-        """The classifier of each decoder layer; None: the main branch's."""
+        """The classifier of each decoder layer. None: the main branch's."""
         return None
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
@@ -191,7 +194,7 @@ class HalfSizeBranch(Method):
         return context.shared[self.name]
 
     def run_paired(self, outputs: Outputs, context: StepContext) -> PairedOutputs:
-        """The same for a detector of queries."""
+        """The same as `run`, for a detector of queries."""
         if self.name not in context.shared:
             targets = self._targets(outputs, context)
             context.shared[self.name] = run_paired(
@@ -202,14 +205,15 @@ class HalfSizeBranch(Method):
     def _targets(self, outputs: Outputs, context: StepContext) -> List[Instances]:
         view = outputs.unlabeled
         assert view is not None and view.view.pseudo is not None
-        # The labels of the view rather than the teacher's, because they include pasted objects.
+        # The labels come from the view rather than from the teacher, because the view's labels
+        # include pasted objects.
         masks = self.masks(view.view.pseudo, context)
         return branch_targets(view.view.pseudo, masks, self.all_regress)
 
     def _run(self, outputs: Outputs, context: StepContext) -> BranchOutputs:
         view = outputs.unlabeled
         assert view is not None
-        heads = box_stage(context.student.roi_heads)  # of a cascade, the first stage
+        heads = box_stage(context.student.roi_heads)  # the first stage of a cascade
         targets = self._targets(outputs, context)
         # Sampling counts RoIs under names that belong to the main branch.
         with EventStorage():

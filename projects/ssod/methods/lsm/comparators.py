@@ -1,4 +1,6 @@
-"""LSM's comparators: multi-scale label consistency (Table 4), mining by area (Table 5, row 2)."""
+"""Methods that LSM compares with: multi-scale label consistency (Table 4), mining by area (Table 5,
+row 2).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ class MLC(HalfSizeBranch):
     """Multi-scale label consistency: the half-size branch with the main branch's labels and
     classifier.
 
-    Its boxes regress where the host's do.
+    Its boxes are regressed if the host's are.
     """
 
     config_key = "MLC"
@@ -62,8 +64,8 @@ class AreaMining(Method):
     """ScoreThreshold that also keeps large boxes of a lower score.
 
     Args:
-        threshold: `score >= threshold` is enough (t). low_threshold: `score > low_threshold` is, of
-            a large box.
+        threshold: t, `score >= threshold` is enough for every box. low_threshold:
+            `score > low_threshold` is enough for a large box.
         min_area: a box is large if its area, in square pixels of the image file, is greater.
     """
 
@@ -107,7 +109,7 @@ class AreaMining(Method):
     def refine(self, pseudo: PseudoLabels, context: StepContext) -> PseudoLabels:
         masks = []
         for row, sample in zip(pseudo.instances, context.batch.unlabeled):
-            # Pixels of the view per pixel of the file, because the view is resized at random.
+            # The scale is pixels of the view per pixel of the file. The view is resized at random.
             scale = abs(float(np.linalg.det(sample.geometry.matrix[:, :2])))
             large = row.gt_boxes.area() > self.min_area * scale
             masks.append(

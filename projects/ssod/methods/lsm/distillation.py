@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def in_interval(scores: Tensor, low: float, high: Union[float, Tensor]) -> Tensor:
-    """(M,) bool: `low < score < high`, both ends open as Eq. 7 prints them; `high` may be (M,)."""
+    """(M,) bool: `low < score < high`. Both ends are open, as in Eq. 7. `high` may be (M,)."""
     return (scores > low) & (scores < high)
 
 
@@ -23,22 +23,22 @@ def self_distillation_loss(
     low: float,
     high: Union[float, Tensor],
 ) -> Tensor:
-    """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`,
-    over R (Eq. 7).
+    """KL(aux || main) of softmax distributions, summed over RoIs with `low < matched score < high`
+    and divided by R (Eq. 7).
 
     R divides the sum as in Eq. 5 and 6, which average over all RoIs with the same indicator. So a
     RoI weighs as much as in these losses, even if few are in the interval. The auxiliary classifier
     has seen low-confidence labels, so its distribution is the target. Neither side is detached, so
-    the main branch teaches it as well. The paper only says KL; its direction and temperature 1 are
-    our decisions.
+    the main branch teaches it as well. The paper only says KL. The direction and the temperature 1
+    are our decisions.
 
     Args:
         main_logits, aux_logits: (R, K+1) of the same RoIs. matched_scores: (R,) score of the
             pseudo-label that each RoI was matched with, 0 for background and for RoIs that take no
-            part. low, high: alpha and t; t may be (R,).
+            part. low, high: alpha and t. t may be (R,).
 
     Returns:
-        A scalar; 0, with a zero gradient, where no RoI is in the interval.
+        A scalar. It is 0 and has a zero gradient if no RoI is in the interval.
 
     Example:
         >>> import torch
@@ -56,14 +56,14 @@ def self_distillation_loss(
 def bernoulli_distillation_loss(main_logits: Tensor, aux_logits: Tensor) -> Tensor:
     """KL(aux || main) of each class's Bernoulli distribution, summed over classes and rows.
 
-    Eq. 7 for a classifier of sigmoids, whose classes do not share a distribution. Neither side is
-    detached, as in `self_distillation_loss`.
+    This is Eq. 7 for a classifier of sigmoids, whose classes do not share a distribution. Neither
+    side is detached, as in `self_distillation_loss`.
 
     Args:
         main_logits, aux_logits: (R, K) of the same rows.
 
     Returns:
-        A scalar; 0, with a zero gradient, without rows.
+        A scalar. It is 0 and has a zero gradient without rows.
 
     Example:
         >>> import torch

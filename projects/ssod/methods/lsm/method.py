@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class PIM(HalfSizeBranch):
-    """Pseudo information mining: half-size images learn labels down to `alpha` with a classifier of
-    their own (Eq. 6).
+    """Pseudo information mining: a branch on half-size images learns labels down to `alpha` with
+    its own classifier (Eq. 6).
 
-    The box regressor, the box head and everything below are the main branch's. On Deformable DETR
-    the main branch's queries are matched with these labels, and the same queries of the half-size
-    image learn them.
+    The branch shares the box regressor, the box head and everything below with the main branch. On
+    Deformable DETR the main branch's queries are matched with these labels, and the same queries of
+    the half-size image learn them.
 
     Args:
         alpha: labels with a higher score take part.
-        main_threshold: t, the main branch's threshold, which must be higher. main_key: its config
-            key.
-        thresholds_move: a method of the main branch has thresholds of its own for each class. Then
-            t is the threshold of the label's class in this step, and `main_threshold` its lower
-            bound.
-        num_classes: K. The rest as in `HalfSizeBranch`.
+        main_threshold: t, the main branch's threshold, which must be higher. main_key: the config
+            key of t.
+        thresholds_move: whether a method of the main branch has its own threshold for each class.
+            Then t is the threshold of the label's class in this step, and `main_threshold` is its
+            lower bound.
+        num_classes: K. For the others see `HalfSizeBranch`.
     """
 
     config_key = "PIM"
@@ -119,8 +119,8 @@ class PIM(HalfSizeBranch):
 
     def attach(self, student: Any) -> None:
         super().attach(student)
-        # Of the Method, so that neither teacher nor exported model has it. Initialised as the main
-        # branch's own.
+        # The classifier belongs to the Method, so that neither teacher nor exported model has it.
+        # It is initialised as the main branch's classifier is.
         if self.paired:
             self.classifier: nn.Module = copy.deepcopy(student.class_heads())
             return
@@ -131,7 +131,7 @@ class PIM(HalfSizeBranch):
         nn.init.zeros_(self.classifier.bias)
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
-        """Labels above alpha, selected by the main branch or not.
+        """Labels above alpha, even if the main branch has not selected them.
 
         If a method (TwoStageFilter) finds a class absent from an image, PIM does not learn that
         class there, even with a high score.
@@ -148,12 +148,14 @@ class PIM(HalfSizeBranch):
         return masks
 
     def upper_scores(self, classes: Tensor, context: StepContext) -> Union[float, Tensor]:
-        """t of labels or RoIs of these classes (R,), K for background: one number, or (R,)."""
+        """t for labels or RoIs of these classes (R,), with K for background. The result is one
+        number, or (R,).
+        """
         thresholds = self._class_thresholds(context)
         return self.main_threshold if thresholds is None else thresholds[classes]
 
     def _class_thresholds(self, context: StepContext) -> Optional[Tensor]:
-        """(K+1,) t of each class in this step; None where it is `main_threshold` for all."""
+        """(K+1,) t of each class in this step. None if it is `main_threshold` for all classes."""
         moving = find_method(context.methods, ClassThresholds)
         if moving is None:
             return None
@@ -167,7 +169,8 @@ class PIM(HalfSizeBranch):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        self._class_thresholds(context)  # kept for `update`, when others may have moved theirs
+        # kept for `update`, because other methods may have moved their thresholds by then
+        self._class_thresholds(context)
         return super().losses(outputs, pseudo, context)
 
     def logits(self, predictor: FastRCNNOutputLayers, features: Tensor) -> Tensor:
@@ -219,13 +222,13 @@ class PIM(HalfSizeBranch):
 @METHOD_REGISTRY.register()
 class SelfDistillation(Method):
     """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence
-    (Eq. 7), or of the queries that PIM matches with one.
+    (Eq. 7). With queries, they learn on the queries that PIM matches with a low-confidence label.
 
     The sum over RoIs is divided by the number that PIM sampled, as in PIM's own losses. So a label
     weighs the same in steps with few and with many labels.
 
     Args:
-        loss_weight: of the divergence. unsup_loss_weight: lambda_u, which multiplies it too (Eq.
+        loss_weight: weight of the divergence. unsup_loss_weight: lambda_u, a further factor (Eq.
             3).
     """
 
@@ -260,7 +263,7 @@ class SelfDistillation(Method):
         if pim.paired:
             return self._paired_losses(pim, outputs, context)
         branch = pim.run(outputs, context)
-        # The main branch pools only the RoIs of PIM that are in the interval.
+        # The main branch pools only those RoIs of PIM that are in the interval.
         counting = [
             in_interval(roi.gt_scores, pim.alpha, pim.upper_scores(roi.gt_classes, context))
             for roi in branch.rois
@@ -276,14 +279,16 @@ class SelfDistillation(Method):
             pim.alpha,
             pim.upper_scores(classes, context),
         )
-        # Divided by all RoIs that PIM sampled, not by those that were pooled.
+        # The loss is divided by all RoIs that PIM sampled, not only by the pooled ones.
         loss = loss * (len(rows) / max(branch.sampled, 1))
         get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
         context.shared[self.name] = len(rows) / len(boxes)
         return {"loss_self_distillation": self.loss_weight * loss}
 
     def _paired_losses(self, pim: PIM, outputs: Outputs, context: StepContext) -> Dict[str, Tensor]:
-        """Of the last decoder layer's queries that are matched with a label in the interval."""
+        """The loss of the last decoder layer's queries that are matched with a label in the
+        interval.
+        """
         pairs = pim.run_paired(outputs, context)
         index = pairs.assignment[-1]
         scores = pairs.labels.gather(pairs.labels.scores, index, 0.0)
@@ -291,7 +296,7 @@ class SelfDistillation(Method):
         rows = in_interval(scores, pim.alpha, pim.upper_scores(classes, context))
         assert outputs.unlabeled is not None
         main = outputs.unlabeled.predictions.decoder.logits[-1]
-        # Divided by the number of PIM's labels, as its own losses are.
+        # The loss is divided by the number of PIM's labels, as PIM's own losses are.
         loss = bernoulli_distillation_loss(main[rows], pairs.logits[-1][rows]) / pairs.count
         share = rows.sum() / len(index)
         get_event_storage().put_scalar("pim/distilled_queries_per_image", float(share))

@@ -27,9 +27,10 @@ class PairedOutputs:
     """The branch in one step.
 
     Attributes:
-        labels: that it learns. assignment: (L, N, Q) of the main branch's predictions.
+        labels: the labels that the branch learns. assignment: (L, N, Q) of the main branch's
+            predictions.
         logits: (L, N, Q, K) and boxes (L, N, Q, 4) of the half-size images.
-        count: what its losses are divided by.
+        count: the number that its losses are divided by.
     """
 
     labels: DetrLabels
@@ -50,7 +51,7 @@ def run_paired(
 
     Args:
         targets: the branch's labels, N from `make_targets`, in pixels of the full-size images.
-        class_heads: L of the branch's own; None: the main branch's.
+        class_heads: L classifiers of the branch. None: the main branch's.
     """
     assert outputs.unlabeled is not None
     main, half = outputs.unlabeled.predictions, outputs.extra[HALF_SIZE]

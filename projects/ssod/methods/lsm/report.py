@@ -10,7 +10,7 @@ from ssod.plotting.section import Section, grid, note, number, run_colour, table
 
 
 def pim_section(run: RunData) -> Optional[Section]:
-    """None where mutual learning has not begun."""
+    """The section, or None before mutual learning."""
     charts = [
         line_chart(title, [Line(key, run.series(f"pim/{key}"), run_colour(0))], low=0.0)
         for key, title in (
@@ -28,8 +28,8 @@ def pim_section(run: RunData) -> Optional[Section]:
 
 
 def _iou_by_size(run: RunData) -> str:
-    """Mean IoU of the teacher's boxes with the truth at the last measurement, a group of bars for
-    each size.
+    """Mean IoU of the teacher's boxes with the truth at the last measurement, with a group of bars
+    for each size.
     """
     measured = [record for record in run.quality.values() if "iou_by_size" in record]
     if not measured:

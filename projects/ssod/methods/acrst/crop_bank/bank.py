@@ -1,4 +1,4 @@
-"""The CropBank's contents: where objects are in image files; pixels stay in the files.
+"""The CropBank's contents: the positions of objects in image files. The pixels stay in the files.
 
 Shapes: M instances, K classes, U unlabelled images. Boxes are XYXY in pixels of the image file.
 """
@@ -23,7 +23,7 @@ from ssod.structures import PseudoLabels, Sample
 
 # Columns of packed rows. A header row of each image is followed by its labels:
 # (image, -1, height, width, 0, 0, 0), then (image, class, score, x0, y0, x1, y1). float64 holds all
-# of it exactly. Where there are masks, MASK_COLUMNS more columns hold them (`pack_grids`).
+# of these values exactly. If there are masks, MASK_COLUMNS more columns hold them (`pack_grids`).
 _COLUMNS = 7
 
 
@@ -32,13 +32,13 @@ class Instances:
     """Annotations sorted by class, so that drawing one of a class takes a single look-up.
 
     Attributes:
-        boxes: float32 (M, 4). scores: float32 (M,), 1 for people's labels.
+        boxes: float32 (M, 4). scores: float32 (M,), 1 for human labels.
         images: int32 (M,), index in the bank's dataset. sizes: int32 (M, 2), (height, width) of the
             image file.
         offsets: int64 (K + 1,); class k has rows offsets[k]:offsets[k + 1].
-        masks: None where only boxes are trained; else of each row its mask in its box, which is
-            tight then: (M,) counts of run-length encodings of people's labels, float64
-            (M, MASK_COLUMNS) grids of pseudo-labels.
+        masks: None if only boxes are trained. Otherwise each row's mask inside its box, and the box
+            is tight around the mask. For human labels: (M,) counts of run-length encodings. For
+            pseudo-labels: float64 (M, MASK_COLUMNS) grids.
     """
 
     boxes: np.ndarray
@@ -78,19 +78,19 @@ class Instances:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Instances":
-        """Inverse of `arrays`; memory-mapped arrays stay mapped."""
-        # Plain arrays over the same pages: looking a row up in NumPy's own memmap class takes
-        # several times longer.
+        """The inverse of `arrays`. Memory-mapped arrays stay mapped."""
+        # These are plain arrays over the same pages, because looking up a row in NumPy's own memmap
+        # class takes several times longer.
         names = [field.name for field in fields(cls) if field.name in arrays]
         return cls(**{name: np.asarray(arrays[name]) for name in names})
 
     def arrays(self) -> Dict[str, np.ndarray]:
-        """By attribute name, for a snapshot."""
+        """The arrays by attribute name, for a snapshot."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in found.items() if array is not None}
 
     def mask(self, row: int) -> Optional[np.ndarray]:
-        """The bool mask of a row in its box, in the box's pixels or coarser; None without masks."""
+        """The bool mask of a row in its box, in the box's pixels or coarser. None without masks."""
         if self.masks is None:
             return None
         found = self.masks[row]
@@ -101,18 +101,18 @@ class Instances:
 
     @property
     def counts(self) -> np.ndarray:
-        """int64 (K,)."""
+        """int64 (K,): instances of each class."""
         return np.diff(self.offsets)
 
 
 def labeled_instances(
     records: Sequence[Mapping[str, Any]], num_classes: int, *, masks: bool = False
 ) -> Instances:
-    """The labelled bank, from Detectron2 dataset dicts; crowds are left out, unusable boxes skipped
-    and listed.
+    """The labelled bank, from Detectron2 dataset dicts. Crowds are left out. Unusable boxes are
+    skipped and listed.
 
     Args:
-        masks: annotations have masks (`Rle`); boxes are then those around them.
+        masks: annotations have masks (`Rle`). The boxes are then those around the masks.
     """
     skipped = SkippedBoxes("CropBank")
     rows: List[List[float]] = []
@@ -163,7 +163,7 @@ def pack_labels(
     """One image's labels as float64 packed rows (1 + M, 7), as sent and stored.
 
     Args:
-        masks: (M, MASK_COLUMNS), which become more columns.
+        masks: (M, MASK_COLUMNS), appended as further columns.
     """
     packed = np.zeros((1 + len(boxes), _columns(masks is not None)))
     packed[:, 0] = image
@@ -186,7 +186,7 @@ class PseudoBank:
     on the bank's. Living rows stay in the order in which they arrived.
 
     Args:
-        masks: labels have masks.
+        masks: whether labels have masks.
     """
 
     def __init__(self, num_images: int, num_classes: int, *, masks: bool = False) -> None:
@@ -224,7 +224,7 @@ class PseudoBank:
 
     @property
     def visited(self) -> int:
-        """Images that were labelled at least once, whether or not anything was found."""
+        """Images that were labelled at least once, even if no object was found."""
         return self._visited
 
     @property
@@ -234,8 +234,8 @@ class PseudoBank:
         return np.bincount(self._classes[: self._used][alive], minlength=self.num_classes)
 
     def replace(self, packed: np.ndarray) -> None:
-        """Replaces the labels of the images in `packed` (see `pack_labels`); an image's last entry
-        wins.
+        """Replaces the labels of the images in `packed` (see `pack_labels`). An image's last entry
+        counts.
         """
         heads = np.flatnonzero(packed[:, 1] < 0)
         for head, end in zip(heads, np.append(heads[1:], len(packed))):
@@ -270,7 +270,7 @@ class PseudoBank:
         )
 
     def state(self) -> np.ndarray:
-        """Headers of all visited images, then all labels: packed, for `load`."""
+        """The headers of all visited images, then all labels, packed for `load`."""
         seen = np.flatnonzero(self._sizes[:, 0])
         heads = np.zeros((len(seen), self.columns))
         heads[:, 0], heads[:, 1], heads[:, 2:4] = seen, -1, self._sizes[seen]
@@ -287,10 +287,10 @@ class PseudoBank:
 
 
 def pack_batch(pseudo: PseudoLabels, samples: List[Sample]) -> np.ndarray:
-    """The selected labels of a batch in original-image coordinates, packed; one transfer from the
-    device.
+    """The selected labels of a batch in original-image coordinates, packed. It takes one transfer
+    from the device.
 
-    With masks, boxes are those around them, and labels without any pixel are left out.
+    With masks, the boxes are those around the masks, and labels without any pixel are left out.
     """
     columns = ("scores", "gt_classes", "selected")
     flat = torch.cat(

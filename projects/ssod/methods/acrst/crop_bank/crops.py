@@ -28,8 +28,8 @@ _REDUCED = {
 
 
 class FileNames:
-    """Strings in one array of bytes: workers share its pages, which reference counts would copy in
-    a list of strings.
+    """Strings in one array of bytes. Workers share its pages. In a list of strings, reference
+    counts would make each worker copy them.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -54,10 +54,10 @@ def reduction(scale: float) -> int:
 
 
 class CropReader:
-    """Reads crops and caches the latest ones, and the whole image if it is small.
+    """Reads crops and caches the latest ones. It caches the whole image if the image is small.
 
     Args:
-        cache_bytes: size of the cache; the crops do not depend on it.
+        cache_bytes: size of the cache. The crops do not depend on it.
     """
 
     def __init__(self, cache_bytes: int = _CACHE_BYTES) -> None:
@@ -71,7 +71,7 @@ class CropReader:
     def __call__(
         self, file_name: str, box: Tuple[int, int, int, int], size: Tuple[int, int], factor: int
     ) -> np.ndarray:
-        """The crop, reduced by `factor`; at least one pixel.
+        """The crop, reduced by `factor`. It has at least one pixel.
 
         Args:
             box: whole pixels of the full image, not empty. size: the (height, width) that the file
@@ -124,7 +124,7 @@ class CropReader:
 
 
 def _decode(file_name: str, factor: int) -> np.ndarray:
-    """uint8 BGR, turned by its EXIF tag."""
+    """Returns the image as uint8 BGR, turned by its EXIF tag."""
     try:
         with PathManager.open(file_name, "rb") as file:
             content = np.frombuffer(file.read(), dtype=np.uint8)

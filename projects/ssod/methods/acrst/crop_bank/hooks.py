@@ -1,4 +1,4 @@
-"""What happens around the steps: sweeps of the unlabelled set, statistics, pictures."""
+"""The CropBank's hooks around the steps: sweeps of the unlabelled set, statistics, pictures."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ logger = logging.getLogger(__name__)
 FOLDER = "crop_bank"
 _CHUNK = 8  # images the teacher sees at once
 _PICTURES = 8
-_ENLARGED = 400  # longest side up to which small pictures are enlarged, in pixels
+_ENLARGED = 400  # small pictures are enlarged to this longest side, in pixels
 
-# Samples, and the labels that each is trained towards.
+# Samples, and the training labels of each.
 Picture = Tuple[List[Sample], List[Instances]]
 
 
 class _Images(Dataset):
-    """Samples of records as the teacher is tested, or the name of a file that cannot be read."""
+    """Records as samples, resized as for testing the teacher, or the name of a file that cannot be
+    read.
+    """
 
     def __init__(self, records: Sequence[Any], indices: Sequence[int], mapper: TwoViewMapper):
         self.records, self.indices, self.mapper = records, indices, mapper
@@ -57,12 +59,14 @@ def _as_list(items: List[Any]) -> List[Any]:
 
 
 class SweepUnlabeled(HookBase):
-    """Has the teacher label all unlabelled images every so many steps, each rank its share.
+    """Lets the teacher label all unlabelled images every `period` steps. Each rank labels its
+    share.
 
     Images are resized as for testing, without the random part of the weak view.
 
     Args:
-        renew: takes the packed labels of all ranks' images, see `pack_batch`. period: in steps.
+        renew: called with the packed labels of all ranks' images, see `pack_batch`. period: steps
+            between sweeps.
     """
 
     def __init__(self, renew: Callable[[np.ndarray], None], period: int) -> None:
@@ -91,11 +95,11 @@ class SweepUnlabeled(HookBase):
             unreadable += len(chunk) - len(samples)
             if not samples:
                 continue
-            # `refine` may draw random numbers, and writes metrics that belong to training steps
-            # alone.
+            # `refine` may draw random numbers, and it writes metrics that belong to training steps
+            # only.
             rng = np.random.default_rng([self.trainer.iter, samples[0].ref.index])
             with seeded_globals(rng), EventStorage(self.trainer.iter):
-                # `core.step` still is the last step's before this one's forward.
+                # Before this step's forward pass, `core.step` is still the last step's number.
                 context = replace(core.context(SSODBatch([], samples)), step=self.trainer.iter)
                 parts.append(pack_batch(core.pseudo_labels(context), samples))
         gathered = comm.all_gather((parts, unreadable))
@@ -113,14 +117,14 @@ class SweepUnlabeled(HookBase):
 class CropBankDiagnostics(HookBase):
     """Statistics and pictures, on rank 0.
 
-    Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with the boxes they are trained
-    towards, and index.json.
+    Files: OUTPUT_DIR/crop_bank/<n>.jpg, pasted strong views with their training boxes, and
+    index.json.
 
     Args:
         put_statistics: writes the bank's statistics to the event storage. period: steps between
             two calls.
-        take_picture: gives each picture that is due once, None where there is none.
-        class_names, image_format: of what is drawn.
+        take_picture: returns each picture once when it is due, otherwise None.
+        class_names, image_format: the class names and channel order of the pictures.
     """
 
     def __init__(
@@ -160,7 +164,7 @@ class CropBankDiagnostics(HookBase):
                 masks=target.gt_masks.tensor if target.has("gt_masks") else None,
             )
             encoded = cv2.imencode(".jpg", picture[:, :, ::-1])[1].tobytes()
-            # Called at once, so that the loop's variable is the right one.
+            # The call happens inside the loop, so the loop's variable has the right value.
             write_atomically(os.path.join(folder, f"{index}.jpg"), lambda file: file.write(encoded))
             pasted = sample.extras.get("CropBank")
             rows.append(

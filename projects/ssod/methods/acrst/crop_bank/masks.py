@@ -1,7 +1,7 @@
-"""Masks in the CropBank: how pseudo-labels' masks are kept, and how masks are scaled.
+"""Masks in the CropBank: storage of pseudo-labels' masks, and scaling.
 
-A mask of a pseudo-label is kept as a grid of GRID x GRID cells over its box, as fine as
-Detectron2's mask heads predict it. Masks of labelled objects are kept pixel by pixel.
+The bank keeps a pseudo-label's mask as a grid of GRID x GRID cells over its box. This is the
+resolution of Detectron2's mask heads. Masks of labelled objects are kept pixel by pixel.
 
 Shapes: M masks.
 """
@@ -34,11 +34,12 @@ def unpack_grid(packed: np.ndarray) -> np.ndarray:
 
 
 def label_grids(masks: Tensor, boxes: Tensor, matrix: np.ndarray) -> np.ndarray:
-    """The grids of masks in a view, as they lie in the image file.
+    """Converts masks in a view to grids in the coordinates of the image file.
 
     Args:
-        masks: bool (M, H, W) in the view. boxes: (M, 4) around them.
-        matrix: (2, 3) from the file to the view (`Geometry`); it may mirror, and turn by a quarter.
+        masks: bool (M, H, W) in the view. boxes: (M, 4) around the masks.
+        matrix: (2, 3) from the file to the view (`Geometry`). It may mirror the image and turn it
+            by 90 degrees.
 
     Returns:
         bool (M, GRID, GRID) on the CPU.
@@ -52,9 +53,9 @@ def label_grids(masks: Tensor, boxes: Tensor, matrix: np.ndarray) -> np.ndarray:
 
 
 def scale_mask(mask: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """A bool mask in another (height, width): the pixels of which it covers half.
+    """Resizes a bool mask to (height, width). A pixel is set if the mask covers half of it or more.
 
-    A thin one that covers half of no pixel keeps all that it touches.
+    A thin mask may cover half of no pixel. Then all pixels that it touches are set.
     """
     if mask.shape == size:
         return mask

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 REFRESH = ("on_visit", "sweep")
 CLASS_SAMPLING = ("affr", "uniform", "instances")
-# Counting RoIs waits for the device, so not every step does it. Console and files are written as
-# often.
+# Counting RoIs waits for the device, so it is not done in every step. Console and files are written
+# with the same period.
 _SHARE_PERIOD = 20
 
 
@@ -51,19 +51,20 @@ _SHARE_PERIOD = 20
 class CropBank(Method):
     """Pastes objects of labelled and unlabelled images into strong views.
 
-    FBR is `class_sampling` "instances" (every instance alike), AFFR "affr" (Eq. 9); "uniform" draws
-    all classes alike. On unlabelled images, labels that a pasted crop hides are removed. With
-    selective supervision (Eq. 10) only pasted boxes regress on unlabelled images. Without it no box
-    regresses there (Eq. 5), or every box does if `PseudoBoxRegression` is listed too.
+    FBR is `class_sampling` "instances" (every instance has the same probability). AFFR is "affr"
+    (Eq. 9). "uniform" gives all classes the same probability. On unlabelled images, labels that a
+    pasted crop hides are removed. With selective supervision (Eq. 10) only pasted boxes are
+    regressed on unlabelled images. Without it no box is regressed there (Eq. 5), or every box if
+    `PseudoBoxRegression` is listed too.
 
     Args:
-        banks: which banks are drawn from, of "labeled" and "pseudo".
-        refresh: "on_visit": an image's entry is what the latest step that drew it was taught;
+        banks: the banks to draw from: "labeled", "pseudo" or both.
+        refresh: "on_visit": an image's entry has the labels of the latest step that drew the image.
             "sweep": the teacher labels all unlabelled images every `refresh_period` steps.
         snapshot_period: steps between publications of an on-visit bank, and between entries of the
             statistics.
-        beta: of AFFR. settings: of pasting.
-        picture_period: steps between pictures of pasted images; 0: none.
+        beta: the exponent of AFFR. settings: how crops are pasted.
+        picture_period: steps between pictures of pasted images. 0: no pictures.
         masks: objects are cut out and pasted by their masks, not as rectangles.
     """
 
@@ -106,8 +107,8 @@ class CropBank(Method):
         self.pseudo_bank = PseudoBank(0, num_classes, masks=masks)
         self._first_probabilities = np.zeros(num_classes)
         self._file_names: Dict[str, FileNames] = {}
-        self._fresh = False  # whether a sweep waits for its publication
-        # Samples and their training labels, of the last step at which pictures were due.
+        self._fresh = False  # True while a sweep waits to be published
+        # Samples and their training labels from the last step at which pictures were due.
         self._picture: Optional[Tuple[List[Sample], List[Instances]]] = None
 
     @classmethod
@@ -115,13 +116,13 @@ class CropBank(Method):
         cfg.SSOD.CROP_BANK = CfgNode()
         node = cfg.SSOD.CROP_BANK
         node.BANKS = ("labeled", "pseudo")
-        # "on_visit": an unlabelled image's entry is renewed whenever training draws it; "sweep":
-        # the teacher labels the whole unlabelled set every REFRESH_PERIOD steps.
+        # "on_visit": an unlabelled image's entry is renewed whenever training draws the image.
+        # "sweep": the teacher labels the whole unlabelled set every REFRESH_PERIOD steps.
         node.REFRESH = "on_visit"
         node.REFRESH_PERIOD = 5000
         # Steps between publications to the loader (on_visit) and between entries of the statistics.
         node.SNAPSHOT_PERIOD = 100
-        # Crops pasted into each view; scaled and flipped.
+        # The number of crops pasted into each view, and how they are scaled and flipped.
         node.MIN_INSTANCES = 1
         node.MAX_INSTANCES = 5
         node.SCALE = (0.5, 1.5)
@@ -135,8 +136,8 @@ class CropBank(Method):
         node.MIN_VISIBLE_FRACTION = 0.0
         # The streams whose strong views get crops: "unlabeled", "labeled" or both.
         node.PASTE_ON = ("unlabeled",)
-        # On unlabelled images only pasted boxes regress (Eq. 10). False: none does (Eq. 5), or all
-        # do if PseudoBoxRegression is listed too.
+        # True: on unlabelled images only pasted boxes are regressed (Eq. 10). False: no box is (Eq.
+        # 5), or all boxes are if PseudoBoxRegression is listed too.
         node.SELECTIVE_SUPERVISION = True
 
     @classmethod
@@ -188,7 +189,8 @@ class CropBank(Method):
         self._truth = found.counts
         self._labeled = found if "labeled" in self.banks else BankInstances.empty(self.num_classes)
         self.pseudo_bank = PseudoBank(len(data.unlabeled), self.num_classes, masks=self.masks)
-        # Kept, because a run that resumes before the first snapshot has visited images by then.
+        # The probabilities are kept, because a run that resumes before the first snapshot has
+        # already visited images.
         self._first_probabilities = self.probabilities().numpy()
         self._file_names = {
             "labeled": FileNames([record["file_name"] for record in data.labeled]),
@@ -198,12 +200,10 @@ class CropBank(Method):
     # ---------------------------------------------------------------- the bank and its classes
 
     def recall(self) -> Tensor:
-        """(K,) pseudo recall; the images expected to hold pseudo-labels are those visited so
-        far.
-        """
+        """(K,) pseudo recall. Only the images visited so far are expected to hold pseudo-labels."""
         visited = self.pseudo_bank.visited
         truth = self.truth_counts()
-        if not visited:  # no pseudo-label yet, so all classes are treated alike
+        if not visited:  # there is no pseudo-label yet, so all classes are treated alike
             return torch.where(truth > 0, 0.0, torch.nan).double()
         counts = torch.from_numpy(self.pseudo_bank.class_counts)
         return pseudo_recall(counts, truth, visited / max(1, self._num_labeled))
@@ -218,8 +218,8 @@ class CropBank(Method):
         return self._labeled.counts + pseudo
 
     def probabilities(self) -> Tensor:
-        """float64 (K,) of the classes, 0 where there is nothing to draw; their sum is 1, or 0 if
-        both banks are empty.
+        """float64 (K,) probability of drawing each class, 0 if the class has no crop. The sum is 1,
+        or 0 if both banks are empty.
         """
         sizes = torch.from_numpy(self.sizes())
         if self.class_sampling == "affr":
@@ -247,8 +247,8 @@ class CropBank(Method):
         return {**arrays, "probabilities": self.probabilities().numpy()}
 
     def replace_all(self, packed: np.ndarray) -> None:
-        """Renews the bank after a sweep; `packed` holds labels of all ranks' images, the same on
-        every rank.
+        """Renews the bank after a sweep. `packed` holds the labels of all ranks' images and is the
+        same on every rank.
         """
         self.pseudo_bank.replace(packed)
         self._fresh = True
@@ -259,7 +259,7 @@ class CropBank(Method):
         unlabeled = views.unlabeled
         if unlabeled is None or unlabeled.pseudo is None:
             return views
-        # Without selective supervision pasted boxes regress where the teacher's own do.
+        # Without selective supervision, pasted boxes are regressed if the teacher's own boxes are.
         regress = self.selective_supervision or any(
             METHOD_REGISTRY.get(name).regresses_pseudo_boxes for name in context.methods
         )
@@ -286,7 +286,8 @@ class CropBank(Method):
             boxes, masks, left = hide_pixels(boxes, own.gt_masks.tensor, covered, hidden_by)
             fields = {**fields, "gt_boxes": Boxes(boxes), "gt_masks": BitMasks(masks)}
         seen = left > self.settings.min_visible_fraction
-        rows = seen.nonzero()[:, 0]  # once: on a GPU each look-up by a mask would wait
+        # Computed once, because on a GPU each look-up by a mask would wait.
+        rows = seen.nonzero()[:, 0]
         ones = own.scores.new_ones(len(above))
         known: Dict[str, Any] = {
             "gt_boxes": above,
@@ -348,7 +349,9 @@ class CropBank(Method):
     # ---------------------------------------------------------------- state, hooks, report
 
     def get_extra_state(self) -> Tensor:
-        """float64 (rows, 7), more columns with masks: the pseudo bank, see `PseudoBank.state`."""
+        """The pseudo bank as float64 (rows, 7), with more columns if there are masks. See
+        `PseudoBank.state`.
+        """
         return torch.from_numpy(self.pseudo_bank.state())
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -383,7 +386,7 @@ class CropBank(Method):
         return hooks
 
     def put_statistics(self) -> None:
-        """Writes the bank's classes to the event storage."""
+        """Writes the bank's class statistics to the event storage."""
         bank = self.pseudo_bank
         put_bank_statistics(
             self.class_names,
@@ -396,7 +399,9 @@ class CropBank(Method):
         )
 
     def take_picture(self) -> Optional[Tuple[List[Sample], List[Instances]]]:
-        """The samples that are due to be drawn, and their labels; None from the next call on."""
+        """The samples that are due to be drawn, and their labels. Later calls return None until the
+        next are due.
+        """
         picture, self._picture = self._picture, None
         return picture
 

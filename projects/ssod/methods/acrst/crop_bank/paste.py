@@ -29,7 +29,7 @@ from ssod.methods.acrst.crop_bank.visibility import hide_pixels, visible_fractio
 from ssod.structures import Sample
 
 BANKS = ("labeled", "pseudo")
-# The stream whose images a bank's boxes lie in.
+# The stream that a bank's images belong to.
 _STREAM = {"labeled": "labeled", "pseudo": "unlabeled"}
 _JITTER_PROBABILITY = 0.8  # as in the strong view
 

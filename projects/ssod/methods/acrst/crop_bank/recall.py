@@ -1,4 +1,4 @@
-"""Pseudo recall of each class, and how often its crops are drawn (ACRST, Eq. 8 and 9).
+"""The pseudo recall of each class, and the probability of drawing its crops (ACRST, Eq. 8 and 9).
 
 Shapes: K foreground classes.
 """
@@ -15,7 +15,8 @@ _FLOOR = 1e-3
 
 
 def pseudo_recall(num_pseudo: Tensor, num_ground_truth: Tensor, image_ratio: float) -> Tensor:
-    """Pseudo-labels per class, divided by the number that the labelled images predict (Eq. 8).
+    """The number of pseudo-labels of each class, divided by the number that the labelled images
+    predict (Eq. 8).
 
     Args:
         num_pseudo, num_ground_truth: (K,) boxes of each class in the unlabelled and the labelled
@@ -44,17 +45,18 @@ def class_sampling_probabilities(
     The class with the lowest pseudo recall gets the weight of the one with the highest, the second
     lowest that of the second highest, and so on.
 
-    Different from the paper: pseudo recall is floored at 1/1000 of its maximum and the result is
-    normalised, since Eq. 9 sums to 1 for beta 1 alone.
+    This differs from the paper in two points. Pseudo recall has a lower limit of 1/1000 of its
+    maximum. The result is normalised, because Eq. 9 sums to 1 only for beta 1.
 
     Args:
-        pseudo_recall: (K,); NaN: unknown. beta: 0 makes all classes alike, more sharpens.
-        available: bool (K,), classes of which there are crops; None: all.
+        pseudo_recall: (K,). NaN: unknown. beta: 0 gives all classes the same probability, larger
+            values increase the differences.
+        available: bool (K,), classes that have crops. None: all classes.
 
     Returns:
         (K,) float64 that sums to 1. Classes that are unknown or not available get 0 and take no
-        part in the ranking; if none is left, all get 0; if all the others' pseudo recalls are 0,
-        they get the same. Ties keep class order.
+        part in the ranking. If no class is left, all get 0. If the pseudo recalls of the remaining
+        classes are all 0, these classes get the same probability. Ties keep class order.
 
     Example:
         >>> class_sampling_probabilities(torch.tensor([0.8, 0.2]), beta=1.0)
@@ -73,7 +75,8 @@ def class_sampling_probabilities(
         return result
     recall = recall.clamp(min=_FLOOR * float(recall.max()))
     order = recall.argsort(descending=True, stable=True)
-    # The sum that Eq. 9 divides by cancels in the normalisation; the maximum keeps powers in range.
+    # The sum that Eq. 9 divides by cancels in the normalisation. Dividing by the maximum keeps
+    # powers in range.
     weights = torch.empty_like(recall)
     weights[order] = (recall[order].flip(0) / recall.max()) ** beta
     result[known] = weights / weights.sum()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def crop_bank_section(run: "RunData") -> Optional[Section]:
-    """Class statistics, shares and divergence over training, and pictures of pasted views; None
+    """Class statistics, shares and divergence over training, and pictures of pasted views. None
     before there are any.
     """
     charts = [
@@ -50,7 +50,7 @@ def crop_bank_section(run: "RunData") -> Optional[Section]:
 def _latest(run: "RunData", key: str) -> Dict[str, float]:
     prefix = f"crop_bank/{key}/"
     names = [name for name in run.keys() if name.startswith(prefix)]
-    # metrics.json has no order of classes; the most frequent of the bank come first.
+    # metrics.json has no order of classes. The most frequent classes of the bank come first.
     size = {name: run.series(f"crop_bank/size/{name[len(prefix):]}") for name in names}
     names.sort(key=lambda name: -size[name][-1][1] if size[name] else 0.0)
     values = {name[len(prefix) :]: run.series(name) for name in names}

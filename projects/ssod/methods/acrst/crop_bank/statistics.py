@@ -1,6 +1,4 @@
-"""What the CropBank writes to the event storage: foreground shares (Fig. 5a), and the bank's
-classes (Fig. 5b).
-"""
+"""The CropBank's metrics: foreground shares (Fig. 5a), and the bank's classes (Fig. 5b)."""
 
 from __future__ import annotations
 
@@ -18,10 +16,11 @@ from ssod.structures import Sample, SSODBatch
 
 
 def put_foreground_share(outputs: Outputs, batch: SSODBatch, num_classes: int) -> None:
-    """Fig. 5a: RoIs that are foreground, and those of them whose object was there before pasting.
+    """Logs Fig. 5a: the share of RoIs that are foreground, and the share whose object was there
+    before pasting.
 
-    Nothing is counted on a detector without RoIs. Both streams are counted, even if only one is
-    pasted on, because the labelled one's share is the figure's ground truth.
+    A detector without RoIs logs nothing. Both streams are counted, even if crops are pasted into
+    only one, because the labelled stream's share is the figure's ground truth.
     """
     streams = {
         "labeled": (outputs.labeled, batch.labeled),
@@ -47,12 +46,12 @@ def put_bank_statistics(
     truth_counts: Tensor,
     pseudo_counts: np.ndarray,
 ) -> None:
-    """Pseudo recall, sampling probability and bank size of each class, and the classes'
-    divergence.
+    """Logs the pseudo recall, sampling probability and bank size of each class, and the divergence
+    of the class distributions.
 
     Args:
-        recall: (K,), None while no image is visited. probabilities, sizes: (K,).
-        visited: unlabelled images of which the bank knows the labels.
+        recall: (K,), None before the first image is visited. probabilities, sizes: (K,).
+        visited: number of unlabelled images whose labels the bank knows.
         truth_counts, pseudo_counts: (K,) objects of the labelled and of the visited images.
     """
     storage = get_event_storage()
@@ -63,7 +62,7 @@ def put_bank_statistics(
         for name, value in zip(class_names, values):
             storage.put_scalar(f"crop_bank/{what}/{name}", value, smoothing_hint=False)
     storage.put_scalar("crop_bank/images_visited", visited)
-    # The quality measure is KL(truth || labels); Fig. 5b plots the other direction.
+    # The pseudo-label quality metric is KL(truth || labels). Fig. 5b plots the other direction.
     divergence = class_divergence(truth_counts, torch.from_numpy(pseudo_counts))
     if np.isfinite(divergence):
         storage.put_scalar("crop_bank/kl_pseudo_truth", divergence, smoothing_hint=False)
@@ -72,7 +71,9 @@ def put_bank_statistics(
 def _count_rois(
     found: ViewOutputs, samples: List[Sample], num_classes: int
 ) -> Tuple[int, int, int]:
-    """RoIs of the strong views, foreground ones, and those of them that match no pasted box."""
+    """Counts the RoIs of the strong views, the foreground RoIs, and the foreground RoIs that match
+    no pasted box.
+    """
     total, counts = 0, []
     for roi, sample in zip(found.rois, samples):
         total += len(roi)

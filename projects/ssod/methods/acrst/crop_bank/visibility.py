@@ -1,4 +1,4 @@
-"""Computes exactly how much of a box, or of a mask, other objects leave visible.
+"""Computes exactly which share of a box or mask stays visible under other objects.
 
 Shapes: N boxes, M occluders, XYXY; images of (H, W).
 """
@@ -17,16 +17,16 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     """The share of each box's area that the *union* of the occluders leaves uncovered (ACRST, Eq.
     7).
 
-    The occluders' edges cut the plane into cells, each of which is covered or not; the parts of a
-    box in free cells add up. A box that is covered entirely gets exactly 0 and one that nothing
-    touches exactly 1.
+    The occluders' edges cut the plane into cells, and each cell is covered or not. The result adds
+    up the parts of a box in free cells. A box that is covered entirely gets exactly 0. A box that
+    nothing touches gets exactly 1.
 
     Args:
         boxes: (N, 4). occluders: (M, 4), in the same pixels. Those without area cover nothing.
 
     Returns:
-        (N,) in [0, 1], of the boxes' dtype (float32 for integers); 0 for boxes without area. No
-        host synchronisation.
+        (N,) in [0, 1], of the boxes' dtype (float32 for integers), 0 for boxes without area. The
+        computation does not synchronise with the host.
 
     Example:
         >>> box, occluder = [0.0, 0.0, 10.0, 10.0], [5.0, 0.0, 10.0, 10.0]
@@ -41,7 +41,8 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
     spans = ((above[:, :, 0] <= low) & (high <= above[:, :, 1])).double()  # (M, cells, axis)
     free = spans[:, :, 1].T @ spans[:, :, 0] == 0  # (cells y, cells x)
     parts = (own[:, :, 1].minimum(high) - own[:, :, 0].maximum(low)).clamp(min=0)
-    # The same sums with and without the covered cells, so that 0 and 1 come out exact.
+    # Both sums are computed in the same way, with and without the covered cells, so that 0 and 1
+    # are exact.
     both = torch.stack([free, torch.ones_like(free)]).double()
     left, whole = ((parts[:, :, 1] @ both) * parts[:, :, 0]).sum(dim=2)
     fraction = torch.where(whole > 0, left / whole, 0.0)
@@ -51,15 +52,15 @@ def visible_fraction(boxes: Tensor, occluders: Tensor) -> Tensor:
 def hide_pixels(
     boxes: Tensor, masks: Tensor, covered: Tensor, occluders: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """What is left of objects with masks where others cover some pixels.
+    """Reduces the masks and boxes of objects to the pixels that others leave uncovered.
 
     Args:
         boxes: (N, 4). masks: bool (N, H, W). covered: bool (H, W).
-        occluders: (M, 4) boxes of what covers them, for objects whose mask is unknown (empty).
+        occluders: (M, 4) boxes of the covering objects, for objects whose mask is unknown (empty).
 
     Returns:
-        (N, 4) boxes, of which each side moves as far as the mask's own outermost pixel;
-        bool (N, H, W) masks; (N,) the share of the mask's pixels that is left.
+        (N, 4) boxes, whose sides move inwards as far as the mask's outermost pixels do; bool (N, H,
+        W) masks; (N,) the share of the mask's pixels that is left.
     """
     left = masks & ~covered
     before, after = (m.flatten(1).sum(dim=1) for m in (masks, left))

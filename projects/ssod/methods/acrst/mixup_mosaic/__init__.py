@@ -1,1 +1,1 @@
-"""MixUp and Mosaic, to compare the CropBank with."""
+"""MixUp and Mosaic, which the CropBank is compared with."""

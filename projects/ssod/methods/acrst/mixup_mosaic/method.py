@@ -1,4 +1,4 @@
-"""MixUp and Mosaic of whole images, the comparator of ACRST's Table 5 (Zhou et al.,
+"""MixUp and Mosaic of whole images, which ACRST's Table 5 compares with (Zhou et al.,
 Instant-Teaching, CVPR 2021).
 
 The strong view of an unlabelled image is mixed with *labelled* images. The loader's workers know
@@ -49,18 +49,21 @@ Skipped = List[Tuple[str, str]]
 
 
 class MixWithLabeled:
-    """The view transform: mixes the strong view of unlabelled samples, and says how in `extras`.
+    """The view transform. It mixes labelled images into the strong view of unlabelled samples and
+    describes the result in `extras`.
 
     Args:
-        name: of the entry in `extras`. records: Detectron2 dataset dicts of the labelled images.
-        image_format, strong, flip: labelled images are read, recoloured and mirrored like a
-            strong view, with the probability `flip_prob`. attempts: images that are tried where
+        name: the key of the entry in `extras`. records: Detectron2 dataset dicts of the labelled
+            images.
+        image_format, strong, flip: how labelled images are read, recoloured and mirrored, like a
+            strong view, with the probability `flip_prob`. attempts: how many images are tried if
             files are damaged.
-        mosaic_prob: of a Mosaic. mosaic_center: its tiles meet between these shares of each side.
-        mixup_prob: of a MixUp where there is none. alpha: of MixUp's
+        mosaic_prob: probability of a Mosaic. mosaic_center: the tiles meet between these shares of
+            each side.
+        mixup_prob: probability of a MixUp if there is no Mosaic. alpha: MixUp draws from
             Beta(alpha, alpha).
-        min_visible: boxes of which a smaller share is left lose their label.
-        masks: the records have masks, which are mixed in with the boxes.
+        min_visible: boxes lose their label if a smaller share of them is left.
+        masks: whether the records have masks, which are mixed in with the boxes.
     """
 
     def __init__(
@@ -156,9 +159,9 @@ class MixWithLabeled:
     def _tile(
         self, height: int, width: int, rng: np.random.Generator, skipped: Skipped
     ) -> Optional[Tile]:
-        """A random window of a random labelled image; unreadable files are added to `skipped`.
+        """A random window of a random labelled image. Unreadable files are added to `skipped`.
 
-        None if all are.
+        None if no file can be read.
         """
         for _ in range(self.attempts):
             record = self.records[int(rng.integers(len(self.records)))]
@@ -193,10 +196,11 @@ class MixWithLabeled:
 
 @METHOD_REGISTRY.register()
 class MixUpMosaic(Method):
-    """Mixes labelled images into the strong views of unlabelled ones; an alternative to CropBank.
+    """Mixes labelled images into the strong views of unlabelled ones. It is an alternative to
+    CropBank.
 
-    MixUp's labels weigh as much as their image shows: lambda for the unlabelled image's own, 1 -
-    lambda for those mixed in.
+    MixUp's labels have the weights of their images: lambda for the unlabelled image's own labels, 1
+    - lambda for the labels mixed in.
     """
 
     needs = ()
@@ -250,13 +254,14 @@ class MixUpMosaic(Method):
         cfg.SSOD.MIXUP_MOSAIC.MOSAIC_PROB = 0.5
         # The four tiles of a mosaic meet at a point between these shares of each side.
         cfg.SSOD.MIXUP_MOSAIC.MOSAIC_CENTER = (0.3, 0.7)
-        cfg.SSOD.MIXUP_MOSAIC.MIXUP_PROB = 0.5  # of the images that are no mosaic
+        cfg.SSOD.MIXUP_MOSAIC.MIXUP_PROB = 0.5  # probability for images that are no mosaic
         cfg.SSOD.MIXUP_MOSAIC.MIXUP_ALPHA = 1.5  # lambda ~ Beta(alpha, alpha)
-        # Boxes of which a smaller share is left at the edge of a tile lose their label.
+        # Boxes at the edge of a tile lose their label if a smaller share of them is left.
         cfg.SSOD.MIXUP_MOSAIC.MIN_VISIBLE_FRACTION = 0.25
-        # Of a labelled image that is mixed in, where INPUT.RANDOM_FLIP is "horizontal".
+        # Probability of mirroring a labelled image that is mixed in, if INPUT.RANDOM_FLIP is
+        # "horizontal".
         cfg.SSOD.MIXUP_MOSAIC.FLIP_PROB = 0.5
-        # Labelled images that are tried before a damaged one is given up on.
+        # The number of labelled images that are tried if files are damaged.
         cfg.SSOD.MIXUP_MOSAIC.ATTEMPTS = 10
 
     @classmethod

@@ -21,9 +21,9 @@ from ssod.structures import WEIGHT_COLUMNS
 
 @dataclass
 class Tile:
-    """A piece of a labelled image: pixels (h, w, 3), boxes (P, 4) in it and their classes (P,).
+    """A piece of a labelled image: its pixels (h, w, 3), its boxes (P, 4) and their classes (P,).
 
-    `masks`: bool (P, h, w), or None where only boxes are trained.
+    `masks`: bool (P, h, w), or None if only boxes are trained.
     """
 
     image: np.ndarray
@@ -34,14 +34,14 @@ class Tile:
 
 @dataclass
 class MixedLabels:
-    """What mixing did to one image's labels.
+    """The effect of mixing on one image's labels.
 
     Attributes:
-        boxes, classes: (P, 4) float and (P,) int64 of what was mixed in. weight: loss weight of
+        boxes, classes: (P, 4) float and (P,) int64 of the objects mixed in. weight: loss weight of
             these labels.
-        own_region: (4,) box in which the image itself can still be seen. own_weight: loss weight of
-            its own labels.
-        masks: bool (P, H, W) of what was mixed in; None where only boxes are trained.
+        own_region: (4,) box in which the image itself is still visible. own_weight: loss weight of
+            the image's own labels.
+        masks: bool (P, H, W) of the objects mixed in. None if only boxes are trained.
     """
 
     boxes: Tensor
@@ -75,8 +75,9 @@ def cover_tile(
     """Scales a labelled image until it just covers `height` x `width`, and cuts out a random window
     of that size.
 
-    Boxes of which less than `min_visible` (a share of the area) is left, or nothing, are gone. With
-    masks the area is counted in their pixels, and the boxes left are those around them.
+    A box is removed if less than the share `min_visible` of its area is left, or nothing. With
+    masks, the area is the number of mask pixels, and the remaining boxes are those around the
+    masks.
     """
     old_height, old_width = tile.image.shape[:2]
     scale = max(height / old_height, width / old_width)
@@ -117,8 +118,8 @@ def _resize_mask(mask: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 def draw_mosaic(
     height: int, width: int, center: Tuple[float, float], rng: np.random.Generator
 ) -> List[Tuple[int, ...]]:
-    """The four regions (x0, y0, x1, y1) of a mosaic in random order; the first one stays the
-    image's own.
+    """The four regions (x0, y0, x1, y1) of a mosaic in random order. The image itself keeps the
+    first one.
 
     Both sides must be at least 2. The regions meet at a point that lies between the two shares
     `center` of each side.
@@ -130,15 +131,16 @@ def draw_mosaic(
 
 
 def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instances:
-    """Pseudo-labels of the mixed image: its own that can still be seen, then those mixed in.
+    """Pseudo-labels of the mixed image: its own labels that are still visible, then the labels
+    mixed in.
 
     Args:
         row: the image's own labels, with `PseudoLabels`' columns and any others.
-        mixed: what was done. min_visible: least share of a box's area that must be left.
+        mixed: the effect of mixing. min_visible: least share of a box's area that must be left.
 
     Returns:
-        New `Instances`; what was mixed in is human-labelled, so it has score 1, is selected and
-        regresses. Columns that are unknown here are 0 for it.
+        New `Instances`. Objects mixed in are labelled by people, so they have score 1, are selected
+        and are regressed. Columns that are unknown here are 0 for them.
     """
     region = mixed.own_region.to(row.gt_boxes.device)
     boxes, share = clip_boxes(row.gt_boxes.tensor, region)
@@ -175,7 +177,7 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
 
 
 def _surroundings(region: Tensor, image_size: Tuple[int, int]) -> Tensor:
-    """(4, 4) boxes of all of an image but a region."""
+    """(4, 4) boxes that cover an image except for a region."""
     height, width = image_size
     x0, y0, x1, y1 = region.tolist()
     boxes = [[0, 0, width, y0], [0, y1, width, height], [0, 0, x0, height], [x1, 0, width, height]]

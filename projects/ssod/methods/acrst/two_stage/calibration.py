@@ -1,4 +1,4 @@
-"""Measures image-level activations: do they rank images well, and are they calibrated?
+"""Measures image-level activations: how well they rank images, and how well they are calibrated.
 
 Shapes: N images, K foreground classes.
 """
@@ -10,13 +10,14 @@ from torch import Tensor
 
 
 def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
-    """Area under each class's ROC curve: how often an image with it outscores one without it.
+    """Area under each class's ROC curve: how often an image with the class has a higher score than
+    an image without it.
 
     Args:
         scores: (N, K). present: (N, K) bool.
 
     Returns:
-        float64 (K,); a tie counts half; NaN for a class that is in all images or in none.
+        float64 (K,). A tie counts half. NaN for a class that is in all images or in none.
     """
     areas = []
     for own, mask in zip(scores.double().unbind(dim=1), present.unbind(dim=1)):
@@ -30,18 +31,18 @@ def roc_auc(scores: Tensor, present: Tensor) -> Tensor:
 
 
 def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
-    """The probability of presence for which each activation is the one that minimises the focal
+    """For each activation, the probability of presence at which this activation minimises the focal
     loss.
 
-    The focal loss is no proper score: its best activation p at a posterior q is not q. Setting the
-    derivative of `q alpha (1-p)^gamma (-ln p) + (1-q) (1-alpha) p^gamma (-ln(1-p))` to 0 gives q
-    from p.
+    The focal loss is not a proper score: its best activation p at a posterior q is not q. Setting
+    the derivative of `q alpha (1-p)^gamma (-ln p) + (1-q) (1-alpha) p^gamma (-ln(1-p))` to 0 gives
+    q from p.
 
     Args:
         activations: in (0, 1), any shape.
 
     Returns:
-        The same shape; for gamma 0 and alpha 0.5 the activations themselves.
+        The same shape. For gamma 0 and alpha 0.5 it is the activations themselves.
 
     Example:
         >>> focal_posterior(torch.tensor(0.2), gamma=2.0, alpha=0.25)
@@ -55,14 +56,14 @@ def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
 
 
 def calibration_error(posteriors: Tensor, present: Tensor, bins: int = 10) -> Tensor:
-    """Expected calibration error of each class: the gap between predicted and actual share, mean
-    over bins of equal width.
+    """Expected calibration error of each class: the gap between predicted and actual share,
+    averaged over bins of equal width.
 
     Args:
         posteriors: (N, K) predicted probabilities. present: (N, K) bool.
 
     Returns:
-        float64 (K,), each bin weighted by its images; NaN without images.
+        float64 (K,). Each bin is weighted by its number of images. NaN without images.
     """
     count, classes = posteriors.shape
     index = (posteriors * bins).long().clamp(0, bins - 1)

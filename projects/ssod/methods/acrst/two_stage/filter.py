@@ -11,8 +11,8 @@ from torch import Tensor
 from ssod.errors import UserError
 
 MODES = ("filter", "mine")
-# Lowest score that mining accepts; the image-level activation alone would accept every box of an
-# active class.
+# The lowest score that mining accepts. The image-level activation alone would accept every box of
+# an active class.
 MINE_SCORE_FLOOR = 0.05
 
 
@@ -24,19 +24,20 @@ def two_stage_mask(
     image_threshold: float,
     mode: str = "filter",
 ) -> Tensor:
-    """Which predictions of an image become pseudo-labels.
+    """Selects the predictions of an image that become pseudo-labels.
 
     Args:
         scores: (M,) classification scores. classes: (M,) int64 in [0, K).
         image_scores: (K,) image-level activations, in [0, 1].
-        score_threshold, image_threshold: tau_cls and tau_ml; a value equal to its threshold passes.
-        mode: "filter": both must pass. "mine" (Table 6): one is enough, of scores not below 0.05.
+        score_threshold, image_threshold: tau_cls and tau_ml. A value equal to its threshold passes.
+        mode: "filter": score and activation must pass. "mine" (Table 6): one of them is enough, and
+            the score must be 0.05 or more.
 
     Returns:
         (M,) bool.
 
     Raises:
-        UserError: another mode.
+        UserError: the mode does not exist.
     """
     if mode not in MODES:
         raise UserError(f"SSOD.TWO_STAGE_FILTER.MODE is {mode!r}: use 'filter' or 'mine'.")
@@ -57,8 +58,8 @@ def two_stage_filter(
     """The predictions that pass `two_stage_mask`, in their order.
 
     Args:
-        instances: M predictions with `scores` and `pred_classes`, any further fields. image_scores:
-            (K,).
+        instances: M predictions with `scores` and `pred_classes`, and any further fields.
+            image_scores: (K,).
     """
     keep = two_stage_mask(
         instances.scores,

@@ -1,5 +1,5 @@
-"""Measures the image-level head on validation images: does it tell which classes an image
-contains?
+"""Measures on validation images how well the image-level head tells which classes an image
+contains.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ _CHUNK = 8  # images the teacher sees at once
 
 
 class HeadQuality(HookBase):
-    """At every evaluation: the teacher's activations on at most 500 validation images against these
-    images' classes.
+    """At every evaluation, compares the teacher's activations on at most 500 validation images with
+    these images' classes.
 
-    Per class `auc` (0.5: it knows nothing), `calibration_error` of the posterior that the
-    activation stands for, `active` (share of the images in which the filter would let the class
-    pass) and `present` (share that contain it). Without DATASETS.VAL nothing is measured. It warns
-    once if the filter removes every label of a class, which a head that cannot tell images apart
-    does. Runs on rank 0, and changes nothing that training reads.
+    Metrics per class are `auc` (0.5: the head knows nothing), `calibration_error` of the posterior
+    that belongs to the activation, `active` (share of the images in which the filter would let the
+    class pass) and `present` (share of the images that contain the class). Without DATASETS.VAL
+    nothing is measured.
+
+    The hook warns once if the filter removes every label of a class, because a head that cannot
+    tell images apart does this. It runs on rank 0 and changes nothing that training reads.
     """
 
     trainer: Any

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# Decay of the statistics' sums: a step counts half after about 70 more steps.
+# Decay of the statistics' sums. After about 70 more steps, a step counts half.
 _DECAY = 0.99
 _PUBLISH_PERIOD = 20
 
@@ -53,17 +53,18 @@ _PUBLISH_PERIOD = 20
 class TwoStageFilter(Method):
     """Keeps a prediction if its score *and* the image-level activation of its class pass.
 
-    The image-level classifier sits on the last backbone stage of student and teacher. It learns
-    from the boxes of labelled images, and on unlabelled ones from the teacher's activations on the
-    weak view.
+    The image-level classifier sits on the last backbone stage of student and teacher. On labelled
+    images it learns from the boxes. On unlabelled images it learns from the teacher's activations
+    on the weak view.
 
     Args:
         score_threshold, image_threshold: tau_cls and tau_ml. mode: "filter" or "mine", see
             `two_stage_mask`.
-        loss_weight: of the image-level loss, on either stream. focal_gamma, focal_alpha: its shape.
+        loss_weight: weight of the image-level loss, on either stream. focal_gamma, focal_alpha:
+            shape of the loss.
         warmup: steps with labelled images that the head needs before it filters labels and teaches
-            unlabelled images. An untrained head predicts each class's prior; if that were a target,
-            the head would only confirm itself.
+            unlabelled images. An untrained head predicts each class's prior. With the prior as
+            target, the head would only confirm itself.
     """
 
     needs = (Capability.MAPS,)
@@ -106,8 +107,8 @@ class TwoStageFilter(Method):
         self.prior: Optional[Tensor] = None
         self._counted_step = -1
         self.class_names: List[str] = [str(index) for index in range(num_classes)]
-        # Rows: unlabelled images in which the class is active, predictions with a score >= tau_cls,
-        # those selected in the end.
+        # The rows count unlabelled images in which the class is active, predictions with a score >=
+        # tau_cls, and selected predictions.
         self.register_buffer("counts", torch.zeros(3, num_classes))
         self.register_buffer("images", torch.zeros(1))
 
@@ -116,12 +117,12 @@ class TwoStageFilter(Method):
         cfg.SSOD.TWO_STAGE_FILTER = CfgNode()
         cfg.SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD = 0.7  # tau_cls
         cfg.SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD = 0.2  # tau_ml
-        # "filter": both stages must pass. "mine": either, from a score of 0.05 on (the paper's
-        # Table 6).
+        # "filter": both stages must pass. "mine": one stage is enough for scores of 0.05 or more
+        # (the paper's Table 6).
         cfg.SSOD.TWO_STAGE_FILTER.MODE = "filter"
         cfg.SSOD.TWO_STAGE_FILTER.LOSS_WEIGHT = 1.0
-        # With alpha 0.25, gamma 1 makes an activation of 0.2 the best one at a posterior of 0.2;
-        # gamma 2 at one of 0.07.
+        # With alpha 0.25 and gamma 1, an activation of 0.2 is the best one at a posterior of 0.2.
+        # With gamma 2 it is the best one at a posterior of 0.07.
         cfg.SSOD.TWO_STAGE_FILTER.FOCAL_GAMMA = 1.0
         cfg.SSOD.TWO_STAGE_FILTER.FOCAL_ALPHA = 0.25
         # Steps with labelled images that the head needs before it filters, and before it learns
@@ -155,7 +156,8 @@ class TwoStageFilter(Method):
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
-        # Divides the classes, whose image-level activations begin at their priors, 0.375 to 0.5.
+        # This threshold divides the classes: their image-level activations begin at their priors,
+        # 0.375 to 0.5.
         cfg.SSOD.TWO_STAGE_FILTER.IMAGE_THRESHOLD = 0.44
 
     def setup(self, data: TrainingData) -> None:
@@ -167,7 +169,7 @@ class TwoStageFilter(Method):
         self.add_head(student, MultiLabelHead.for_detector(student, self.prior))
 
     def warm(self, context: StepContext) -> Tensor:
-        """A bool scalar: the head has had its labelled steps.
+        """A bool scalar: whether the head has had its labelled steps.
 
         The scalar stays on the device, which avoids a synchronisation.
         """
@@ -197,8 +199,8 @@ class TwoStageFilter(Method):
         return {"first_stage": [row.scores >= self.score_threshold for row in pseudo.instances]}
 
     def _masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
-        """Which labels pass, one bool (M,) an image: both stages, and during warm-up the first one
-        alone.
+        """Which labels pass, one bool (M,) for each image. During warm-up only the first stage
+        counts.
         """
         warm = self.warm(context)
         return [
@@ -207,8 +209,10 @@ class TwoStageFilter(Method):
         ]
 
     def _mask(self, row: Instances, image_scores: Tensor) -> Tensor:
-        """(M,) bool: which of an image's labels pass both stages; `image_scores` (K,)
-        activations.
+        """(M,) bool: which of an image's labels pass both stages.
+
+        Args:
+            image_scores: (K,) activations.
         """
         return two_stage_mask(
             row.scores,
@@ -222,11 +226,13 @@ class TwoStageFilter(Method):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """On labelled images each view's own boxes decide which classes are present.
+        """The image-level loss. On labelled images each view's own boxes decide which classes are
+        present.
 
-        On unlabelled ones: the teacher's activations, and the classes of all labels that the strong
-        view is trained towards. In "filter" mode these add what was pasted into it (CropBank),
-        which the teacher has not seen. During warm-up the loss on unlabelled images is 0.
+        On unlabelled images a class is present if the teacher's activation says so, or if the
+        strong view has a training label of it. In "filter" mode, these labels add the classes of
+        pasted objects (CropBank), which the teacher has not seen. During warm-up the loss on
+        unlabelled images is 0.
         """
         head = context.student.ssod_heads[self.name]
         labeled = outputs.labeled
@@ -251,7 +257,7 @@ class TwoStageFilter(Method):
         if outputs.labeled.view.images and context.step != self._counted_step:
             self._counted_step = (
                 context.step
-            )  # once an optimiser step, however many micro-batches it has
+            )  # once per optimiser step, however many micro-batches it has
             context.student.ssod_heads[self.name].labeled_steps += 1
         if pseudo is None:
             return
@@ -295,8 +301,8 @@ class TwoStageFilter(Method):
         if self.mode != "filter":
             return []
         first, kept = self.counts[1], self.counts[2]
-        # The sums decay, so an old label counts little. A class with a label in 50 images is no
-        # accident.
+        # The sums decay, so an old label counts little. A class with a label in 50 images is not a
+        # coincidence.
         whole = (first > 0.02 * self.images) & (kept < 0.01 * first)
         return [self.class_names[index] for index in whole.nonzero().flatten().tolist()]
 

@@ -22,7 +22,7 @@ def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: i
 
     Args:
         maps: (N, C, h, w). image_sizes: (height, width) of each image before padding, in pixels.
-            stride: of the maps.
+            stride: stride of the maps.
 
     Returns:
         (N, C) in single precision.
@@ -36,12 +36,13 @@ def average_pool(maps: Tensor, image_sizes: Sequence[Tuple[int, int]], stride: i
 
 
 class MultiLabelHead(nn.Module):
-    """Global average pooling of the last backbone stage, then one logit a class.
+    """Global average pooling of the last backbone stage, then one logit for each class.
 
-    An untrained head predicts each class's prior, so that it need not learn the frequencies first.
+    An untrained head predicts each class's prior, so it does not have to learn the frequencies
+    first.
 
     Args:
-        stage: the backbone output's name. stride: its stride. in_channels: C.
+        stage: name of the backbone output. stride: stride of that output. in_channels: C.
         prior: (K,) the classes' shares of the images, between 0 and 1.
 
     Attributes:
@@ -64,11 +65,11 @@ class MultiLabelHead(nn.Module):
     def for_detector(
         cls, detector: GeneralizedRCNN, prior: Optional[Tensor] = None
     ) -> "MultiLabelHead":
-        """The head for a detector's deepest backbone stage, the one before the FPN where there is
-        one.
+        """Makes the head for a detector's deepest backbone stage. If there is an FPN, it is the
+        stage before the FPN.
 
         Args:
-            prior: (K,); None: 0.5 for every class.
+            prior: (K,). None: 0.5 for every class.
         """
         backbone = getattr(detector.backbone, "bottom_up", detector.backbone)
         shapes = backbone.output_shape()
@@ -93,11 +94,11 @@ class MultiLabelHead(nn.Module):
 
 
 def image_prior(class_sets: Sequence[Sequence[int]], num_classes: int) -> Tensor:
-    """(K,) share of the images that contain each class, at least half an image and at most all but
-    half a one.
+    """(K,) share of the images that contain each class. The least count is half an image, the
+    largest is half an image less than all.
 
     Args:
-        class_sets: the classes of each image's labels, repeated or not.
+        class_sets: the classes of each image's labels. Repetitions do not matter.
     """
     count = len(class_sets)
     if count == 0:
@@ -109,7 +110,7 @@ def image_prior(class_sets: Sequence[Sequence[int]], num_classes: int) -> Tensor
 
 
 def present_classes(targets: Sequence[Instances], num_classes: int, device: torch.device) -> Tensor:
-    """(N, K) bool: which classes each image's labels (`gt_classes`) name."""
+    """(N, K) bool: which classes occur in each image's labels (`gt_classes`)."""
     present = torch.zeros(len(targets), num_classes, dtype=torch.bool, device=device)
     for row, target in zip(present, targets):
         row[target.gt_classes] = True
@@ -117,15 +118,15 @@ def present_classes(targets: Sequence[Instances], num_classes: int, device: torc
 
 
 def multi_label_loss(logits: Tensor, present: Tensor, gamma: float, alpha: float) -> Tensor:
-    """Focal binary cross-entropy (Lin et al., ICCV 2017), summed over the classes, mean over the
-    images.
+    """Focal binary cross-entropy (Lin et al., ICCV 2017), summed over the classes and averaged over
+    the images.
 
     Args:
-        logits: (N, K). present: (N, K) bool. gamma: focusing. alpha: weight of present classes, 1 -
-            alpha of absent ones.
+        logits: (N, K). present: (N, K) bool. gamma: focusing parameter. alpha: weight of present
+            classes. Absent classes have 1 - alpha.
 
     Returns:
-        A scalar; 0 without images.
+        A scalar, 0 without images.
     """
     loss = sigmoid_focal_loss(logits.float(), present.float(), alpha=alpha, gamma=gamma)
     return loss.sum() / max(len(logits), 1)

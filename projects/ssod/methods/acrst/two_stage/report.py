@@ -8,7 +8,7 @@ from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
 from ssod.plotting.run_data import RunData
 from ssod.plotting.section import Section, grid, note, number, run_colour, table, text
 
-# Bars of more classes than this would be a page of their own; the table has them all.
+# With more classes than this, the bars would fill a page of their own. The table has all classes.
 _MOST_BARS = 80
 _PREFIX = "two_stage_filter/"
 
@@ -22,7 +22,7 @@ def _latest(run: RunData, kind: str) -> Dict[str, float]:
 
 
 def two_stage_section(run: RunData) -> Optional[Section]:
-    """Labels per image after either stage over training, and per class at the end; None before
+    """Labels per image after either stage over training, and per class at the end. None before
     mutual learning.
     """
     first, kept = (run.series(f"{_PREFIX}{key}_per_image") for key in ("first_stage", "kept"))
