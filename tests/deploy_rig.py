@@ -22,6 +22,11 @@ FAMILIES: Dict[str, List[object]] = {
         *("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead"),
         *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),
     ],
+    "fcos": [
+        *("MODEL.META_ARCHITECTURE", "FCOS", "MODEL.FCOS.NUM_CLASSES", 3),
+        *("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.FCOS.NUM_CONVS", 1),
+        *("MODEL.FCOS.SCORE_THRESH_TEST", 0.02),
+    ],
     "retinanet": [*RETINANET, "MODEL.RETINANET.SCORE_THRESH_TEST", 0.02],
 }
 

@@ -87,7 +87,7 @@ def test_detections_are_the_originals(
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("family", ["faster", "mask", "retinanet"])
+@pytest.mark.parametrize("family", ["mask", "retinanet"])
 def test_no_detection_at_all(family: str, format: str, squares: Path, tmp_path: Path) -> None:
     """Nothing is found where the trace was made either."""
     cfg, weights = make_run(family, squares, tmp_path)
@@ -204,7 +204,10 @@ def test_wrong_inputs(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for extra, match in (
         (["--format", "torchscript"], "DATASETS.TEST and VAL are empty.*--check none"),
         (["--format", "torchscript", "--check", "no_such"], "no_such: neither a folder nor"),
-        (["--format", "torchscript", "--check", str(tmp_path / "none")], "has no image"),
+        (
+            ["--format", "torchscript", "--check", str(tmp_path / "none")],
+            "has no images: .*--check none",
+        ),
         (["--check", "squares_test"], "leave them out"),
         (["--format", "onnx", "--check", "none", "--device", "cuda"], "any device, leave it out"),
     ):
@@ -214,7 +217,7 @@ def test_wrong_inputs(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match="INPUT.FORMAT is 'L'"):
         export_portable(cfg, weights, str(tmp_path / "out"), "torchscript")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"onnx and onnxruntime .*ssod\[export\]"):
+    with pytest.raises(UserError, match=r"onnx and onnxruntime.*ssod\[export\]"):
         export_portable(cfg, weights, str(tmp_path / "out"), "onnx")
 
 

@@ -54,7 +54,10 @@ GROUPS: Dict[str, Tuple[Command, ...]] = {
         Command("benchmark", "ssod.tools.benchmark", "where the time of a step goes"),
         Command("gpu-evidence", "ssod.tools.gpu_evidence", "tests and step times on a GPU"),
     ),
-    "Deploy": (Command("export", "ssod.tools.export", "a model that runs without ssod"),),
+    "Deploy": (
+        Command("export", "ssod.tools.export", "a model that runs without ssod"),
+        Command("latency", "ssod.tools.latency", "seconds an image in each exported form"),
+    ),
 }
 
 # Other spellings, which the help does not list.

@@ -146,13 +146,18 @@ class Reference:
         return result
 
 
-def load_predictor(folder: str) -> Any:
-    """The `Detector` of the `predict.py` that lies in an exported folder."""
+def load_predictor(folder: str, threads: int = 0) -> Any:
+    """The `Detector` of the `predict.py` that lies in an exported folder.
+
+    Args:
+        threads: that ONNX Runtime computes with, 0: as many as it takes. TorchScript takes
+            PyTorch's.
+    """
     spec = importlib.util.spec_from_file_location("_exported_predict", f"{folder}/predict.py")
     assert spec is not None and spec.loader is not None
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Detector(folder)
+    return module.Detector(folder, threads=threads)
 
 
 def compare_on_images(reference: Reference, detector: Any, files: Sequence[str]) -> Comparison:

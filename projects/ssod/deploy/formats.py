@@ -65,9 +65,18 @@ def write_onnx(flat: FlatDetector, path: str) -> None:
 
 def check_packages() -> None:
     """Raises `UserError` if what writes and runs ONNX is not installed."""
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = _missing_packages()
     if missing:
-        raise UserError(f"{' and '.join(missing)} not installed: {_EXTRA}.")
+        raise UserError(f"Not installed: {' and '.join(missing)}. Install with {_EXTRA}.")
+
+
+def onnx_is_installed() -> bool:
+    """Whether a model can be written and run as ONNX here."""
+    return not _missing_packages()
+
+
+def _missing_packages() -> List[str]:
+    return [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
 
 
 def _example() -> Tensor:

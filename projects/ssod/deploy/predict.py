@@ -44,15 +44,19 @@ class Detector:
 
     Args:
         folder: with model.json and the model; this file's own by default.
+        threads: that ONNX Runtime computes with; 0: as many as it takes. For a TorchScript model
+            call `torch.set_num_threads`.
     """
 
-    def __init__(self, folder: Union[str, Path, None] = None) -> None:
+    def __init__(self, folder: Union[str, Path, None] = None, threads: int = 0) -> None:
         self.folder = Path(folder) if folder else Path(__file__).resolve().parent
         self.facts = json.loads((self.folder / "model.json").read_text(encoding="utf-8"))
         self.classes: List[str] = self.facts["classes"]
         path = str(self.folder / self.facts["model"])
         self._run = (
-            _torchscript(path, self.facts) if self.facts["format"] == "torchscript" else _onnx(path)
+            _torchscript(path, self.facts)
+            if self.facts["format"] == "torchscript"
+            else _onnx(path, threads)
         )
 
     def __call__(
@@ -208,10 +212,13 @@ def _torchscript(path: str, facts: Dict[str, Any]) -> Any:
     return run
 
 
-def _onnx(path: str) -> Any:
+def _onnx(path: str, threads: int) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    providers = onnxruntime.get_available_providers()
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
     return lambda image: tuple(session.run(None, {"image": image}))
 
 
