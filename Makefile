@@ -1,4 +1,4 @@
-# make demo | start | test | test-portable | lint | data | clean. Each sets up what it needs in .venv the first time: it takes Python
+# make demo | start | test | test-portable | lint | docs | data | clean. Each sets up what it needs in .venv the first time: it takes Python
 # 3.11-3.13, but no compiler, git or sudo.
 #   TEST_JOBS=4                  processes that run the tests (default: one a core, 4 at most)
 #   PYTHON=/path/to/python3.12   the interpreter to make .venv with (default: the first one found that fits)
@@ -8,9 +8,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := requirements/constraints.txt
 DIGITS := datasets/digit_scenes
-LINTED := projects tests $(wildcard datasets/*.py train_net.py)
+LINTED := projects tests docs/site setup.py $(wildcard datasets/*.py train_net.py)
 
-.PHONY: help install demo start data test test-portable lint clean images-given always
+.PHONY: help install demo start data test test-portable lint docs clean images-given always
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,8 @@ help:
 	@echo "make start IMAGES=folder  a config for your own images: finds labels, makes splits, says how to train"
 	@echo "make test   the test suite"
 	@echo "make test-portable  the tests that train, with the kernels of other processors and with two threads"
-	@echo "make lint   black, isort, flake8 and mypy"
+	@echo "make lint   black, isort, flake8, mypy, and the links of the documentation"
+	@echo "make docs   the documentation as a site"
 	@echo "make data   only draw the digit scenes, their class-imbalanced sub-tasks and the wild pool"
 	@echo "make clean  remove data, outputs and caches (and .venv with ENV=1)"
 
@@ -50,6 +51,14 @@ lint: install
 	$(PY) -m isort --check --quiet $(LINTED)
 	$(PY) -m flake8 $(LINTED)
 	$(PY) -m mypy
+	$(MKDOCS)
+
+# The documentation as a site in output/site. A broken link ends it.
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+docs: install
+	$(MKDOCS)
+	@echo "Open output/site/index.html."
 
 data: $(DIGITS)/.complete $(DIGITS)/.sub-tasks $(DIGITS)/.wild-pool
 

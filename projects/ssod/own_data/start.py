@@ -266,11 +266,13 @@ def _other_images(folder: str) -> List[str]:
 def command(config: str, machine: Machine) -> str:
     """The command line that trains, for the working directory: by `ssod` where that was called."""
     called = os.path.basename(sys.argv[0]) == "ssod"
+    as_module = sys.argv[0].endswith(os.path.join("ssod", "__main__.py"))
     script = next(filter(os.path.isfile, ("train_net.py", _checkout_script())), "")
     if called:
         program = "ssod train" if shutil.which("ssod") else f"{_short(sys.argv[0])} train"
     else:
-        program = f"{_short(sys.executable)} {script or '-m ssod train'}"
+        module = as_module or not script
+        program = f"{_short(sys.executable)} {'-m ssod train' if module else script}"
     gpus = f" --num-gpus {machine.gpus}" if machine.gpus > 1 else ""
     return f"{program} --config-file {_quoted(config)}{gpus}"
 
