@@ -10,7 +10,9 @@ from ssod.structures import PseudoLabels
 
 @METHOD_REGISTRY.register()
 class PseudoBoxRegression(Method):
-    """Every selected pseudo-box regresses, in the RPN and the RoI head, like a human label."""
+    """Every selected pseudo-box trains the box regression of RPN and RoI head, like a human
+    label.
+    """
 
     needs = ()
     groups = ("pseudo-box regression",)

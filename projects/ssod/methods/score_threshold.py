@@ -1,4 +1,6 @@
-"""Unbiased Teacher's choice of pseudo-labels: a fixed score threshold (Liu et al., ICLR 2021)."""
+"""Unbiased Teacher's selection of pseudo-labels: a fixed score threshold (Liu et al., ICLR
+2021).
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ from ssod.structures import PseudoLabels
 
 @METHOD_REGISTRY.register()
 class ScoreThreshold(Method):
-    """Keeps pseudo-labels with `score >= threshold`; their boxes classify but do not regress.
+    """Keeps pseudo-labels with `score >= threshold`. They train the classification but not the box
+    regression.
 
     Args:
-        threshold: of the labels of both heads. rpn_threshold: of the RPN's, where it has its own;
-            0: it has not.
+        threshold: threshold of the labels of both heads. rpn_threshold: a threshold for the RPN's
+            labels alone. 0: the RPN uses `threshold`.
     """
 
     needs = ()
@@ -39,7 +42,7 @@ class ScoreThreshold(Method):
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
         cfg.SSOD.SCORE_THRESHOLD = 0.7
-        # Of the RPN's pseudo-labels alone; 0: SCORE_THRESHOLD.
+        # The threshold of the RPN's pseudo-labels alone. 0: SCORE_THRESHOLD.
         cfg.SSOD.RPN_SCORE_THRESHOLD = 0.0
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Score thresholds of the methods that select pseudo-labels, and how many labels pass."""
+"""Score thresholds of the methods that select pseudo-labels, and the number of labels that pass."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def check_rpn_threshold(node: str, value: float) -> None:
 
 
 def rpn_masks(pseudo: PseudoLabels, threshold: float) -> Optional[List[Tensor]]:
-    """Which labels the RPN learns, one bool (M,) an image; None for a threshold of 0: those of the
-    RoI head.
+    """Which labels the RPN learns, one bool (M,) for each image. None for a threshold of 0: the RPN
+    learns the RoI head's labels.
     """
     return [row.scores >= threshold for row in pseudo.instances] if threshold > 0 else None
 
@@ -41,8 +41,7 @@ def selection_floors(cfg: CfgNode) -> Dict[str, Tuple[str, float]]:
 def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
     """The lowest score with which the main branch trains on a label (t in LSM).
 
-    Where several methods select, a label must pass all of them, so the highest of their floors
-    counts.
+    If several methods select, a label must pass all of them, so the highest of their floors counts.
 
     Returns:
         The config key of the score, and its value.
@@ -52,12 +51,12 @@ def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
 
 
 def count_per_image(masks: Sequence[Tensor]) -> Tensor:
-    """A scalar: how many entries of the masks, one bool (M,) an image, are set on average."""
+    """A scalar: the average number of set entries of the masks (one bool (M,) for each image)."""
     return torch.cat(list(masks)).sum() / max(len(masks), 1)
 
 
 def selected_per_image(pseudo: Optional[PseudoLabels]) -> Union[float, Tensor]:
-    """Labels that the main branch trains on, per image; 0 in burn-in."""
+    """The number of labels per image that the main branch trains on. 0 in burn-in."""
     if pseudo is None:
         return 0.0
     return count_per_image([row.selected for row in pseudo.instances])

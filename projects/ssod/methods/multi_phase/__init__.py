@@ -14,7 +14,7 @@ __all__ = [
     "similarity_loss",
 ]
 
-# Offline labelling imports the methods, so this package imports its parts only when they are used.
+# Offline labelling imports the methods, so this package imports its parts only on first use.
 _ELSEWHERE = {
     "image_certainty": "ssod.pseudo_labels.certainty",
     "intersect_pseudo_labels": "ssod.pseudo_labels.intersection",

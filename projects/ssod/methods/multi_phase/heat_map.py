@@ -31,11 +31,12 @@ _LEAST_SIDE = 256  # smaller images are enlarged to about this
 
 @dataclass
 class WeightedImage:
-    """An unlabelled image with the weights of its RoIs.
+    """An unlabelled image, and the weights of its RoIs.
 
     Attributes:
-        image: uint8 (3, H, W) in the model's channel order. boxes: (R, 4) RoIs in its pixels.
-        weights: (R,). background: (R,) bool. targets: the pseudo-labels that it was trained with.
+        image: uint8 (3, H, W) in the model's channel order. boxes: (R, 4) RoIs in pixels of the
+            image.
+        weights: (R,). background: (R,) bool. targets: the pseudo-labels of the image in training.
     """
 
     image: Tensor
@@ -46,9 +47,7 @@ class WeightedImage:
 
 
 def weight_map(boxes: Tensor, weights: Tensor, height: int, width: int) -> np.ndarray:
-    """The mean weight of the boxes over each pixel, float32 (height, width); NaN where there is
-    none.
-    """
+    """Mean weight of the boxes over each pixel, float32 (height, width). NaN where no box lies."""
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for (x0, y0, x1, y1), weight in zip(boxes.round().int().tolist(), weights.tolist()):
         part = np.s_[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
@@ -59,11 +58,11 @@ def weight_map(boxes: Tensor, weights: Tensor, height: int, width: int) -> np.nd
 
 
 def draw_weights(shown: WeightedImage, class_names: Sequence[str], image_format: str) -> np.ndarray:
-    """The image with its pseudo-labels, and beside it the weights from blue (0) to red (1); grey
-    where no RoI lies.
+    """Draws the image with its pseudo-labels, and next to it the weights from blue (0) to red (1).
+    Pixels without a RoI are grey.
 
     Returns:
-        uint8 RGB (H', 2W', 3), enlarged where the image is small.
+        uint8 RGB (H', 2W', 3), enlarged if the image is small.
     """
     channels = [2, 1, 0] if image_format == "RGB" else [0, 1, 2]
     image = shown.image.cpu()[channels]
@@ -91,10 +90,11 @@ def draw_weights(shown: WeightedImage, class_names: Sequence[str], image_format:
 
 
 class DrawWeights(HookBase):
-    """Writes folder/step_<n>.jpg every so many steps, and the same to the event storage.
+    """Writes folder/step_<n>.jpg every `period` steps, and the same picture to the event storage.
 
     Args:
-        latest: gives the image to draw, None where there is none yet. period: in steps.
+        latest: returns the image to draw, None if there is none yet. period: steps between
+            pictures.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class DrawWeights(HookBase):
 
 
 def weight_section(run: "RunData") -> Optional["Section"]:
-    """The latest heat maps and the mean weight over training; None where the run has neither."""
+    """The latest heat maps and the mean weight over training. None if the run has neither."""
     from ssod.plotting.charts import Line, line_chart
     from ssod.plotting.section import Section, grid, run_colour
 

@@ -1,7 +1,7 @@
 """Down-weights background RoIs that may be objects without a pseudo-label.
 
-Shapes: N images, R RoIs over all of them, M the most RoIs of one image, D box-head channels, E
-embedding channels.
+Shapes: N images, R RoIs over all of them, M the largest number of RoIs of one image, D box-head
+channels, E embedding channels.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ssod.plotting.section import Section
 
 MODES = ("full", "soft_sampling")
-# Steps between two values of the mean weight: each one waits for the GPU.
+# Steps between two values of the mean weight. Each value waits for the GPU.
 _SCALAR_PERIOD = 20
 
 
@@ -63,13 +63,14 @@ class UncertainNegatives(Method):
     images.
 
     Similarity is measured on a linear embedding of detached box-head features. The embedding learns
-    from the overlap of boxes, on both streams: labelled boxes are correct, and burn-in has no
-    others.
+    from the overlap of boxes on both streams. Labelled boxes are correct, and burn-in has no other
+    boxes.
 
     Args:
-        a, b, c1, c2: of Eq. 5. mode: "full", or "soft_sampling" for the overlap factor alone.
-        similarity_loss_weight: of Eq. 7. embedding_dim: E.
-        draw_period: steps between heat maps, 0 for none. folder: where they go. image_format: "BGR"
+        a, b, c1, c2: parameters of Eq. 5. mode: "full", or "soft_sampling" for the overlap factor
+            alone.
+        similarity_loss_weight: weight of Eq. 7. embedding_dim: E.
+        draw_period: steps between heat maps, 0 for none. folder: their folder. image_format: "BGR"
             or "RGB".
     """
 
@@ -216,16 +217,16 @@ class UncertainNegatives(Method):
         return weight_section(run)
 
     def _embed(self, features: Tensor) -> Tensor:
-        # In single precision, like everything after it.
+        # This and all later operations are in single precision.
         with torch.autocast(features.device.type, enabled=False):
             return self.embedding(features.float())
 
 
 def _weighted(view: ViewOutputs, rows: Tensor) -> ViewOutputs:
-    """With `rows` (R,), weights of the first stage's RoIs, on the background RoIs of this stage.
+    """Applies `rows` (R,), weights of the first stage's RoIs, to the background RoIs of this stage.
 
-    The embedding is of the first stage's features, so a RoI keeps its weight in later stages,
-    except where a label is found for it.
+    The embedding uses the first stage's features, so a RoI keeps its weight in later stages, unless
+    it is matched with a label there.
     """
     if view.origin is not None:
         rows = torch.where(view.labels == _background(view), rows[view.origin], 1.0)
@@ -237,7 +238,7 @@ def _background(view: ViewOutputs) -> int:
 
 
 def _pad(views: Sequence[ViewOutputs]) -> _PaddedRois:
-    """All images of the views, with rows of zeros up to the largest number of RoIs.
+    """Pads all images of the views with rows of zeros up to the largest number of RoIs.
 
     The counts are known on the CPU, so a whole batch takes a few kernels and no synchronisation.
     """

@@ -1,9 +1,10 @@
-"""How certain a background RoI is: the less it overlaps or resembles positive RoIs, the more.
+"""The certainty of a background RoI: low if it looks like a positive RoI or lies apart from all of
+them.
 
 "Data-Uncertainty Guided Multi-Phase Learning for Semi-Supervised Object Detection", Eq. 2-7.
 Shapes: N background RoIs, P positive RoIs, D feature channels; every tensor may have further, equal
-leading dimensions (images of a batch), with masks where images have fewer rows. Boxes are XYXY in
-pixels.
+leading dimensions (images of a batch), with masks for images that have fewer rows. Boxes are XYXY
+in pixels.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def background_weights(
 ) -> Tensor:
     """Eq. 3-5: `w_i = (a + (1 - a) exp(-b exp(-c1 IoU_i))) * exp(-b exp(-c2 D_i))`.
 
-    `IoU_i = max_j IoU_ij` and `D_i = 1 - max_j d_ij (1 - IoF_ij)`, where `d_ij`, a distance in the
-    paper's words, is the absolute cosine similarity, and `IoF_ij = |i n j| / |i|`.
+    `IoU_i = max_j IoU_ij`, `D_i = 1 - max_j d_ij (1 - IoF_ij)` and `IoF_ij = |i n j| / |i|`. The
+    paper calls `d_ij` a distance. It is the absolute cosine similarity.
 
     Args:
         boxes, features: (N, 4), (N, D). positive_boxes, positive_features: (P, 4), (P, D).
@@ -38,8 +39,8 @@ def background_weights(
             padding.
 
     Returns:
-        (N,) weights without gradient; 1 where the image has no positive RoI. A box without area
-        overlaps nothing, a feature of norm 0 is similar to nothing.
+        (N,) weights without gradient. They are 1 if the image has no positive RoI. A box without
+        area overlaps nothing, and a feature of norm 0 is similar to nothing.
     """
     first = soft_sampling_weights(boxes, positive_boxes, a, b, c1, positive_mask)
     if positive_boxes.shape[-2] == 0:
@@ -61,7 +62,7 @@ def soft_sampling_weights(
     c1: float,
     positive_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """Eq. 2, the first factor of Eq. 5 alone (Soft Sampling); arguments and result as in
+    """Eq. 2, the first factor of Eq. 5 alone (Soft Sampling). Arguments and result are those of
     `background_weights`.
     """
     if positive_boxes.shape[-2] == 0:
@@ -82,17 +83,17 @@ def similarity_loss(
     iof_threshold: float = 0.7,
     pair_mask: Optional[Tensor] = None,
 ) -> Tensor:
-    """Eq. 6-7, the mean over all pairs of `y (1 - d)^2 + (1 - y) d^2`; y is 1 where one box lies
+    """Eq. 6-7, the mean over all pairs of `y (1 - d)^2 + (1 - y) d^2`. y is 1 if one box lies
     mostly in the other.
 
     Args:
-        embeddings_a, boxes_a: (N, D), (N, 4), all RoIs. embeddings_b, boxes_b: (P, D), (P, 4), the
-            positive ones.
-        iof_threshold: the share of either box in the intersection above which y is 1.
+        embeddings_a, boxes_a: (N, D), (N, 4) of all RoIs. embeddings_b, boxes_b: (P, D), (P, 4) of
+            the positive RoIs.
+        iof_threshold: y is 1 if the intersection covers more than this share of either box.
         pair_mask: bool (N, P), False for pairs that are padding.
 
     Returns:
-        A scalar; 0, with a gradient of 0, where there is no pair.
+        A scalar. It is 0 and has a gradient of 0 if there is no pair.
 
     Example:
         >>> same, apart = torch.ones(1, 2), torch.tensor([[8.0, 8.0, 9.0, 9.0]])
@@ -119,8 +120,8 @@ def _one_without_positives(weights: Tensor, positive_mask: Optional[Tensor]) -> 
 
 def _similarity(features: Tensor, others: Tensor) -> Tensor:
     """Eq. 3: (..., N, P) in [0, 1]."""
-    # Mixed precision would multiply in half precision: exp(-50 exp(-14 D)) turns its error of D
-    # into percents.
+    # Mixed precision would multiply in half precision, and exp(-50 exp(-14 D)) would turn the error
+    # of D into an error of several percent.
     with torch.autocast(features.device.type, enabled=False):
         return (F.normalize(features, dim=-1) @ F.normalize(others, dim=-1).mT).abs()
 
@@ -144,5 +145,5 @@ def _area(boxes: Tensor) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """0 where `whole` has no area; its part has none either."""
+    """0 where `whole` has no area, because its part has none either."""
     return part / whole.clamp(min=torch.finfo(part.dtype).tiny)

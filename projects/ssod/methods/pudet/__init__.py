@@ -1,7 +1,7 @@
 """PUDet (Guo et al., CVPR 2021): positive-unlabelled purification of wild images and
 ground-truth-bounded distillation.
 
-The purification itself is a command, `python -m ssod.tools.purify` (package `ssod.purification`).
+The command `python -m ssod.tools.purify` does the purification (package `ssod.purification`).
 """
 
 from ssod.methods.pudet.bounded import (

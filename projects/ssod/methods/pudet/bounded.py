@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def correct_rows(teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """q of Eq. 14: (R,) bool, proposals whose label is the teacher's first choice, background
-    included.
+    """q of Eq. 14: (R,) bool, set for proposals whose label is the teacher's first choice,
+    background included.
 
     Args:
         teacher_logits: (R, K+1). labels: (R,) in [0, K].
@@ -27,15 +27,16 @@ def bounded_classification_distillation(
     """`T^2 KL(p_t || p_s)` at temperature T, averaged over the proposals that the teacher
     classifies correctly (Eq. 14).
 
-    Eq. 14 prints a sum over proposals; a mean does not depend on how many the teacher gets right.
+    Eq. 14 prints a sum over proposals. A mean does not depend on how many of them the teacher
+    classifies correctly.
 
     Args:
-        student_logits, teacher_logits: (R, K+1) of the same proposals; the teacher's gets no
+        student_logits, teacher_logits: (R, K+1) of the same proposals. The teacher's logits get no
             gradient.
         labels: (R,) in [0, K], from the ground truth.
 
     Returns:
-        A scalar; 0 with a gradient of 0 where no proposal counts.
+        A scalar. It is 0 and has a gradient of 0 if no proposal counts.
     """
     correct = correct_rows(teacher_logits, labels)
     student = F.log_softmax(student_logits.float() / temperature, dim=1)
@@ -47,14 +48,15 @@ def bounded_classification_distillation(
 def bounded_box_distillation(
     student_deltas: Tensor, teacher_deltas: Tensor, gt_deltas: Tensor
 ) -> Tensor:
-    """`min(||t_s - t_t||_1, ||t_s - t*||_1)` per box, averaged (Eq. 15): the nearer target counts.
+    """`min(||t_s - t_t||_1, ||t_s - t*||_1)` for each box, averaged (Eq. 15). The nearer target
+    counts.
 
     Args:
-        student_deltas, teacher_deltas, gt_deltas: (F, 4) of foreground proposals; only the
-            student's gets a gradient.
+        student_deltas, teacher_deltas, gt_deltas: (F, 4) of foreground proposals. Only the
+            student's deltas get a gradient.
 
     Returns:
-        A scalar; 0 with a gradient of 0 for no rows.
+        A scalar. Without rows it is 0 and has a gradient of 0.
 
     Example:
         >>> student, teacher, truth = torch.zeros(1, 4), torch.ones(1, 4), torch.full((1, 4), 3.0)

@@ -17,8 +17,8 @@ def imitation_mask(anchors: Tensor, gt_boxes: Tensor, ratio: float = 0.5) -> Ten
     """Anchors whose IoU with a ground truth exceeds `ratio` times that ground truth's best IoU on
     this level.
 
-    A location of the map is in the region if any of its anchors is (`location_mask`). A ground
-    truth that touches no anchor of the level adds none to it.
+    A location of the map is in the region if any of its anchors is in the mask (`location_mask`). A
+    ground truth that touches no anchor of the level adds no anchor.
 
     Args:
         anchors: (A, 4) of one FPN level. gt_boxes: (M, 4). ratio: in [0, 1).
@@ -42,8 +42,8 @@ def location_mask(anchors: Tensor, gt_boxes: Tensor, size: Tuple[int, int], rati
     """The imitation region of one level as a (h, w) bool map.
 
     Args:
-        anchors: (h * w * anchors per location, 4), as Detectron2's generator orders them. size: (h,
-            w).
+        anchors: (h * w * anchors per location, 4), in the order of Detectron2's generator. size:
+            (h, w).
     """
     height, width = size
     return imitation_mask(anchors, gt_boxes, ratio).view(height, width, -1).any(dim=2)
@@ -53,8 +53,8 @@ def masked_squared_error(adapted: Tensor, wanted: Tensor, mask: Tensor) -> Tenso
     """The double sum of Eq. 11 before its division by `2 N_I`.
 
     Args:
-        adapted: (n, C, h, w) of the student, after the adaptation layer. wanted: (n, C, h, w) of
-            the teacher.
+        adapted: (n, C, h, w) maps of the student, after the adaptation layer. wanted: (n, C, h, w)
+            maps of the teacher.
         mask: (n, h, w) bool.
     """
     error = (adapted.float() - wanted.detach().float()).pow(2).sum(dim=1)

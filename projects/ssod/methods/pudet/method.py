@@ -53,7 +53,8 @@ _NAME = "bounded_distillation"
 class _HintSums:
     """Eq. 11 before the division.
 
-    Attributes: error; weight: N_I; locations: in the region; cells: in all maps.
+    Attributes: error: the double sum. weight: N_I. locations: number of locations in the region.
+    cells: number of locations in all maps.
     """
 
     error: Tensor
@@ -73,16 +74,16 @@ class _HeadRows:
 
 @METHOD_REGISTRY.register()
 class BoundedDistillation(Method):
-    """Hint on FPN maps, and classification and box regression on the teacher's proposals, bounded
-    by the ground truth.
+    """Distils with a hint on FPN maps, and with classification and box regression on the teacher's
+    proposals, bounded by the ground truth.
 
     Teacher and student see the same images, as in the paper. If a method changes the student's view
     (pasted objects), the teacher sees the changed view too. On unlabelled images the selected
     pseudo-labels take the place of the ground truth.
 
     Args:
-        teacher: None for the moving average, which teaches from the end of burn-in on.
-        start_step: first step with distillation.
+        teacher: the frozen teacher. None: the moving average teaches from the end of burn-in on.
+        start_step: the first step with distillation.
         hint, cls, box: which of the three losses take part.
         hint_weight: gamma. kd_weight: lambda. temperature: T. imitation_ratio: see
             `imitation_mask`.
@@ -168,7 +169,7 @@ class BoundedDistillation(Method):
             self.frozen.load()
 
     def attach(self, student: GeneralizedRCNN) -> None:
-        """Adds the adaptation layers, which belong to the method: they are trained, but neither
+        """Adds the adaptation layers. They belong to the method, so they are trained, but neither
         averaged nor exported.
         """
         if not self.hint:
@@ -182,8 +183,8 @@ class BoundedDistillation(Method):
                     "use a teacher with the same levels, or switch HINT off."
                 )
             layer = nn.Conv2d(ours[level].channels, theirs[level].channels, 3, padding=1)
-            # It starts as the identity. A random start would first pull the student towards random
-            # maps.
+            # The layer starts as the identity. A random start would first pull the student towards
+            # random maps.
             nn.init.dirac_(layer.weight)
             nn.init.constant_(layer.get_parameter("bias"), 0.0)
             self.adapters[level] = layer
@@ -220,15 +221,15 @@ class BoundedDistillation(Method):
     def _teacher_maps(
         self, teacher: GeneralizedRCNN, streams: List[ViewOutputs]
     ) -> List[FeatureMaps]:
-        """The teacher's maps of the student's images, in the same batches, so that padding is the
-        same.
+        """The teacher's maps of the student's images. The batches are the same, so that the padding
+        is the same.
         """
         images: List[Tensor] = []
         batches: Dict[Tuple[int, ...], List[int]] = {}
         for view in streams:
             for group in view.maps.groups:
-                # Batches of the student's pass differ in size, so the size identifies the batch of
-                # each part.
+                # The batches of the student's pass differ in size, so the size identifies the batch
+                # of each part.
                 size = tuple(next(iter(group.features.values())).shape[2:])
                 batches.setdefault(size, []).extend(len(images) + i for i in group.indices)
             images += view.view.images
@@ -255,7 +256,8 @@ class BoundedDistillation(Method):
                 mask = torch.stack(
                     [location_mask(boxes.tensor, t, size, self.imitation_ratio) for t in truths]
                 )
-                # The two backbones may round the size up differently, at the right and the bottom.
+                # The two backbones may round the size up differently, at the right and at the
+                # bottom.
                 height, width = min(size[0], wanted.shape[2]), min(size[1], wanted.shape[3])
                 mask = mask[:, :height, :width]
                 adapted = self.adapters[level](from_student)[:, :, :height, :width]

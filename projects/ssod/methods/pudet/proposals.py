@@ -20,7 +20,7 @@ from torch import Tensor
 class LabeledProposals:
     """Attributes:
     boxes: N `Boxes`.
-    labels: (R,) in [0, K]. gt_boxes: (R, 4), of background the proposal itself.
+    labels: (R,) in [0, K]. gt_boxes: (R, 4), for background the proposal itself.
     """
 
     boxes: List[Boxes]
@@ -34,13 +34,13 @@ def label_proposals(
     targets: Sequence[Instances],
     number: int,
 ) -> LabeledProposals:
-    """Matches each image's proposals with its targets and samples `number` of them as the student's
-    head does.
+    """Matches each image's proposals with the image's targets and samples `number` of them, as the
+    student's head does.
 
-    Ground-truth boxes do not join the proposals: they are not the teacher's.
+    Ground-truth boxes do not join the proposals, because they are not the teacher's.
 
     Args:
-        heads: the student's, for matching thresholds and the share of foreground.
+        heads: the student's heads, for matching thresholds and the share of foreground.
         proposals: N `Instances` with proposal_boxes. targets: N `Instances` with gt_boxes and
             gt_classes.
     """

@@ -20,13 +20,13 @@ def nnpu_risk(
     """`R = pi R_p^+(g) + max(0, R_u^-(g) - pi R_p^-(g))`.
 
     Args:
-        positive_logits: (P,). unlabelled_logits: (U,). prior: pi, the positives' share of the
-            unlabelled, in (0, 1).
+        positive_logits: (P,). unlabelled_logits: (U,). prior: pi, the share of positives among the
+            unlabelled examples, in (0, 1).
         loss: l(z, y) of a logit and a label of +-1: "sigmoid" `sigma(-y z)`, or "logistic" `log(1 +
             exp(-y z))`.
 
     Returns:
-        A scalar. A mean over no example is 0, so an empty input gives a zero that back-propagates.
+        A scalar. A mean over no example is 0, so an empty input gives a zero with a gradient.
 
     Raises:
         UserError: the prior is not between 0 and 1, or the loss does not exist.
@@ -47,7 +47,8 @@ def nnpu_ascent(
     gamma: float = 1.0,
     loss: str = "sigmoid",
 ) -> Tensor:
-    """The value to minimise in Kiryo's Algorithm 1, which undoes overfitting (`nnpu_risk` pauses).
+    """The value to minimise in Kiryo's Algorithm 1. It undoes overfitting, while `nnpu_risk` only
+    stops it.
 
     If the negative part N = R_u^- - pi R_p^- is below -beta, the value is -gamma N, so that the
     step raises N. Otherwise it is the unclamped risk.

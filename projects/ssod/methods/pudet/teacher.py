@@ -21,8 +21,10 @@ class FrozenTeacher:
     It is not an `nn.Module`, so DDP, the optimiser, checkpoints and the moving average ignore it.
 
     Args:
-        cfg: its own config. weights: a weights file, or a full checkpoint, whose teacher it is.
-        swaps: it wants the images' channels in the other order (RGB for BGR).
+        cfg: the teacher's own config. weights: a weights file, or a full checkpoint, from which the
+            teacher is taken.
+        swaps: whether the teacher needs the images' channels in the other order (RGB instead of
+            BGR).
     """
 
     def __init__(self, cfg: CfgNode, weights: str, swaps: bool) -> None:
@@ -56,14 +58,14 @@ class FrozenTeacher:
         return cls(own, node.TEACHER_WEIGHTS, swaps=own.INPUT.FORMAT != cfg.INPUT.FORMAT)
 
     def output_shape(self) -> Dict[str, ShapeSpec]:
-        """Of its backbone; needs no weights."""
+        """The output shapes of the backbone. They need no weights."""
         return build_backbone(self._cfg).output_shape()
 
     def load(self) -> None:
         """Reads the weights.
 
         Raises:
-            UserError: they are missing, do not fit, or the model is none that can teach.
+            UserError: the weights are missing or do not fit, or the model cannot teach.
         """
         from ssod.engine.loading import load_detector
 
@@ -72,7 +74,7 @@ class FrozenTeacher:
         self._model = model.requires_grad_(False)
 
     def on(self, device: Device) -> Any:
-        """The `GeneralizedRCNN`, on a device."""
+        """The `GeneralizedRCNN` on a device."""
         if self._model is None:
             self.load()
         assert self._model is not None

@@ -17,18 +17,18 @@ from ssod.structures import PseudoLabels
 
 
 class ClassThresholds(Method):
-    """Keeps pseudo-labels with `score >= threshold of their class`; their boxes classify but do not
-    regress.
+    """Keeps pseudo-labels with `score >= threshold of their class`. They train the classification
+    but not the box regression.
 
     The thresholds select the RoI head's labels. The RPN has no classes and uses a fixed threshold.
-    The method cannot be listed beside the fixed threshold or other class thresholds. It can be
-    listed beside filters that do not look at the score (ACRST's image-level stage); a label must
-    pass all.
+    The method cannot be combined with the fixed threshold or other class thresholds. It can be
+    combined with filters that do not look at the score (ACRST's image-level stage). A label must
+    pass all of them.
 
     Args:
-        fixed: threshold of all classes during warm-up. first_step: the step that ends it; 0: there
-            is none.
-        rpn_threshold: of the RPN's labels; 0: they are the RoI head's.
+        fixed: threshold of all classes during warm-up. first_step: the step that ends the warm-up.
+            0: there is no warm-up.
+        rpn_threshold: threshold of the RPN's labels. 0: the RPN learns the RoI head's labels.
     """
 
     needs: Tuple[Need, ...] = ()
@@ -43,16 +43,17 @@ class ClassThresholds(Method):
         super().__init__()
         self.fixed, self.first_step = fixed, first_step
         self.rpn_threshold = rpn_threshold
-        # Of the last step, for files that the report draws; not part of the state.
+        # The thresholds of the last step, for files that the report draws. They are not part of the
+        # state.
         self.latest: Optional[Tensor] = None
 
     @staticmethod
     def add_common_config(node: CfgNode) -> None:
         """Adds the keys that `common_config` reads."""
-        # Of the RPN's labels; 0: they are the RoI head's.
+        # The threshold of the RPN's labels. 0: the RPN learns the RoI head's labels.
         node.RPN_SCORE_THRESHOLD = 0.9
-        # Steps of mutual learning in which the fixed threshold holds: COCO's; 16,000 LVIS, 32,000
-        # Objects365.
+        # Steps of mutual learning in which the fixed threshold holds. The value is for COCO; use
+        # 16,000 for LVIS, 32,000 for Objects365.
         node.WARMUP_STEPS = 12000
 
     @staticmethod
@@ -69,7 +70,7 @@ class ClassThresholds(Method):
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
         node = cfg.SSOD.get(cls.config_key, CfgNode())
-        if "WARMUP_STEPS" in node:  # it has the common keys
+        if "WARMUP_STEPS" in node:  # the node has the common keys
             node.WARMUP_STEPS, node.RPN_SCORE_THRESHOLD = 0, high
 
     def learnt_thresholds(self, context: StepContext) -> Tensor:
@@ -101,8 +102,8 @@ class ClassThresholds(Method):
 
 
 def first_step_after(cfg: CfgNode, node: str, warmup: int) -> int:
-    """The step that ends a warm-up of so many steps of mutual learning; `node`.WARMUP_STEPS is
-    their key.
+    """The step that ends a warm-up of `warmup` steps of mutual learning. Their key is
+    `node`.WARMUP_STEPS.
     """
     if warmup < 0:
         raise UserError(f"{node}.WARMUP_STEPS is {warmup}: use 0 or more.")

@@ -1,7 +1,8 @@
-"""The half-size image, and which of its feature levels match the main ones (LSM, section 3.3).
+"""The half-size image, and the match of its feature levels with the main branch's (LSM, section
+3.3).
 
-Level `P_i^d` of an image of half the size has the stride, in pixels of the full-size image, of the
-main branch's `P_{i+1}`.
+In pixels of the full-size image, level `P_i^d` of the half-size image has the stride of the main
+branch's `P_{i+1}`.
 
 Shapes: N images, R boxes over all of them, D channels after the box head, L half-size maps (index 0
 is the finest, P2^d).
@@ -29,13 +30,13 @@ from ssod.detectors.outputs import Outputs
 from ssod.structures import Views
 
 SCALE = 0.5
-# Of `Views.extra` and `Outputs.extra`: one key for all methods, so that the images go through the
-# backbone once.
+# The key in `Views.extra` and `Outputs.extra`. All methods share it, so that the images go through
+# the backbone once.
 HALF_SIZE = "half_size"
 
 
 def half_size(image: Tensor) -> Tensor:
-    """Means over 2 x 2 pixels; a last odd row or column is averaged by itself.
+    """Means over 2 x 2 pixels. A last odd row or column is averaged by itself.
 
     Pixel (i, j) covers exactly the full-size pixels 2i, 2i+1 and 2j, 2j+1, so boxes times 0.5 are
     exact. An ordinary resize of an odd side would shift them.
@@ -50,7 +51,7 @@ def half_size(image: Tensor) -> Tensor:
 
 
 def add_half_size_view(views: Views) -> Views:
-    """Adds the strong unlabelled images at half their size to what goes through the backbone."""
+    """Adds the strong unlabelled images at half their size to the backbone's input."""
     if views.unlabeled is None:
         return views
     images = [half_size(image) for image in views.unlabeled.images]
@@ -58,19 +59,21 @@ def add_half_size_view(views: Views) -> Views:
 
 
 def level_below(name: str, available: Collection[str]) -> Optional[str]:
-    """p3 -> p2, where p2 is available; else None."""
+    """p3 -> p2 if p2 is available, otherwise None."""
     found = re.fullmatch(r"(\D+)(\d+)", name)
     below = f"{found.group(1)}{int(found.group(2)) - 1}" if found else ""
     return below if below in available else None
 
 
 def half_size_levels(names: Sequence[str], available: Collection[str]) -> List[str]:
-    """The half-size maps that RoIs are pooled from, by index of `half_size_box_features`'s levels.
+    """The half-size maps from which RoIs are pooled, in the order of `half_size_box_features`'s
+    levels.
 
-    A box head on P2-P5 has nothing finer than P2; one on P3-P6 has, if the backbone also makes P2.
+    A box head on P2-P5 has no level finer than P2. A box head on P3-P6 has one if the backbone also
+    makes P2.
 
     Args:
-        names: the box head's levels, the finest first. available: the backbone's.
+        names: the box head's levels, the finest first. available: the backbone's levels.
     """
     finer = level_below(names[0], available)
     if finer:
@@ -82,7 +85,7 @@ def half_size_levels(names: Sequence[str], available: Collection[str]) -> List[s
 def idle_gradient(outputs: Outputs) -> Tensor:
     """A zero that depends on every map of the backbone.
 
-    A level that is used for half-size images alone gets no gradient in burn-in, but DDP needs one.
+    A level that is used only for half-size images gets no gradient in burn-in, but DDP needs one.
     """
     groups = outputs.labeled.maps.groups
     corners = [maps[0, 0, 0, 0] for group in groups for maps in group.features.values()]
@@ -90,16 +93,17 @@ def idle_gradient(outputs: Outputs) -> Tensor:
 
 
 def shift_aligned_levels(main_levels: Tensor) -> Tensor:
-    """Maps the main branch's level of a RoI to the half-size level: one finer, and P2 to P2^d.
+    """Maps the main branch's level of a RoI to the half-size level. This is one level finer, and
+    P2^d for P2.
 
-    Both then cover the RoI with the same grid, except from P2, which P2^d covers with half as many
-    cells a side.
+    Both levels then cover the RoI with the same number of cells. The exception is P2: P2^d has half
+    as many cells along each side.
 
     Args:
-        main_levels: int64, any shape; 0 = P2, 1 = P3, 2 = P4, 3 = P5.
+        main_levels: int64, any shape. 0 = P2, 1 = P3, 2 = P4, 3 = P5.
 
     Returns:
-        The same shape; 0 = P2^d, 1 = P3^d, 2 = P4^d.
+        The same shape. 0 = P2^d, 1 = P3^d, 2 = P4^d.
 
     Example:
         >>> shift_aligned_levels(torch.tensor([0, 1, 2, 3]))
@@ -109,8 +113,8 @@ def shift_aligned_levels(main_levels: Tensor) -> Tensor:
 
 
 def main_branch_levels(pooler: ROIPooler, boxes: Sequence[Boxes]) -> Tensor:
-    """(R,) int64: the level that the main branch pools each box from; N `Boxes` of the full-size
-    images.
+    """(R,) int64: the level from which the main branch pools each box. The boxes are N `Boxes` of
+    the full-size images.
     """
     return assign_boxes_to_levels(
         list(boxes),
@@ -127,7 +131,7 @@ def pool_at_levels(
     """Detectron2's `ROIPooler.forward` with the levels given.
 
     Args:
-        features: L maps (n, C, h, w), as many as the pooler has levels or fewer; map i is pooled
+        features: L maps (n, C, h, w), at most as many as the pooler has levels. Map i is pooled
             with the stride of the pooler's level i. boxes: n `Boxes`. levels: (R,) int64 in [0, L).
 
     Returns:
@@ -144,11 +148,11 @@ def pool_at_levels(
 def pooling_levels(
     roi_heads: StandardROIHeads, names: Sequence[str], boxes: Sequence[Boxes]
 ) -> Tensor:
-    """(R,) int64: which of the half-size maps `names`, of `half_size_levels`, each box of the
-    full-size images comes from.
+    """(R,) int64: the half-size map from which each box of the full-size images is pooled, as an
+    index of `names` (see `half_size_levels`).
     """
     levels = main_branch_levels(roi_heads.box_pooler, boxes)
-    # Where the box head's finest level is P3, P2^d is there too.
+    # If the box head's finest level is P3, P2^d is there too.
     return shift_aligned_levels(levels + int(_has_finer(roi_heads, names)))
 
 
@@ -159,24 +163,24 @@ def _has_finer(roi_heads: StandardROIHeads, names: Sequence[str]) -> bool:
 def half_size_box_features(
     roi_heads: StandardROIHeads, maps: FeatureMaps, names: Sequence[str], boxes: Sequence[Boxes]
 ) -> Tensor:
-    """Pools boxes of the full-size images, shift-aligned, from the maps of the half-size images;
-    then the box head.
+    """Pools boxes of the full-size images, shift-aligned, from the maps of the half-size images,
+    and applies the box head.
 
     Args:
-        maps: of N half-size images. names: of `half_size_levels`. boxes: N `Boxes` in pixels of the
-            full-size images.
+        maps: maps of N half-size images. names: names from `half_size_levels`. boxes: N `Boxes` in
+            pixels of the full-size images.
 
     Returns:
         (R, D), in the order of the images.
     """
     pooler = roi_heads.box_pooler
-    # The pooler's level i has the stride of P_i. With a finer map it is given P_{i-1}^d, whose
-    # stride is the same in pixels of the full-size image; else P_i^d, whose stride is the same in
-    # pixels of the half-size one.
+    # The pooler's level i has the stride of P_i. If there is a finer map, level i gets P_{i-1}^d,
+    # whose stride is the same in pixels of the full-size image. Otherwise it gets P_i^d, whose
+    # stride is the same in pixels of the half-size image.
     scale = 1.0 if _has_finer(roi_heads, names) else SCALE
     parts: List[Tensor] = [torch.empty(0)] * maps.num_images
     for group in maps.groups:
-        # In single precision, as the main branch pools.
+        # The main branch pools in single precision, so this does too.
         features = [group.features[name].float() for name in names]
         if hasattr(pooler, "affine"):  # DeFRCN's pooler maps the features first
             features = pooler.affine(features)

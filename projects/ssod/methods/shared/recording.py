@@ -1,4 +1,4 @@
-"""Arrays that methods record while they train, in small files that the report draws."""
+"""Records arrays of methods during training, in small files that the report draws."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ FOLDER = "ci_ssod"
 
 
 class RecordArrays(HookBase):
-    """At every evaluation: `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz`, and per-class scalars.
+    """Writes `<OUTPUT_DIR>/ci_ssod/<method>_step_<n>.npz` and per-class scalars at every
+    evaluation.
 
-    Rank 0 writes.
+    Only rank 0 writes.
 
     Args:
-        name: the method's.
-        arrays: called with the steps done; arrays of K entries also become `<name>/<array>/<class>`
-            scalars.
+        name: name of the method.
+        arrays: called with the number of steps done. Arrays of K entries also become
+            `<name>/<array>/<class>` scalars.
     """
 
     trainer: "SSODTrainer"
@@ -62,8 +63,8 @@ def _files(output_dir: str, name: str) -> StepFiles:
 
 
 def read_recorded(output_dir: str, name: str) -> List[Tuple[int, Dict[str, np.ndarray]]]:
-    """(step, arrays) of the files that can be read, ascending; a run may be writing while we
-    look.
+    """(step, arrays) of the files that can be read, ascending. A run may be writing at the same
+    time.
     """
     rows = []
     for step, path in _files(output_dir, name).found():

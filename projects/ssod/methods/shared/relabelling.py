@@ -29,8 +29,8 @@ class Labelled:
     """The teacher's class distributions and features of its own labels in the weak view.
 
     Attributes:
-        probabilities: (M, K) of the foreground classes; background has the rest. features: (M, D).
-        changed: how many labels were newly selected, newly left out or got another class.
+        probabilities: (M, K) of the foreground classes. Background has the rest. features: (M, D).
+        changed: number of labels that were newly selected, newly left out or got another class.
     """
 
     probabilities: Tensor
@@ -43,12 +43,12 @@ def relabelled(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """The most probable class of each label of one image.
 
-    Labels of different classes may have had the same box: of those that now agree, the best one is
-    kept.
+    Labels of different classes may have the same box. If their classes now agree, only the best
+    label is kept.
 
     Args:
-        row: with `gt_boxes`. distribution: (M, K). nms_threshold: IoU from which on two boxes are
-            the same object.
+        row: `Instances` with `gt_boxes`. distribution: (M, K). nms_threshold: two boxes with at
+            least this IoU are the same object.
 
     Returns:
         classes (M,), scores (M,) and which to keep, bool (M,).
@@ -60,22 +60,23 @@ def relabelled(
 
 
 class Relabelling(Method):
-    """Base class: changes the teacher's class distribution of each box, and selects by the score
-    that follows from it.
+    """Base class that changes the teacher's class distribution of each box, and selects by the
+    resulting score.
 
-    The distribution is that of the label's own box, so that boxes whose class has no label of its
-    own can get it. The RPN, which knows no classes, keeps the labels whose own score passes a fixed
+    The distribution is that of the label's own box, so a box can get a class for which the teacher
+    gave no label. The RPN, which knows no classes, keeps the labels whose own score passes a fixed
     threshold.
 
     Args:
-        threshold: of the new scores, and of the teacher's during warm-up. rpn_threshold: of the
-            RPN's labels; 0: they are the RoI head's. first_step: the step that ends the warm-up.
+        threshold: threshold of the new scores, and of the teacher's scores during warm-up.
+            rpn_threshold: threshold of the RPN's labels. 0: the RPN learns the RoI head's labels.
+            first_step: the step that ends the warm-up.
     """
 
     selects_pseudo_labels = True
     needs_online_teacher = True
     groups = ("relabelling",)
-    # Their thresholds compare the scores before relabelling.
+    # The thresholds of these groups compare the scores before relabelling.
     excludes = ("relabelling", "fixed score threshold", "class thresholds")
 
     def __init__(self, *, threshold: float, rpn_threshold: float, first_step: int) -> None:
@@ -86,10 +87,11 @@ class Relabelling(Method):
     @staticmethod
     def add_common_config(node: CfgNode, warmup: int) -> None:
         """Adds the keys that `common_config` reads."""
-        node.SCORE_THRESHOLD = 0.9  # of the changed scores
-        # Of the RPN's labels, by the teacher's own scores; 0: they are the RoI head's.
+        node.SCORE_THRESHOLD = 0.9  # threshold of the changed scores
+        # The threshold of the RPN's labels, by the teacher's own scores. 0: the RPN learns the RoI
+        # head's labels.
         node.RPN_SCORE_THRESHOLD = 0.9
-        node.WARMUP_STEPS = warmup  # of mutual learning, in which scores and classes stay
+        node.WARMUP_STEPS = warmup  # steps of mutual learning in which scores and classes stay
 
     @staticmethod
     def common_config(cfg: CfgNode, name: str) -> Dict[str, Any]:
@@ -114,10 +116,10 @@ class Relabelling(Method):
 
     @abstractmethod
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
-        """(M, K): the new distributions that replace `found.probabilities`."""
+        """Returns (M, K): the new distributions that replace `found.probabilities`."""
 
     def columns(self, found: Labelled, context: StepContext) -> Dict[str, Tensor]:
-        """Further columns of the labels, (M, ...) each."""
+        """Returns further columns of the labels, (M, ...) each."""
         return {}
 
     def judge(self, pseudo: PseudoLabels, context: StepContext) -> Labelled:
@@ -152,7 +154,8 @@ class Relabelling(Method):
             own = {name: parts[index] for name, parts in more.items()}
             columns.append({"gt_classes": classes, "scores": scores.to(row.scores), **own})
             masks.append(kept & (scores >= self.threshold))
-            # A second label of the same box gets the first one's class even if nothing changes.
+            # A second label of the same box gets the class of the first one even if nothing
+            # changes.
             before, scores, kept = relabelled(row, unchanged[index], nms)
             otherwise = masks[-1] != (kept & (scores >= self.threshold))
             found.changed = found.changed + (otherwise | (masks[-1] & (classes != before))).sum()

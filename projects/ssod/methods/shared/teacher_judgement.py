@@ -21,9 +21,8 @@ _KEY = "teacher_judgement"
 
 @dataclass
 class Judgement:
-    """`predictions`: the box head's outputs.
-
-    `probabilities`: (R, K+1), the last column is background.
+    """`predictions`: the box head's outputs. `probabilities`: (R, K+1), background is the last
+    column.
     """
 
     predictions: BoxPredictions
@@ -32,9 +31,9 @@ class Judgement:
 
 @torch.no_grad()
 def judge_rois(view: ViewOutputs, context: StepContext) -> Judgement:
-    """The teacher's predictions for the RoIs of `view`, computed once a step for all methods.
+    """The teacher's predictions for the RoIs of `view`, computed once per step for all methods.
 
-    RoIs of a cascade's stage are judged by the teacher's head of the same stage.
+    The teacher's head of the same stage judges the RoIs of a cascade's stage.
     """
     key = f"{_KEY}/{view.stage}" if view.stage else _KEY
     known = context.shared.get(key)

@@ -1,4 +1,4 @@
-"""Losses towards a teacher's distributions, and which boxes they are for.
+"""Losses towards a teacher's distributions, and the selection of their boxes.
 
 Shapes: R rows, K foreground classes, P pasted boxes. Boxes are XYXY in pixels of the same view.
 """
@@ -12,18 +12,18 @@ from torch import Tensor
 
 
 def sharpened(logits: Tensor, temperature: float) -> Tensor:
-    """`softmax(logits / temperature)`, (R, K+1); a temperature below 1 sharpens."""
+    """`softmax(logits / temperature)`, (R, K+1). A temperature below 1 sharpens."""
     return (logits.float() / temperature).softmax(dim=1)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """`- sum_k targets_k log softmax(logits)_k`, (R,); logits and targets are (R, K+1)."""
+    """`- sum_k targets_k log softmax(logits)_k`, (R,). Logits and targets are (R, K+1)."""
     return -(targets * F.log_softmax(logits.float(), dim=1)).sum(dim=1)
 
 
 def covered_by(boxes: Tensor, pasted: Tensor, iou: float = 0.5, share: float = 0.5) -> Tensor:
-    """Which boxes (R, 4) show a pasted object: their IoU with one of (P, 4) is `iou` or more, or it
-    covers `share` of them.
+    """Which boxes (R, 4) show a pasted object. Such a box has an IoU of `iou` or more with one of
+    the objects (P, 4), or the object covers the share `share` of it.
     """
     if not len(pasted):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)

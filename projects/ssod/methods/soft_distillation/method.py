@@ -1,4 +1,4 @@
-"""ALDI's soft distillation as a method: on unlabelled images the teacher's distributions replace
+"""ALDI's soft distillation as a method. On unlabelled images the teacher's distributions replace
 hard labels.
 
 Shapes: N unlabelled images, R sampled RoIs over all of them, S sampled anchors of one image, K
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
     from ssod.plotting.section import Section
 
-# 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0: their labels
-# are hard.
+# The column is 1 for the teacher's own labels. Rows that other methods add (pasted objects) get 0,
+# because their labels are hard.
 TEACHER_COLUMN = "soft_target"
 _SCALAR_PERIOD = 20
 
 
 @dataclass
 class _Targets:
-    """Of one step.
+    """The soft targets of one step.
 
-    rois: (R,) of each stage of the box head, weights of the soft RoI losses, 0 for hard ones.
-    anchors: (S,) an image, weights. objectness: (S,) an image, the teacher's probabilities.
+    rois: weights of the soft RoI losses, (R,) for each stage of the box head, 0 for hard labels.
+    anchors: weights, (S,) for each image. objectness: the teacher's probabilities, (S,) for each
+    image.
     """
 
     rois: List[Tensor]
@@ -53,20 +54,20 @@ class _Targets:
 class SoftDistillation(Method):
     """RoIs and anchors of unlabelled images learn the teacher's predictions for the same boxes.
 
-    RoI classification: cross-entropy with the teacher's class distribution in the weak view,
-    background included. So an object between two classes has a target between them, and an object
-    without a label is not taught as background. RPN: binary cross-entropy with the teacher's
-    objectness. The labels that other methods select still say which RoIs and anchors are sampled.
-    RoIs and anchors on pasted objects keep their hard labels.
+    The loss of RoI classification is the cross-entropy with the teacher's class distribution in the
+    weak view, background included. So an object between two classes has a target between them, and
+    an object without a label is not taught as background. The loss of the RPN is the binary
+    cross-entropy with the teacher's objectness. The labels that other methods select still decide
+    which RoIs and anchors are sampled. RoIs and anchors on pasted objects keep their hard labels.
 
     Args:
-        loss_weight: of all soft losses, beside lambda_u, which weighs the hard losses of pasted
-            objects too.
-        temperature: of the teacher's class distribution, below 1 sharpens. rpn: whether anchors are
-            distilled too.
-        box_loss_weight: of a smooth L1 loss between the student's and the teacher's box deltas,
-            each RoI weighted by the teacher's foreground probability; 0: none. unsup_loss_weight:
-            lambda_u.
+        loss_weight: weight of all soft losses, a further factor besides lambda_u. lambda_u also
+            weighs the hard losses of pasted objects.
+        temperature: temperature of the teacher's class distribution. Values below 1 sharpen it.
+            rpn: whether anchors are distilled too.
+        box_loss_weight: weight of a smooth L1 loss between the student's and the teacher's box
+            deltas. Each RoI is weighted by the teacher's foreground probability. 0: no such loss.
+            unsup_loss_weight: lambda_u.
     """
 
     config_key = "SOFT_DISTILLATION"
@@ -141,7 +142,7 @@ class SoftDistillation(Method):
 
     @staticmethod
     def _pasted(view: ViewOutputs) -> List[Tensor]:
-        """(P, 4) an image: the boxes that are not the teacher's."""
+        """(P, 4) for each image: the boxes that are not the teacher's."""
         assert view.view.pseudo is not None
         return [
             row.gt_boxes.tensor[row.selected & (row.get(TEACHER_COLUMN) == 0)]
@@ -200,8 +201,8 @@ class SoftDistillation(Method):
 
     @staticmethod
     def _box_loss(view: ViewOutputs, weights: Tensor, context: StepContext) -> Tensor:
-        """The mean over the RoIs of one stage, of the deltas of the class that the teacher finds
-        most probable.
+        """The mean over the RoIs of one stage. It compares the deltas of the class that the teacher
+        finds most probable.
         """
         teacher = judge_rois(view, context)
         sure = 1.0 - teacher.probabilities[:, -1]
