@@ -48,7 +48,7 @@ def step(core: TeacherStudent, values: SSODBatch) -> Dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_family(kind: str) -> None:
     adapter = build_adapter(detr_cfg(kind), build(kind))
-    assert adapter.family.endswith("RT-DETR" if kind == "rt_detr" else "Deformable DETR")
+    assert adapter.family.endswith("RT-DETR v2" if kind == "rt_detr" else "Deformable DETR")
     paired = Capability.PAIRED in adapter.capabilities
     assert paired == (kind in ("deformable", "refine"))  # learned queries alone
     assert find_detector(build(kind)) is type(adapter)
@@ -56,15 +56,15 @@ def test_family(kind: str) -> None:
 
 def test_what_the_families_refuse() -> None:
     for keys, message in (
-        (("MODEL.MASK_ON", True), "MODEL.MASK_ON is set, but RT-DETR has boxes alone"),
+        (("MODEL.MASK_ON", True), "MODEL.MASK_ON is set, but RT-DETR v2 has boxes alone"),
         (("SSOD.ROI_CLS_LOSS", "focal"), "focal is for Faster R-CNN"),
-        (("SSOD.RPN_SCORE_THRESHOLD", 0.5), "RT-DETR has no RPN"),
+        (("SSOD.RPN_SCORE_THRESHOLD", 0.5), "RT-DETR v2 has no RPN"),
     ):
         cfg = detr_cfg("rt_detr", *keys)
         with pytest.raises(UserError, match=message):
             build_adapter(cfg, build("rt_detr"))
     with pytest.raises(
-        UserError, match="GradientReweighting needs a softmax.*RT-DETR does not have"
+        UserError, match="GradientReweighting needs a softmax.*RT-DETR v2 does not have"
     ):
         core_of("rt_detr", ("ScoreThreshold", "GradientReweighting"))
 

@@ -155,7 +155,7 @@ def test_mlc_learns_the_main_labels_with_the_main_classifier() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, family", [("two_stage", "two-stage Deformable DETR"), ("rt_detr", "RT-DETR")]
+    "kind, family", [("two_stage", "two-stage Deformable DETR"), ("rt_detr", "RT-DETR v2")]
 )
 def test_queries_of_the_encoder_are_refused(kind: str, family: str) -> None:
     with pytest.raises(UserError, match=f"PIM needs .* which {family} does not have; it runs on"):

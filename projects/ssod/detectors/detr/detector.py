@@ -142,7 +142,7 @@ class DeformableDETRAdapter(TransformerAdapter):
 class RTDETRAdapter(TransformerAdapter):
     """The encoder proposes its queries, so that they differ from pass to pass."""
 
-    family = "RT-DETR"
+    family = "RT-DETR v2"
     capabilities: FrozenSet[Capability] = _COMMON
     model_class = RTDETRV2
 
