@@ -47,8 +47,10 @@ def storage() -> Any:
 
 @pytest.fixture(scope="session")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with labeled (8), unlabeled (12) and test (6) images of coloured squares."""
+    """A folder with labeled (8), unlabeled (12) and test (6) images of coloured squares
+    and their masks.
+    """
     root = tmp_path_factory.mktemp("squares")
     for seed, (name, count) in enumerate((("labeled", 8), ("unlabeled", 12), ("test", 6))):
-        write_coco(root, name, count, seed)
+        write_coco(root, name, count, seed, masks=True)
     return root

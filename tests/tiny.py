@@ -67,7 +67,6 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, List[Dict[str, Any
         annotations.append(
             {
                 "bbox": [x, y, size, size],
-                "segmentation": [[x, y, x + size, y, x + size, y + size, x, y + size]],
                 "category_id": label + 1,
                 "area": size * size,
                 "iscrowd": 0,
@@ -76,9 +75,12 @@ def make_image(rng: np.random.Generator) -> tuple[np.ndarray, List[Dict[str, Any
     return image, annotations
 
 
-def write_coco(root: Path, name: str, count: int, seed: int) -> None:
+def write_coco(root: Path, name: str, count: int, seed: int, masks: bool = False) -> None:
     """Writes root/name/*.png, root/name.json and root/name_empty.json (the same without
     annotations).
+
+    Args:
+        masks: annotations also have a polygon, which is the whole square.
     """
     rng = np.random.default_rng(seed)
     (root / name).mkdir(parents=True)
@@ -91,6 +93,9 @@ def write_coco(root: Path, name: str, count: int, seed: int) -> None:
             {"id": index + 1, "file_name": f"{index:03d}.png", "height": SIZE, "width": SIZE}
         )
         for annotation in found:
+            if masks:
+                x, y, w, h = annotation["bbox"]
+                annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
             annotations.append({**annotation, "image_id": index + 1, "id": len(annotations) + 1})
     categories = [{"id": k + 1, "name": c} for k, c in enumerate(CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
