@@ -52,6 +52,7 @@ GROUPS: Dict[str, Tuple[Command, ...]] = {
         Command("sweep", "ssod.tools.sweep", "configs x seeds, with a table of the results"),
         Command("diagnose", "ssod.tools.diagnose", "what limits learning without labels"),
         Command("benchmark", "ssod.tools.benchmark", "where the time of a step goes"),
+        Command("traffic", "ssod.tools.traffic", "bytes that ranks send each other in a step"),
         Command("gpu-evidence", "ssod.tools.gpu_evidence", "tests and step times on a GPU"),
     ),
     "Deploy": (
