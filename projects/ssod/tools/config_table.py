@@ -89,15 +89,6 @@ _SETTINGS = {
     "voc07_to_voc12": "VOC07 → VOC12",
 }
 
-_NOT_SUPPORTED = """## Not yet supported
-
-There are no configs for these published rows.
-
-| setting | row | published | needs |
-|---|---|---|---|
-| VOC07 → VOC12 | SSD300 | AP50 70.2, multi-phase 74.5 (Multi-phase, Table 3) | SSD300 |
-"""
-
 
 @dataclass(frozen=True)
 class Published:
@@ -228,7 +219,7 @@ def write_page(configs: Path, results: Path) -> str:
             ]
             rows.append(cells)
         parts.append(f"## {heading}\n\n{remark}\n\n{_table(rows)}")
-    return "\n".join([*parts, _NOT_SUPPORTED])
+    return "\n".join(parts)
 
 
 def _table(rows: List[List[str]]) -> str:

@@ -231,6 +231,7 @@ def detection_cells(
         size = {"height": image.shape[0], "width": image.shape[1]}
         with torch.no_grad():
             found = model([{"image": tensor, **size}])[0]["instances"].to("cpu")
+        found = found[found.scores >= score]  # families have keys of their own for it
         bgr = image[:, :, ::-1] if cfg.INPUT.FORMAT == "RGB" else image
         shown = torch.from_numpy(np.ascontiguousarray(bgr.transpose(2, 0, 1)))
         panel = Panel(
