@@ -12,7 +12,7 @@ from ssod.data.catalog import dataset_classes, register_datasets
 from ssod.data.declarations import parse_declarations, suggestion
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
-from ssod.own_data.choose import common_folder, read_chosen
+from ssod.own_data.choose import common_folder, read_chosen, read_with_masks
 from ssod.own_data.collection import Collection, collect, collect_records
 from ssod.own_data.examine import describe, examine
 from ssod.own_data.sheet import write_sheet
@@ -43,6 +43,8 @@ def _declared(args: argparse.Namespace) -> Collection:
     declared = parse_declarations(cfg)
     if args.dataset in declared:
         dataset = declared[args.dataset]
+        if getattr(args, "masks", False) or cfg.MODEL.MASK_ON:
+            dataset = read_with_masks(dataset)
         kind = cfg.SSOD.DATASETS[args.dataset]["FORMAT"]
         return collect([(dataset, "")], str(dataset.metadata()["image_root"]), [kind])
     register_datasets(cfg)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Sequence
 
 from ssod.data.declarations import parse_declaration
 from ssod.data.formats.find import FoundSet, find_datasets, split_named
-from ssod.data.formats.registry import FORMATS, suggestion
+from ssod.data.formats.registry import FORMATS, DeclaredSet, suggestion
 from ssod.errors import UserError
 from ssod.own_data.collection import Collection, collect
 
@@ -97,9 +98,22 @@ def read_chosen(path: str, args: argparse.Namespace) -> Collection:
     """All images of the sets that `find_chosen` gives, and no others."""
     found = find_chosen(path, args)
     sets = [(parse_declaration(path, one.node), one.split) for one in found]
+    if getattr(args, "masks", False):
+        sets = [(read_with_masks(dataset), split) for dataset, split in sets]
     roots = {str(dataset.metadata()["image_root"]) for dataset, _ in sets}
     root = roots.pop() if len(roots) == 1 else common_folder(roots)
     return collect(sets, root, [one.format for one in found])
+
+
+def read_with_masks(dataset: DeclaredSet) -> DeclaredSet:
+    """The set as training with `MODEL.MASK_ON` reads it.
+
+    Raises:
+        UserError: its format has no masks.
+    """
+    if not hasattr(dataset, "masks"):
+        raise UserError(f"{dataset.source} is of a format without masks: leave them out.")
+    return replace(dataset, masks=True)  # type: ignore[type-var]
 
 
 def common_folder(folders: Iterable[str]) -> str:

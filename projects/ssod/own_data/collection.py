@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 
 from ssod.data.formats.images import list_images
 from ssod.data.formats.registry import DeclaredSet
+from ssod.data.masks import Rle, as_json, is_rle
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
 
@@ -23,11 +24,12 @@ _LISTS_ALL = ("coco", "lvis", "cvat")
 
 @dataclass(frozen=True)
 class Box:
-    """One box; `label` indexes the collection's classes."""
+    """One box; `label` indexes the collection's classes. `mask`: where masks are read."""
 
     label: int
     corners: Tuple[float, float, float, float]
     iscrowd: bool = False
+    mask: Optional[Rle] = field(default=None, compare=False)
 
 
 @dataclass
@@ -181,7 +183,9 @@ def _box(annotation: Dict[str, Any], names: List[str], classes: Dict[str, int]) 
     mode = BoxMode(annotation["bbox_mode"])
     x0, y0, x1, y1 = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
     label = classes[names[annotation["category_id"]]]
-    return Box(label, (x0, y0, x1, y1), bool(annotation.get("iscrowd", 0)))
+    rle = annotation.get("segmentation")
+    mask = rle if is_rle(rle) else None
+    return Box(label, (x0, y0, x1, y1), bool(annotation.get("iscrowd", 0)), mask)
 
 
 def _size(path: str) -> Optional[Tuple[int, int]]:
@@ -212,6 +216,7 @@ def to_coco(collection: Collection, photos: Sequence[Photo]) -> Dict[str, Any]:
                     "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
                     "area": round((x1 - x0) * (y1 - y0), 3),
                     "iscrowd": int(box.iscrowd),
+                    **({"segmentation": as_json(box.mask)} if box.mask else {}),
                 }
             )
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(collection.classes)]

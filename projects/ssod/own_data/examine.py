@@ -13,6 +13,7 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 from tabulate import tabulate
 
+from ssod.data.masks import mask_area
 from ssod.own_data.collection import Box, Collection, Photo
 
 _THIN = 3.0  # pixels of the shorter side
@@ -164,6 +165,11 @@ def describe(collection: Collection, seen: Examination) -> str:
         )
         percent = _percentiles(100 * seen.relative_sizes, "{:.0f}")
         lines.append(f"            {percent} % of the image's shorter side")
+    masks = [box for photo in labelled for box in photo.boxes or () if box.mask]
+    if masks:
+        shares = [mask_area(box.mask) / max(_size(box) ** 2, 1.0) for box in masks if box.mask]
+        percent = _percentiles(100 * np.array(shares), "{:.0f}")
+        lines.append(f"masks       {len(masks)}; they fill {percent} % of their boxes")
     rows = [[n, seen.boxes[n], seen.images_of.get(n, 0)] for n in collection.classes]
     if rows:
         lines += ["", tabulate(rows, headers=["class", "boxes", "images"]), ""]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 
-def add_dataset_options(parser: argparse.ArgumentParser, *, split: bool = True) -> None:
+def add_dataset_options(
+    parser: argparse.ArgumentParser, *, split: bool = True, masks: bool = False
+) -> None:
     """The options that say more of a dataset than its path does."""
     group = parser.add_argument_group("what the dataset is; found out where it is not given")
     group.add_argument("--format", metavar="FORMAT", help="as in SSOD.DATASETS: coco, yolo, ...")
@@ -13,3 +15,9 @@ def add_dataset_options(parser: argparse.ArgumentParser, *, split: bool = True) 
     group.add_argument("--classes", nargs="+", metavar="CLASS", help="class names in order")
     if split:
         group.add_argument("--split", metavar="NAME", help="train, val, ..., where it has several")
+    if masks:
+        group.add_argument(
+            "--masks",
+            action="store_true",
+            help="read masks and polygons as training with MODEL.MASK_ON does; boxes without one are skipped",
+        )

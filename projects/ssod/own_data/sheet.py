@@ -12,6 +12,7 @@ import torch
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from ssod.data.masks import decode_mask
 from ssod.own_data.collection import Collection, Photo
 from ssod.own_data.examine import Examination
 from ssod.report.contact_sheet import Panel, contact_sheet
@@ -58,6 +59,9 @@ def write_sheet(collection: Collection, seen: Examination, path: str) -> bool:
             torch.tensor([box.label for box in boxes], dtype=torch.int64),
             names=collection.classes,
         )
+        masks = [decode_mask(box.mask) for box in boxes if box.mask]
+        if masks and len(masks) == len(boxes):
+            panel.masks = torch.from_numpy(np.stack(masks))
         cells.append([panel])
     if not cells:
         return False

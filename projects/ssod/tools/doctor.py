@@ -245,7 +245,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--sheet", metavar="FILE", help="the contact sheet (output/doctor/NAME.jpg)"
     )
-    add_dataset_options(parser)
+    add_dataset_options(parser, masks=True)
     args = parser.parse_args(argv)
     if args.dataset:
         return _examine_dataset(args)

@@ -361,7 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--force", action="store_true", help="replace files that have other content"
     )
-    add_dataset_options(parser)
+    add_dataset_options(parser, masks=True)
     return parser
 
 
@@ -407,6 +407,8 @@ def problem_with(args: argparse.Namespace) -> Optional[str]:
     """What is wrong with the combination of the options, or None."""
     if (args.format or args.images or args.split) and not (args.data or args.corrected):
         return "--format, --images and --split go with --data or --corrected"
+    if args.masks and not args.data:
+        return "--masks goes with --data; --coco keeps masks without it"
     if args.classes and not (args.data or args.corrected or args.voc):
         return "--classes goes with --data, --corrected or --voc"
     rules = [args.minority, args.random_minority, args.majority_from, args.unbiased_teacher_seeds]
