@@ -1,6 +1,6 @@
 """Counts what a method's phases change, for methods that do not count it themselves.
 
-Everything stays on the device: the training loop fetches the numbers of a step together.
+The counts stay on the device. The training loop fetches the numbers of a step together.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ssod.methods import Method, StepContext
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels
 
 PREFIX = "activity/"
-# Means over the steps between two lines of metrics.json; a file of single steps would miss rare
-# events.
+# Metrics that are means over the steps between two lines of metrics.json. Values of single steps
+# would miss rare events.
 MEAN_PREFIX = "activity_mean/"
 
 
@@ -38,10 +38,11 @@ def note_changes(context: StepContext, method: Method, before: Any, after: Any) 
 
 
 def changed_labels(before: PseudoLabels, after: PseudoLabels) -> Tensor:
-    """How many labels changed: newly selected, newly left out, or selected with another weight.
+    """The number of labels that were newly selected, newly left out, or selected with another
+    weight.
 
-    Where a method adds rows (`Method.adds_labels`), it counts the selected rows of the images whose
-    number of rows changed.
+    For a method that adds rows (`Method.adds_labels`), this counts the selected rows of the images
+    whose number of rows changed.
     """
     total: Any = 0
     for old, new in zip(before.instances, after.instances):
@@ -59,7 +60,7 @@ def changed_labels(before: PseudoLabels, after: PseudoLabels) -> Tensor:
 
 
 def reweighted_rois(before: Outputs, after: Outputs) -> Tensor:
-    """How many sampled RoIs have another weight, in either stream."""
+    """The number of sampled RoIs, in either stream, that have another weight."""
     total: Any = 0
     for old, new in ((before.labeled, after.labeled), (before.unlabeled, after.unlabeled)):
         if old is not None and new is not None:

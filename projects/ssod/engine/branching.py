@@ -29,14 +29,15 @@ def branch(
     Parameters that only this run has (heads of its methods) start fresh.
 
     Args:
-        data: the content of `SSOD.BURN_IN_CHECKPOINT`. core, loop: this run's, changed in place.
-        last_start: the last step that the run may start at; None: any.
+        data: the content of `SSOD.BURN_IN_CHECKPOINT`. core, loop: objects of this run, changed in
+            place.
+        last_start: the last step at which the run may start. None: any step.
 
     Returns:
-        The step that the run starts at.
+        The step at which the run starts.
 
     Raises:
-        UserError: the file is no full checkpoint, holds another model, or is too old.
+        UserError: the file is not a full checkpoint, holds another model, or is too old.
     """
     path = cfg.SSOD.BURN_IN_CHECKPOINT
     missing = [key for key in _PARTS if key not in data]

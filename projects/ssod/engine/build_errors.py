@@ -17,7 +17,7 @@ _REGISTRY = re.compile(r"No object named '(.*)' found in '(\w+)' registry")
 
 
 def explain_build_error(cfg: CfgNode, error: Exception) -> str:
-    """One line for an error that `build_model` raised.
+    """Explains an error that `build_model` raised, in one line.
 
     For an unknown feature name it lists the existing features. For a name that is not registered it
     lists similar names.
@@ -50,7 +50,7 @@ def explain_build_error(cfg: CfgNode, error: Exception) -> str:
     return f"The model cannot be built ({detail or type(error).__name__}): check MODEL."
 
 
-# Keys whose wrong values Detectron2 reports without listing the right ones.
+# Keys for which Detectron2's error does not list the right values.
 _KNOWN = {
     "MODEL.RESNETS.DEPTH": "18, 34, 50, 101 or 152",
     "MODEL.RESNETS.NORM": "FrozenBN, BN, SyncBN, GN or LN",
@@ -76,7 +76,7 @@ def _failing_line(trace: Optional[TracebackType]) -> str:
 
 
 def _levels(trace: Optional[TracebackType]) -> Optional[List[str]]:
-    """The names of the feature levels that the failing function was given.
+    """The names of the feature levels that were passed to the failing function.
 
     Detectron2's FPN, proposal generators and heads look levels up in a dict of `ShapeSpec`. Their
     error names only the missing level.
@@ -105,7 +105,7 @@ def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
 
 
 def _is_used(cfg: CfgNode, key: str) -> bool:
-    """False for keys of other meta-architectures, whose defaults name features too."""
+    """False for keys of other meta-architectures. Their defaults name features too."""
     owners = {"RETINANET": ("RetinaNet",), "SEM_SEG_HEAD": ("PanopticFPN", "SemanticSegmentor")}
     part = key.split(".")[1]
     return part not in owners or cfg.MODEL.META_ARCHITECTURE in owners[part]

@@ -1,8 +1,8 @@
-"""Checkpoints in Detectron2's format: written atomically, and read without running code.
+"""Checkpoints in Detectron2's format. They are written atomically and read without running code.
 
 A full checkpoint is `{"model": student, <checkpointable>: its state, ...}`; `last_checkpoint` in
-the same folder names the one to resume from. A weights file is `{"model": weights}`, as any
-Detectron2 model loads it.
+the same folder names the checkpoint to resume from. A weights file is `{"model": weights}`, which
+any Detectron2 model loads.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ssod.utils.tensor_file import load_tensor_file, unnest
 
 
 class _TensorFileCheckpointer(Checkpointer):
-    """The end of Detectron2's chain of `_load_file`: a PyTorch file, tensors and plain values
-    only.
+    """The last `_load_file` of Detectron2's chain. It reads a PyTorch file that holds only tensors
+    and plain values.
     """
 
     def _load_file(self, f: str) -> Dict[str, Any]:
@@ -38,7 +38,7 @@ class _TensorFileCheckpointer(Checkpointer):
 
 
 def _check_sums(path: str) -> None:
-    """Raises `UserError` if a file's check sums are wrong; PyTorch writes them but never checks
+    """Raises `UserError` if a file's check sums are wrong. PyTorch writes them but never checks
     them.
     """
     if os.path.isfile(path) and zipfile.is_zipfile(path):
@@ -61,14 +61,16 @@ def _checked(data: Dict[str, Any], path: str) -> Dict[str, Any]:
 
 
 class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
-    """Detectron2's checkpointer with the student as "model"; everything with a state_dict may join
-    under its own key.
+    """Detectron2's checkpointer with the student as "model". Every object with a state_dict may be
+    added under its own key.
 
-    All ranks load; rank 0 saves, without any collective.
+    All ranks load. Rank 0 saves, without any collective.
 
     Args:
-        model: the student, not wrapped in DDP. save_dir: where `save` writes and resuming looks.
-        checkpointables: `state_dict()` of tensors and plain Python values, and `load_state_dict()`.
+        model: the student, not wrapped in DDP. save_dir: the folder that `save` writes to and that
+            resuming reads.
+        checkpointables: objects with `load_state_dict()` and a `state_dict()` of tensors and plain
+            Python values.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         self.logger = logging.getLogger(__name__)
         self._keys_read: List[str] = []
         self._by_name = False
-        # Which weights of the last file matched the model; None if a full checkpoint was restored.
+        # Which weights of the last file matched the model. None if a full checkpoint was restored.
         self.name_match: Optional[NameMatch] = None
 
     # ---------------------------------------------------------------- writing
@@ -106,11 +108,11 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
             self.tag_last_checkpoint(os.path.basename(path))
 
     def save_weights(self, name: str, state_dict: Mapping[str, torch.Tensor]) -> str:
-        """Writes `<save_dir>/<name>.pth` with weights alone, as plain Detectron2 reads them; the
+        """Writes `<save_dir>/<name>.pth` with weights only, which plain Detectron2 reads. The
         pointer stays.
 
         Returns:
-            The path, also where nothing is written because this is not rank 0.
+            The path, also on other ranks than 0, which write nothing.
         """
         path = self._path_of(name)
         if self.save_dir and self.save_to_disk:
@@ -130,12 +132,12 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
     # ---------------------------------------------------------------- reading
 
     def load_file(self, path: str) -> Dict[str, Any]:
-        """Reads a file without changing any module; its weights are under "model".
+        """Reads a file without changing any module. The weights are under "model".
 
         The folder of a finished run may be given instead of its result file.
 
         Raises:
-            UserError: it does not exist, cannot be read, or holds more than tensors and plain
+            UserError: the file does not exist, cannot be read, or holds more than tensors and plain
                 values.
         """
         local = self._local(path)
@@ -144,13 +146,13 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return _checked(unnest(load_tensor_file(local)), local)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> Dict[str, Any]:
-        """Resumes where `last_checkpoint` points, if there is one and `resume`; else loads only the
-        weights of `path`.
+        """Resumes from the file that `last_checkpoint` names, if there is one and `resume` is True.
+        Otherwise loads only the weights of `path`.
 
         Called on all ranks, which must agree on the file.
 
         Raises:
-            UserError: the file is missing, damaged or does not fit; or ranks see different files.
+            UserError: the file is missing, damaged or does not fit, or ranks see different files.
         """
         resuming = resume and self.has_checkpoint()
         source = self.get_checkpoint_file() if resuming else path
@@ -174,8 +176,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         object.
 
         Args:
-            path: a file, a URL or a finished run's folder; empty loads nothing. checkpointables:
-                which ones; None for all.
+            path: a file, a URL or a finished run's folder. Empty: nothing is loaded.
+                checkpointables: names of those to load. None: all.
 
         Returns:
             The other entries of the file.
@@ -211,7 +213,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return rest
 
     def get_checkpoint_file(self) -> str:
-        """The file that `last_checkpoint` names; empty if there is no `last_checkpoint`."""
+        """The file that `last_checkpoint` names. Empty if there is no `last_checkpoint`."""
         pointer = os.path.join(self.save_dir, "last_checkpoint")
         if not os.path.isfile(pointer):
             return ""
@@ -239,8 +241,8 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return _checked(data, filename)
 
     def _load_model(self, checkpoint: Dict[str, Any]) -> Any:
-        """Detectron2's `_load_model`; for weights alone, timm and torchvision names are matched
-        first.
+        """Detectron2's `_load_model`. For a file of weights only, timm and torchvision names are
+        matched first.
         """
         if self._by_name:
             checkpoint["model"], self.name_match = weights_by_name(self.model, checkpoint)
@@ -248,7 +250,7 @@ class SSODCheckpointer(DetectionCheckpointer, _TensorFileCheckpointer):
         return super()._load_model(checkpoint)
 
     def _load_published(self, filename: str) -> Dict[str, Any]:
-        if zipfile.is_zipfile(filename):  # torch.save under this name
+        if zipfile.is_zipfile(filename):  # torch.save wrote a file of this name
             return unnest(load_tensor_file(filename))
         with open(filename, "rb") as file:
             data = load_pickle(file, filename)

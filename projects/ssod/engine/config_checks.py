@@ -27,8 +27,9 @@ class Range:
     """Allowed numbers, of a key or of each element of a list.
 
     Attributes:
-        low, high: bounds, which are allowed themselves unless `above` and `below` exclude them.
-        whole: whole numbers only. hint: what else a user could do.
+        low, high: bounds. They are allowed values themselves unless `above` and `below` exclude
+            them.
+        whole: only whole numbers are allowed. hint: another way to reach the user's aim.
     """
 
     low: float = -math.inf
@@ -63,7 +64,7 @@ POSITIVE = Range(0, above=True)
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, below=True)
 
-# Keys, "*" for any part of one.
+# Allowed ranges by key. "*" stands for any part of a key.
 RANGES: Dict[str, Range] = {
     "SOLVER.MAX_ITER": COUNT,
     "SOLVER.IMS_PER_BATCH": COUNT,
@@ -168,8 +169,8 @@ CHOICES: Dict[str, Sequence[str]] = {
 def check_config(cfg: CfgNode) -> None:
     """Raises `UserError` for the first value that cannot be used.
 
-    Values of another type, empty ones and infinite ones are refused for every key of Detectron2 and
-    of this project.
+    For every key of Detectron2 and of this project, it refuses empty values, infinite values and
+    values of another type.
     """
     if "SSOD" not in cfg:
         raise UserError(
@@ -199,7 +200,7 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    """Values that must fit each other."""
+    """Checks values that must fit each other."""
     if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(cfg.INPUT.MIN_SIZE_TRAIN) != 2:
         raise UserError(
             f"INPUT.MIN_SIZE_TRAIN is {cfg.INPUT.MIN_SIZE_TRAIN}: with INPUT.MIN_SIZE_TRAIN_SAMPLING 'range' use two numbers."
@@ -238,7 +239,7 @@ def _check_together(cfg: CfgNode) -> None:
 
 
 def _check_cascade(model: CfgNode) -> None:
-    """What Detectron2 asserts of a cascade's stages."""
+    """Checks the conditions that Detectron2 asserts for a cascade's stages."""
     node, key = model.ROI_BOX_CASCADE_HEAD, "MODEL.ROI_BOX_CASCADE_HEAD"
     if len(node.IOUS) != len(node.BBOX_REG_WEIGHTS) or not node.IOUS:
         raise UserError(
@@ -264,7 +265,7 @@ def _check_choice(key: str, value: Any, choices: Sequence[str]) -> None:
 
 
 def _leaves(cfg: CfgNode, defaults: CfgNode, prefix: str = "") -> Iterator[Tuple[str, Any, Any]]:
-    """(key, value, default) of the keys that have a default; declared datasets are checked where
+    """(key, value, default) of the keys that have a default. Declared datasets are checked when
     they are read.
     """
     for name, default in defaults.items():
@@ -305,7 +306,7 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 
 def wanted_type(default: Any) -> str:
-    """How a user writes a value of this type."""
+    """Says how a user writes a value of this type."""
     if isinstance(default, bool):
         return "use True or False"
     if isinstance(default, (int, float)):
@@ -318,7 +319,7 @@ def wanted_type(default: Any) -> str:
 
 
 def _items(value: Any) -> List[Any]:
-    """A value, or what a list and the lists in it hold."""
+    """The value itself, or the elements of a list and of the lists in it."""
     if isinstance(value, (list, tuple)):
         return [item for part in value for item in _items(part)]
     return [value]

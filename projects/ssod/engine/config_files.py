@@ -1,4 +1,6 @@
-"""A YAML config over its `_BASE_`, which lies beside it or is one of the packaged configs."""
+"""Reads a YAML config over its `_BASE_`, which is a file relative to it or one of the packaged
+configs.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ BASE = "_BASE_"
 
 
 def read_config(path: str) -> Dict[str, Any]:
-    """The file's keys over those of its `_BASE_`, one file or several, of which the last counts
-    most.
+    """The file's keys over those of its `_BASE_`. `_BASE_` may name several files, and later ones
+    override earlier ones.
 
     Raises:
-        OSError, yaml.YAMLError, UnicodeDecodeError: a file cannot be read. AttributeError: one is
-            no mapping. ValueError: a mapping and a plain value have the same key. RecursionError:
-            the bases form a circle.
+        OSError, yaml.YAMLError, UnicodeDecodeError: a file cannot be read. AttributeError: a file
+            is not a mapping. ValueError: a mapping and a plain value have the same key.
+            RecursionError: the bases form a circle.
     """
     with PathManager.open(path, "r") as file:
         content = yaml.safe_load(file)
@@ -45,12 +47,12 @@ def _overlay(new: Dict[str, Any], below: Dict[str, Any]) -> None:
 
 
 def merge_config(cfg: CfgNode, content: Dict[str, Any], path: str) -> None:
-    """Merges what `read_config` gives into a config, as `CfgNode.merge_from_file` does.
+    """Merges the result of `read_config` into a config, as `CfgNode.merge_from_file` does.
 
     Keys of Detectron2's version 1 are translated.
 
     Args:
-        path: where the content comes from, for the log.
+        path: the source of the content, for the log.
     """
     node = CfgNode(content)
     version = node.get("VERSION") or guess_version(node, path)
@@ -65,9 +67,7 @@ def merge_config(cfg: CfgNode, content: Dict[str, Any], path: str) -> None:
 
 
 def listed_imports(path: str) -> Any:
-    """The value of SSOD.IMPORTS in a file that may be damaged; an empty list where there is
-    none.
-    """
+    """The value of SSOD.IMPORTS in a file that may be damaged. An empty list if there is none."""
     empty: List[str] = []
     try:
         return read_config(path)["SSOD"]["IMPORTS"]

@@ -1,6 +1,5 @@
-"""Keys that a YAML file gives twice: YAML's readers keep the last value and say nothing.
-
-And keys that are no text.
+"""Finds keys that a YAML file gives twice, and keys that are not text. YAML's readers keep the last
+of two values and say nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from ssod.resources import find_base
 
 
 def check_duplicate_keys(path: str) -> None:
-    """Raises `UserError` for the first key that `path`, or a file below it (`_BASE_`), gives twice
-    in one mapping, and for the first one that is no text, such as 7 or `yes`.
+    """Raises `UserError` for the first key that occurs twice in one mapping, and for the first key
+    that is not text, such as 7 or `yes`. It checks `path` and the files below it (`_BASE_`).
 
-    A file that cannot be read or parsed is skipped: the function that loads it reports the error.
+    A file that cannot be read or parsed is skipped, because the function that loads it reports the
+    error.
     """
     _check(path, set())
 
@@ -69,7 +69,7 @@ def _duplicate(node: Any, prefix: str, seen: Set[int]) -> Optional[str]:
 
 
 def _bases(root: Any) -> List[str]:
-    """What `_BASE_` names: one file or several."""
+    """The files that `_BASE_` names, one or several."""
     if not isinstance(root, yaml.MappingNode):
         return []
     for key, value in root.value:

@@ -1,5 +1,5 @@
-"""The teacher follows the student: exponential moving average and copy, by multi-tensor
-operations.
+"""Makes the teacher follow the student by an exponential moving average and by copies, with
+multi-tensor operations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ssod.utils.comm import all_reduce_mean
 
 
 class MovingAverage:
-    """theta_t <- decay * theta_t + (1 - decay) * theta_s for parameters; buffers are copied.
+    """theta_t <- decay * theta_t + (1 - decay) * theta_s for parameters. Buffers are copied.
 
     Args:
         teacher, student: modules with the same structure. Their tensors may be filled in place, not
@@ -24,7 +24,7 @@ class MovingAverage:
     def __init__(self, teacher: nn.Module, student: nn.Module) -> None:
         self._parameters = _pairs(list(teacher.parameters()), list(student.parameters()))
         self._buffers = _pairs(list(teacher.buffers()), list(student.buffers()))
-        # Batch-norm statistics are each rank's own; their mean is everybody's.
+        # Each rank has its own batch-norm statistics. The teacher of every rank gets their mean.
         self._statistics = [
             tensor
             for layer in batch_norms(student)
@@ -33,14 +33,14 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """One step of the average."""
+        """Does one step of the average."""
         teacher, student = self._parameters
         torch._foreach_lerp_(teacher, student, 1.0 - decay)
         self._copy_buffers()
 
     @torch.no_grad()
     def copy(self) -> None:
-        """The teacher becomes the student."""
+        """Copies the student into the teacher."""
         torch._foreach_copy_(*self._parameters)
         self._copy_buffers()
 

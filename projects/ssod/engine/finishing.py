@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_best(teacher: nn.Module, checkpointer: SSODCheckpointer, output_dir: str) -> None:
-    """Loads `teacher_best.pth` into the teacher of every rank; rank 0 alone reads the file."""
+    """Loads `teacher_best.pth` into the teacher of every rank. Only rank 0 reads the file."""
     if comm.is_main_process():
         content = checkpointer.load_file(os.path.join(output_dir, "teacher_best.pth"))
         teacher.load_state_dict(content["model"], strict=False)
@@ -32,8 +32,8 @@ def write_results(
     """Writes and logs results.json, on rank 0.
 
     Args:
-        results: by dataset, as the evaluators give them. best: AP, step and model that was chosen;
-            None where the last teacher is the result. steps: of the run.
+        results: the evaluators' results by dataset. best: AP, step and model of the choice. None if
+            the last teacher is the result. steps: number of steps of the run.
     """
     if not comm.is_main_process():
         return

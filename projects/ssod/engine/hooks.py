@@ -1,4 +1,4 @@
-"""What happens around the steps: averaging, publishing, evaluating, warning, drawing."""
+"""Hooks around the steps: they average, publish, evaluate, warn and draw."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 
 
 class TeacherUpdate(HookBase):
-    """The teacher averages from the first step on, and becomes a copy of the student when burn-in
-    ends.
+    """Averages the student into the teacher from the first step on. When burn-in ends, the teacher
+    becomes a copy of the student.
 
     Args:
-        copy_at: the step before which the copy is made; None for never.
-        warmup: the decay is at most 1 - 1/n after n steps, which are counted again from the copy
-            on: a plain mean of the students so far, so that the teacher does not lag behind a
-            student that learns fast.
+        copy_at: the copy is made before this step. None: never.
+        warmup: the decay is at most 1 - 1/n after n steps. So the teacher is first a plain mean of
+            the students so far and does not lag behind a student that learns fast. The count starts
+            again at the copy.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PublishSnapshots(HookBase):
     """Publishes the methods' snapshots for the data loader.
 
     Args:
-        keep_steps: files that no checkpoint of the last so many steps needs are deleted.
+        keep_steps: files are deleted if no checkpoint of the last `keep_steps` steps needs them.
     """
 
     def __init__(self, core: TeacherStudent, board: SnapshotBoard, keep_steps: int) -> None:
@@ -69,18 +69,17 @@ class PublishSnapshots(HookBase):
 
 
 class Evaluation(HookBase):
-    """Evaluates teacher and student and hands the results to the trainer, which keeps the best
+    """Evaluates teacher and student and passes the results to the trainer, which keeps the best
     model.
 
     Args:
-        period: in steps; 0 evaluates at the end only.
-        evaluate: "teacher" or "student" -> results by dataset, as Detectron2's evaluators give
-            them.
+        period: steps between evaluations. 0: only at the end.
+        evaluate: "teacher" or "student" -> the results of Detectron2's evaluators by dataset.
         remember_best: called with (AP of "teacher" and "student" on the first dataset, step).
-        mutual_from: first step of mutual learning; a teacher may lag before.
+        mutual_from: first step of mutual learning. Before it, the teacher may lag.
     """
 
-    # A warning follows if the teacher's AP is lower than its student's by more than this.
+    # The hook warns if the teacher's AP is lower than the student's by more than this.
     TOLERATED_LAG = 5.0
 
     def __init__(
@@ -130,10 +129,10 @@ class Evaluation(HookBase):
 
 
 class CollapseWatch(HookBase):
-    """Warns when the teacher labels far fewer or far more boxes than people did.
+    """Warns if the teacher labels far fewer or far more boxes per image than people did.
 
     Args:
-        labeled_boxes_per_image: of the labelled set.
+        labeled_boxes_per_image: the mean over the labelled set.
     """
 
     PERIOD = 200
@@ -166,8 +165,8 @@ class CollapseWatch(HookBase):
 
 
 class DrawPseudoLabels(HookBase):
-    """Puts the first unlabelled image into the event storage: weak view with pseudo-labels, strong
-    view.
+    """Puts the first unlabelled image into the event storage: the weak view with pseudo-labels, and
+    the strong view.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""`SSOD.IMPORTS`: a user's own modules, so that every command knows the parts that they register.
+"""`SSOD.IMPORTS` lists a user's own modules, so that every command knows the parts that they
+register.
 
-A module registers backbones, heads, methods or data sets when it is imported. Where it has config
-keys of its own, a function `add_config(cfg)` or, as in Detectron2's projects,
-`add_<something>_config(cfg)` adds them.
+A module registers backbones, heads, methods or data sets when it is imported. If the module has its
+own config keys, a function `add_config(cfg)` adds them, or `add_<something>_config(cfg)` as in
+Detectron2's projects.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def import_parts(names: Sequence[str]) -> List[ModuleType]:
     """Imports modules by their dotted names, also from the working directory.
 
     Raises:
-        UserError: one does not exist or fails while it is imported.
+        UserError: a module does not exist or fails while it is imported.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.append(os.getcwd())
@@ -54,11 +55,11 @@ def _import(name: Any) -> ModuleType:
 
 
 def add_imported_config(cfg: CfgNode, path: str, opts: Sequence[str]) -> None:
-    """Imports what a config file (with its `_BASE_`) and KEY VALUE pairs list, and adds these
-    modules' keys to `cfg`.
+    """Imports the modules that a config file (with its `_BASE_`) and KEY VALUE pairs list, and adds
+    their keys to `cfg`.
 
-    Before the file is merged, since its keys must exist by then. What is wrong with the file is
-    left to the merge.
+    This happens before the file is merged, because the keys must exist by then. The merge reports
+    errors in the file.
     """
     names = _listed(listed_imports(path)) if path else []
     for key, value in zip(opts[0::2], opts[1::2]):

@@ -14,13 +14,13 @@ from ssod.engine.activity import MEAN_PREFIX, PREFIX
 from ssod.methods import InertPeriod, Method
 
 logger = logging.getLogger(__name__)
-# As often as metrics are written, so that the file has every value.
+# This is the period in which metrics are written, so the file has every value.
 MEAN_STEPS = 20
 
 
 @dataclass
 class _Seen:
-    """The step since which a method is inert, and sums of the teacher's numbers since then."""
+    """The step since which a method is inert, and sums of the teacher's statistics since then."""
 
     steps: int = 0
     best_score: float = 0.0
@@ -29,12 +29,12 @@ class _Seen:
 
 
 class InertWatch(HookBase):
-    """Warns once when a method's `activity` was 0 in a whole evaluation period, and writes its mean
+    """Warns once if a method's `activity` was 0 in a whole evaluation period, and writes its mean
     for the report.
 
     Args:
-        methods: those to watch. start: the first step that counts: of mutual learning, or of a
-            supervised run.
+        methods: the methods to watch. start: the first step that counts, which is the first of
+            mutual learning or of a supervised run.
         period: steps in a row.
     """
 
@@ -81,7 +81,7 @@ class InertWatch(HookBase):
             selected=seen.selected / seen.steps,
         )
         reason = method.inert_reason(period)
-        # Once, unless there is another reason later, such as after a warm-up.
+        # It warns once, unless there is another reason later, such as after a warm-up.
         key = (method.name, re.sub(r"[\d.]+", "", reason))
         if key in self._warned:
             return

@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM: the current step is finished, a checkpoint is written, and the process ends
-with the signal's code.
+"""Handles Ctrl-C and SIGTERM. The current step is finished, a checkpoint is written, and the
+process ends with the signal's code.
 
 A second signal ends a single process at once. Several processes all finish the same step: a rank
 tells the others about its signal when they exchange their losses.
@@ -18,8 +18,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(SystemExit):
-    """A signal ended the program in an orderly way; its exit status is 128 + the signal's number,
-    as shells have it.
+    """A signal ended the program in an orderly way. The exit status is 128 + the signal's number,
+    as in shells.
     """
 
     def __init__(self, number: int) -> None:
@@ -33,10 +33,10 @@ def name_of(number: int) -> str:
 
 
 class OnSignal:
-    """Calls `first` and `again` with the number of the first and of each further SIGINT or SIGTERM
-    while the context lasts.
+    """Calls `first` with the number of the first SIGINT or SIGTERM, and `again` with the number of
+    each further one, while the context lasts.
 
-    Outside of the main thread it does nothing.
+    Outside the main thread it does nothing.
     """
 
     def __init__(self, first: Callable[[int], Any], again: Callable[[int], Any]) -> None:
@@ -68,14 +68,14 @@ class OnSignal:
 
 
 class StopRequest(OnSignal):
-    """Notes a signal; `number` is None as long as none came."""
+    """Remembers a signal. `number` is None until one comes."""
 
     def __init__(self) -> None:
         super().__init__(lambda number: None, self._end_at_once)
 
     @staticmethod
     def _end_at_once(number: int) -> None:
-        # Several processes are ended by their parent, because Ctrl-C reaches each of them twice.
+        # With several processes the parent ends them, because Ctrl-C reaches each of them twice.
         if comm.get_world_size() == 1:
             raise Interrupted(number)
 

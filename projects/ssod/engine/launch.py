@@ -1,8 +1,9 @@
-"""Processes: one per GPU, or several on the CPU; spawned here or by torchrun.
+"""Starts the processes of a run: one per GPU, or several on the CPU. This module or torchrun spawns
+them.
 
-`--num-gpus N` is the number of processes on this machine. On CUDA each has a GPU and they talk
-through NCCL; with `MODEL.DEVICE cpu` they share the cores and talk through gloo. Under torchrun,
-torchrun's numbers count.
+`--num-gpus N` is the number of processes on this machine. On CUDA each process has a GPU, and they
+communicate through NCCL. With `MODEL.DEVICE cpu` they share the cores and communicate through gloo.
+Under torchrun, torchrun's numbers count.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ def launch(
     args: Tuple[Any, ...] = (),
     device: str = "cuda",
 ) -> None:
-    """Runs `main_func(*args)` in every process, and returns when all have.
+    """Runs `main_func(*args)` in every process, and returns when all have finished.
 
     Args:
-        main_func: importable by name, since processes are spawned.
-        num_gpus_per_machine: processes on this machine; ignored under torchrun.
-        dist_url: "auto" for a free port of this machine, else "tcp://host:port" of machine 0.
+        main_func: a function that can be imported by name, because processes are spawned.
+        num_gpus_per_machine: processes on this machine. Ignored under torchrun.
+        dist_url: "auto" for a free port of this machine, otherwise "tcp://host:port" of machine 0.
         device: `MODEL.DEVICE`.
 
     Raises:
         UserError: the numbers do not fit the machine, or a process raised one.
-        RuntimeError: a process failed; the message is the first failing rank's traceback. The
-            others are ended.
+        RuntimeError: a process failed. The message is the first failing rank's traceback. The other
+            processes are ended.
     """
     cuda = device.startswith("cuda")
     check_device_present(device)
@@ -110,16 +111,16 @@ def launch(
 
 
 def _send(context: Any, number: int) -> None:
-    """Hands a signal on to the processes."""
+    """Passes a signal on to the processes."""
     for process in context.processes:
         if process.is_alive():
             os.kill(process.pid, number)
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
-    """Wraps for training on several ranks; the module itself with one.
+    """Wraps a module for training on several ranks. With one rank it returns the module itself.
 
-    Rank 0's weights are copied to all.
+    Rank 0's weights are copied to all ranks.
     """
     if comm.get_world_size() == 1:
         return module
@@ -181,8 +182,8 @@ def _worker(
         # All ranks stop in order. Reporting a failure would make the parent kill the others.
         failures.put((time.time(), rank, None, stop.number))
     except Exception as error:
-        # When one rank fails the others soon fail in their next collective: the parent wants the
-        # first.
+        # If one rank fails, the others soon fail in their next collective. The parent needs the
+        # first failure.
         known = as_user_error(error)
         message = traceback.format_exc() if known is None else str(known)
         failures.put((time.time(), rank, known is not None, message))
@@ -208,7 +209,7 @@ def _initialise(
     if cuda:
         torch.cuda.set_device(local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        # Each process would take all cores, and together they would be slower than one.
+        # Otherwise each process would take all cores, and together they would be slower than one.
         torch.set_num_threads(max(1, _cores() // local_size))
     try:
         dist.init_process_group(
@@ -228,7 +229,7 @@ def _initialise(
 
 
 def _create_local_group(local_size: int, machine_rank: int, machines: int) -> None:
-    """The processes of this machine, as `comm.get_local_rank` wants them."""
+    """Makes the group of this machine's processes for `comm.get_local_rank`."""
     if hasattr(comm, "create_local_process_group"):  # after 0.6
         comm.create_local_process_group(local_size)
         return
@@ -240,7 +241,7 @@ def _create_local_group(local_size: int, machine_rank: int, machines: int) -> No
 
 def _finish() -> None:
     if dist.is_initialized():
-        comm.synchronize()  # rank 0 holds the meeting point: it must not leave first
+        comm.synchronize()  # rank 0 holds the meeting point, so it must not leave first
         dist.destroy_process_group()
 
 

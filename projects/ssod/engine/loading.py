@@ -1,4 +1,4 @@
-"""Detectors and teachers from the files that training writes, for evaluation and tools."""
+"""Loads detectors and teachers from the files that training writes, for evaluation and tools."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LEAST_SHARE = 0.5
 
 
 def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict[str, Tensor]:
-    """One detector's weights, without methods' heads, from what `SSODCheckpointer.load_file`
-    returned.
+    """One detector's weights, without methods' heads, from the result of
+    `SSODCheckpointer.load_file`.
 
     Args:
-        role: "teacher" or "student" of a full checkpoint, None for the teacher; None for a weights
-            file.
+        role: "teacher" or "student" of a full checkpoint. None means the teacher. Use None for a
+            weights file.
 
     Raises:
         UserError: `role` is given for a weights file, or the file holds no trained detector.
@@ -45,8 +45,8 @@ def detector_state(data: Dict[str, Any], path: str, role: Optional[str]) -> Dict
 
 
 def build_detector(cfg: CfgNode) -> nn.Module:
-    """`detectron2.modeling.build_model`; `UserError` for a name or number under MODEL that it does
-    not know.
+    """`detectron2.modeling.build_model`. Raises `UserError` for a name or number under MODEL that
+    Detectron2 does not know.
     """
     try:
         return build_model(cfg)
@@ -55,8 +55,8 @@ def build_detector(cfg: CfgNode) -> nn.Module:
 
 
 def without_pretraining(cfg: CfgNode) -> CfgNode:
-    """A copy of the config that downloads no backbone weights, for a model that is loaded from a
-    file.
+    """A copy of the config that downloads no backbone weights, for a model whose weights come from
+    a file.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -65,7 +65,7 @@ def without_pretraining(cfg: CfgNode) -> CfgNode:
 
 
 def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
-    """A model in eval mode with the weights of a file; `role` as in `detector_state`."""
+    """A model in eval mode with the weights of a file. `role` is that of `detector_state`."""
     model = build_detector(without_pretraining(cfg))
     checkpointer = SSODCheckpointer(model)
     data = checkpointer.load_file(weights)
@@ -78,10 +78,10 @@ def load_detector(cfg: CfgNode, weights: str, role: Optional[str]) -> nn.Module:
 
 
 def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer) -> None:
-    """Raises `UserError` if a file that was just loaded gave the backbone less than `_LEAST_SHARE`
-    of its tensors.
+    """Raises `UserError` if the file that was just loaded had less than `_LEAST_SHARE` of the
+    backbone's tensors.
 
-    `SSOD.ALLOW_PARTIAL_WEIGHTS` lets any share pass.
+    With `SSOD.ALLOW_PARTIAL_WEIGHTS` any share passes.
     """
     match = checkpointer.name_match
     if match is None or cfg.SSOD.ALLOW_PARTIAL_WEIGHTS:
@@ -123,7 +123,7 @@ def training_data(cfg: CfgNode) -> TrainingData:
 
 
 def methods_with_data(cfg: CfgNode) -> nn.ModuleDict:
-    """The config's methods as training sets them up.
+    """The config's methods, set up as in training.
 
     The datasets must be registered, because methods read them in `setup`.
     """
@@ -139,7 +139,7 @@ def methods_with_data(cfg: CfgNode) -> nn.ModuleDict:
 def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
     """Teacher, student and methods from a full checkpoint, or a teacher from its weights alone.
 
-    The config's datasets must be registered: methods know them.
+    The config's datasets must be registered, because methods use them.
     """
     core = TeacherStudent.from_config(
         cfg, build_detector(without_pretraining(cfg)), methods_with_data(cfg)
@@ -161,8 +161,8 @@ def load_teacher(cfg: CfgNode, weights: str) -> TeacherStudent:
 
 
 def fill_detector(model: nn.Module, state: Dict[str, Tensor], path: str) -> None:
-    """Puts weights into a model; `UserError` naming `path` where they do not fit or do not
-    suffice.
+    """Puts weights into a model. Raises a `UserError` that names `path` if they do not fit or are
+    incomplete.
     """
     try:
         missing = model.load_state_dict(state, strict=False).missing_keys

@@ -34,8 +34,8 @@ _DIVERGED_ADVICE = "lower SOLVER.BASE_LR, or switch on SOLVER.CLIP_GRADIENTS."
 
 
 def seed_step(seed: int, rank: int, step: int) -> None:
-    """Seeds every generator as a function of (seed, rank, step), so that no generator's state needs
-    saving.
+    """Seeds every generator as a function of (seed, rank, step). So no generator's state has to be
+    saved.
     """
     words = np.random.SeedSequence([seed, rank, step]).generate_state(2)
     random.seed(int(words[0]))
@@ -44,12 +44,13 @@ def seed_step(seed: int, rank: int, step: int) -> None:
 
 
 class TrainLoop:
-    """Holds the state that a step changes besides the model: optimiser, schedule, scaler,
+    """Holds the state that a step changes besides the model: optimiser, schedule, scaler and stream
     positions.
 
     Args:
-        model: `TeacherStudent`, in DDP or not. build_loader: called once, at the first step.
-        seed: of the whole run, the same on all ranks.
+        model: `TeacherStudent`, wrapped in DDP or not. build_loader: called once, at the first
+            step.
+        seed: the seed of the whole run, the same on all ranks.
     """
 
     def __init__(
@@ -80,13 +81,13 @@ class TrainLoop:
         self.scaler = torch.amp.GradScaler(device, enabled=scaled)
 
     def run_step(self, step: int, stop: bool = False) -> bool:
-        """Step number `step`, counted from 0.
+        """Runs step number `step`, counted from 0.
 
         Args:
-            stop: this rank has been asked to stop.
+            stop: whether this rank has been asked to stop.
 
         Returns:
-            Whether any rank has been; the same on all.
+            Whether any rank has been asked to stop. The result is the same on all ranks.
         """
         try:
             return self._run_step(step, stop)
@@ -192,8 +193,8 @@ class TrainLoop:
                     )
 
     def state_dict(self) -> Dict[str, Any]:
-        """Tensors and Python values; optimiser state by parameter name, so that other runs can
-        branch.
+        """Returns tensors and Python values. The optimiser state is by parameter name, so that
+        other runs can branch.
         """
         packed = self.optimizer.state_dict()
         return {
@@ -210,7 +211,7 @@ class TrainLoop:
         }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
-        """Restores `state_dict()`; call it before the first step, which starts the loader."""
+        """Restores `state_dict()`. Call it before the first step, which starts the loader."""
         if state["scheduler"] > self.cfg.SOLVER.MAX_ITER:
             raise NothingLeftToTrain(
                 f"The checkpoint has {state['scheduler']} steps behind it and SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}: "
@@ -230,7 +231,7 @@ class TrainLoop:
         }
         self.optimizer.load_state_dict(packed)
         start_momentum(self.optimizer)
-        # The schedule is this run's; only the position in it is the checkpoint's.
+        # The schedule is this run's. The checkpoint gives only the position in it.
         self.scheduler.last_epoch = state["scheduler"] - 1
         with _quiet_scheduler():
             self.scheduler.step()
@@ -246,8 +247,8 @@ class TrainLoop:
 
 @contextlib.contextmanager
 def _quiet_scheduler() -> Iterator[None]:
-    """PyTorch warns when the scheduler steps without it having seen `optimizer.step` (the scaler
-    calls it).
+    """Silences PyTorch's warning that `optimizer.step` was not called before the scheduler. The
+    scaler calls it.
     """
     import warnings
 

@@ -1,4 +1,4 @@
-"""Which number type a step computes in (`SOLVER.AMP`)."""
+"""Chooses the number type in which a step computes (`SOLVER.AMP`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def amp_dtype(cfg: CfgNode) -> Optional[torch.dtype]:
-    """`SOLVER.AMP.DTYPE` where `SOLVER.AMP.ENABLED`; None for float32.
+    """`SOLVER.AMP.DTYPE` if `SOLVER.AMP.ENABLED`, otherwise None, which means float32.
 
-    "auto" is bfloat16 where the device has instructions for it. Otherwise it is float16 on a GPU,
-    and float32 on a CPU, where the other types are slower.
+    "auto" is bfloat16 if the device has instructions for it. Otherwise it is float16 on a GPU, and
+    float32 on a CPU, because the other types are slower there.
 
     Raises:
-        UserError: there is no such type.
+        UserError: the type does not exist.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
@@ -42,15 +42,15 @@ def amp_dtype(cfg: CfgNode) -> Optional[torch.dtype]:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX), as far as
-    PyTorch tells.
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX), according to
+    PyTorch.
     """
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def autocast(cfg: CfgNode) -> Tuple[Callable[[], Any], bool]:
-    """The autocast context and whether gradients need scaling."""
+    """Returns the autocast context, and whether gradients need scaling."""
     dtype = amp_dtype(cfg)
     if dtype is None:
         return contextlib.nullcontext, False

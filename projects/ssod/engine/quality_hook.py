@@ -31,32 +31,33 @@ from ssod.utils.atomic import write_atomically
 from ssod.utils.step_files import StepFiles
 
 FOLDER = "pseudo_quality"
-# Of the columns that mark `Method.compared_labels`.
+# Prefix of the columns that mark `Method.compared_labels`.
 _COMPARED = "compared/"
 _CHUNK = 8  # images the teacher sees at once
 
 
 def evenly_spaced(count: int, limit: int) -> List[int]:
-    """At most `limit` different indices out of `range(count)`, ascending, the ends included."""
+    """At most `limit` different indices out of `range(count)`, ascending, including both ends."""
     return sorted({round(float(i)) for i in np.linspace(0, count - 1, min(count, limit))})
 
 
 class PseudoLabelQuality(HookBase):
     """Compares the teacher's labels of a fixed sample of unlabelled images with the true labels.
 
-    The teacher sees the weak view without its random part: the image resized as for testing. Each
-    method's `refine` selects as in training. "candidates" are all labels that the teacher found;
-    "selected" are those that the main branch would train on. A method may add its own sets
-    (`Method.compared_labels`). If no unlabelled set declares TRUTH, only the gallery's pictures are
-    labelled.
+    The teacher's input is the weak view without its random part: the image resized as for testing.
+    Each method's `refine` selects as in training. "candidates" are all labels that the teacher
+    found. "selected" are the labels that the main branch would train on. A method may add its own
+    sets (`Method.compared_labels`). If no unlabelled set declares TRUTH, the teacher labels only
+    the gallery's pictures.
 
-    Runs on rank 0 alone. It changes nothing that training reads: no state, no generator, no metric
-    of the step.
+    The hook runs only on rank 0. It changes nothing that training reads: no state, no generator, no
+    metric of the step.
 
     Args:
-        records: of the unlabelled images, without labels. class_names: of the training set.
-        period: in steps; 0 measures only at the end. mutual_from: the first step of mutual
-            learning.
+        records: the unlabelled images' records, without labels. class_names: classes of the
+            training set.
+        period: steps between measurements. 0: only at the end. mutual_from: the first step of
+            mutual learning.
     """
 
     SAMPLE = 200
@@ -161,7 +162,7 @@ class PseudoLabelQuality(HookBase):
         if not samples:
             return []
         batch = SSODBatch([], [sample for _, sample in samples])
-        # `refine` may draw random numbers and write metrics; neither may affect training.
+        # `refine` may draw random numbers and write metrics. Neither may affect training.
         with seeded_globals(np.random.default_rng([step, indices[0]])), EventStorage(step):
             context = self.core.context(batch)
             pseudo: PseudoLabels = self.core.pseudo_labels(context)
@@ -191,7 +192,7 @@ class PseudoLabelQuality(HookBase):
 def _picture(
     file_name: str, labels: Tuple[Any, Any, Any], truth: Optional[ImageTruth]
 ) -> Dict[str, Any]:
-    """One image of the gallery; boxes in pixels of the file."""
+    """One image of the gallery. Its boxes are in pixels of the file."""
     boxes, classes, scores = labels
     row: Dict[str, Any] = {
         "file_name": os.path.abspath(file_name),

@@ -1,4 +1,4 @@
-"""From the command line to a config, with mistakes reported in one line."""
+"""Makes a config from the command line, and reports mistakes in one line."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Detectron2's and this project's defaults, changed by a YAML file (over its `_BASE_`) and by
-    KEY VALUE pairs.
+    """The defaults of Detectron2 and this project, changed by a YAML file (over its `_BASE_`) and
+    by KEY VALUE pairs.
 
     YAML tags that build Python objects are refused. The result is not frozen.
 
     Args:
-        path: a file or the name of a packaged config (`ssod.resources`); empty for the defaults
-            alone. opts: KEY VALUE KEY VALUE ...
+        path: a file or the name of a packaged config (`ssod.resources`). Empty: only the defaults.
+            opts: KEY VALUE KEY VALUE ...
 
     Raises:
-        UserError: a file is missing or no YAML, a key does not exist, or a value has another type
-            than the default.
+        UserError: a file is missing or is not YAML, a key does not exist, or a value has another
+            type than the default.
     """
     path = find_config(path)
     cfg = get_cfg()
@@ -72,7 +72,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Writes `log.txt` and the complete `config.yaml` into `OUTPUT_DIR`.
 
     Args:
-        args: with `config_file` and `opts`.
+        args: parsed arguments with `config_file` and `opts`.
 
     Returns:
         The frozen config.
@@ -83,7 +83,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     make_output_dir(cfg.OUTPUT_DIR)
     eval_only = getattr(args, "eval_only", False)
     if rank == 0 and not eval_only:
-        check_free(cfg.OUTPUT_DIR)  # before anything of another run is overwritten
+        check_free(cfg.OUTPUT_DIR)  # before files of another run are overwritten
     setup_logger.cache_clear()  # each run of a process gets its own log.txt
     for name in ("fvcore", "detectron2", "ssod"):
         logging.getLogger(name).handlers.clear()
@@ -94,7 +94,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         f"{args.config_file}, output in {cfg.OUTPUT_DIR}"
     )
     described = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-    # An evaluation leaves the config of the training in its place.
+    # An evaluation does not overwrite the config of the training.
     if comm.is_main_process() and not (eval_only and os.path.exists(described)):
         text = cfg.dump()
         write_atomically(described, lambda file: file.write(text.encode()))
@@ -106,7 +106,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
 def run_cli(main: Callable[[], Any]) -> None:
     """Runs a command.
 
-    A `UserError` becomes one line on stderr and exit status 1; Ctrl-C one line and 130.
+    A `UserError` becomes one line on stderr and exit status 1. Ctrl-C becomes one line and status
+    130.
     """
     try:
         main()
@@ -161,8 +162,8 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 
 
 def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = None) -> str:
-    """One line that names the source and the key, with the nearest existing key where it does not
-    exist.
+    """One line that names the source and the key. If the key does not exist, the line has the
+    nearest existing key.
     """
     text = " ".join(str(error.args[0] if error.args else error).split())
     mismatch = re.search(r"with values \((.*) vs\. (.*)\) for config key: (\S+)", text)
@@ -181,7 +182,7 @@ def _explain(cfg: CfgNode, error: Exception, source: str, key: Optional[str] = N
 
 
 def _wanted_instead(cfg: CfgNode, key: str, value: str) -> str:
-    """How to write a value of the type that `key` has."""
+    """Says how to write a value of the type that `key` has."""
     default: Any = cfg
     for part in key.split("."):
         default = default[part] if isinstance(default, CfgNode) and part in default else None
@@ -211,5 +212,5 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def split_opts(opts: Optional[List[str]]) -> List[str]:
-    """argparse's REMAINDER, with a leading `--` taken off."""
+    """argparse's REMAINDER without a leading `--`."""
     return [opt for opt in opts or [] if opt != "--"]

@@ -1,4 +1,4 @@
-"""Lists in OUTPUT_DIR of what a run could not use: `skipped_images.json` and
+"""Lists the images and boxes that a run could not use, in OUTPUT_DIR: `skipped_images.json` and
 `skipped_boxes.json`.
 """
 
@@ -30,7 +30,7 @@ def write_skipped(cfg: CfgNode, unread: Mapping[str, str] = {}, *, report: bool 
 
     Args:
         unread: files that this rank's training could not read, with the reason.
-        report: also log how many there are.
+        report: whether to log their number too.
     """
     images: Dict[str, str] = {}
     boxes: Dict[str, List[Dict[str, Any]]] = {}

@@ -46,7 +46,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     groups = slow_backbone(groups, model, solver.BACKBONE_MULTIPLIER)
     kind = kinds[solver.OPTIMIZER]
     try:
-        optimizer = kind(groups, fused=True, **options)  # on the CPU three times as fast as foreach
+        optimizer = kind(groups, fused=True, **options)  # three times as fast as foreach on the CPU
     except (RuntimeError, TypeError):  # not for this device or PyTorch
         optimizer = kind(groups, foreach=True, **options)
     start_momentum(optimizer)
@@ -56,9 +56,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def slow_backbone(
     groups: List[Dict[str, Any]], model: nn.Module, factor: float
 ) -> List[Dict[str, Any]]:
-    """Gives the backbone's parameters `factor` times their learning rate, in groups of their own.
+    """Gives the backbone's parameters `factor` times their learning rate, in separate groups.
 
-    Where a backbone is an FPN, its `bottom_up` is meant: FPN's own layers learn from scratch.
+    If the backbone is an FPN, this concerns its `bottom_up`, because the FPN's own layers learn
+    from scratch.
     """
     if factor <= 0.0:
         raise UserError(f"SOLVER.BACKBONE_MULTIPLIER is {factor}: use a number above 0.")
@@ -72,7 +73,7 @@ def slow_backbone(
             f"SOLVER.BACKBONE_MULTIPLIER is {factor}, but the model has no part called backbone: set it to 1."
         )
     result: List[Dict[str, Any]] = []
-    for is_slow in (False, True):  # the first group's rate is logged: it must be BASE_LR's
+    for is_slow in (False, True):  # the first group's rate is logged, so it must be BASE_LR's
         for group in groups:
             members = [p for p in group["params"] if (id(p) in slow) == is_slow]
             if members:
@@ -82,8 +83,7 @@ def slow_backbone(
 
 
 def start_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Gives SGD its momentum buffers where they are missing, at zero, which is what its first step
-    assumes.
+    """Gives SGD its missing momentum buffers, filled with zeros, as its first step assumes.
 
     If the gradient scaler skips the first step, fused SGD allocates these buffers without filling
     them, and continues with whatever the memory held. It also fails if only some parameters have a
@@ -108,10 +108,11 @@ def _clip_type(cfg: CfgNode) -> str:
 
 @torch.no_grad()
 def clip_gradients(cfg: CfgNode, parameters: Iterable[Tensor]) -> None:
-    """Clips gradients in place as `SOLVER.CLIP_GRADIENTS` says; nothing when it is not enabled.
+    """Clips gradients in place as `SOLVER.CLIP_GRADIENTS` says. It does nothing if clipping is not
+    enabled.
 
-    "value" clamps each element to +-CLIP_VALUE; "norm" shrinks each parameter's gradient to the
-    norm CLIP_VALUE, as in Detectron2; "full_model" does so with the norm over all parameters.
+    "value" clamps each element to +-CLIP_VALUE. "norm" shrinks each parameter's gradient to the
+    norm CLIP_VALUE, as in Detectron2. "full_model" does so with the norm over all parameters.
     """
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if not clip.ENABLED:
@@ -135,12 +136,12 @@ def scale_config(cfg: CfgNode, world_size: int) -> CfgNode:
     """The config for `world_size` processes instead of `SOLVER.REFERENCE_WORLD_SIZE`, at the same
     images per process.
 
-    Batches and the learning rate grow by the factor, step counts shrink by it. One step then stands
-    for `factor` old ones, so the teacher's decay becomes `decay ** factor`. Methods scale their own
-    keys.
+    Batches and the learning rate grow by the factor, and step counts shrink by it. One new step
+    then stands for `factor` old steps, so the teacher's decay becomes `decay ** factor`. Methods
+    scale their own keys.
 
     Returns:
-        A new config, or the same one where there is nothing to scale (reference 0 or equal).
+        A new config, or the same one if there is nothing to scale (reference 0 or equal).
     """
     old = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if old in (0, world_size):
@@ -185,7 +186,7 @@ def _batch(key: str, images: int, old: int, new: int) -> int:
 
 
 def _steps(steps: int, factor: float) -> int:
-    """0 means "never" for periods and stays 0; nothing else may become 0."""
+    """Scales a step count. 0 means "never" for periods and stays 0. No other count may become 0."""
     return max(1, int(round(steps / factor))) if steps > 0 else steps
 
 

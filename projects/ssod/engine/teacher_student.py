@@ -1,7 +1,7 @@
-"""The training step: teacher labels, student learns, methods join in.
+"""The training step: the teacher labels, the student learns, and the methods take part.
 
-`TeacherStudent` is one `nn.Module` whose forward maps a batch to a dict of losses, so any
-Detectron2 trainer can drive it and DDP sees one forward a step.
+`TeacherStudent` is one `nn.Module` whose forward maps a batch to a dict of losses. So any
+Detectron2 trainer can run it, and DDP gets one forward per step.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from ssod.structures import PseudoLabels, Sample, SSODBatch, View, Views, make_t
 
 
 class TeacherStudent(nn.Module):
-    """A student that learns, the teacher that is its average, and the methods.
+    """The student, which learns, the teacher, which is its average, and the methods.
 
     Args:
-        student: the model; methods attach their heads to it here.
+        student: the model. Methods attach their heads to it here.
         detector: runs the student and the teacher.
         methods: in the order in which their phases run.
-        unsup_loss_weight: lambda_u. sup_loss_weight: the same of labelled images.
-        labeled_weak_view: labelled images are seen weak and strong.
+        unsup_loss_weight: lambda_u. sup_loss_weight: the weight of the labelled images' loss.
+        labeled_weak_view: whether the student gets the weak view of labelled images besides the
+            strong one.
         pseudo_score_floor: lowest score of a pseudo-label.
 
     Raises:
@@ -64,10 +65,11 @@ class TeacherStudent(nn.Module):
         self.sup_loss_weight = sup_loss_weight
         self.labeled_weak_view = labeled_weak_view
         self.step = 0
-        # The last step's batch and pseudo-labels, for hooks that draw; not part of the state.
+        # The last step's batch and pseudo-labels, for hooks that draw. They are not part of the
+        # state.
         self.last_batch = SSODBatch([], [])
         self.last_pseudo: Optional[PseudoLabels] = None
-        # Numbers of the last micro-batch that the training loop logs beside its losses.
+        # Numbers of the last micro-batch that the training loop logs together with its losses.
         self.last_numbers: Dict[str, Union[float, Tensor]] = {}
         self.train()
 
@@ -92,7 +94,7 @@ class TeacherStudent(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the student is."""
+        """The student's device."""
         return next(self.student.parameters()).device
 
     @property
@@ -101,7 +103,7 @@ class TeacherStudent(nn.Module):
         return list(self.methods.values())  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> "TeacherStudent":
-        """The teacher stays in eval mode."""
+        """Sets the student's mode. The teacher stays in eval mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -147,7 +149,7 @@ class TeacherStudent(nn.Module):
         return StepContext(self.step, batch, self.student, self.teacher, methods=methods)
 
     def pseudo_labels(self, context: StepContext) -> PseudoLabels:
-        """Phases 2 and 3; the teacher does not run where the samples bring stored labels."""
+        """Phases 2 and 3. The teacher does not run if the samples have stored labels."""
         samples = context.batch.unlabeled
         if any(sample.stored is None for sample in samples):
             context.teacher_outputs = self.label(samples)
@@ -214,7 +216,7 @@ class TeacherStudent(nn.Module):
         return views
 
     def run_student(self, views: Views) -> Outputs:
-        """Phase 5: one batched forward over both streams, one more for each method's extra
+        """Phase 5: one batched forward over both streams, and one more for each method's extra
         images.
         """
         return self.detector.run(views)
@@ -222,13 +224,14 @@ class TeacherStudent(nn.Module):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        """Phase 6: L = w_s * L_sup + lambda_u * L_unsup + each method's losses; w_s is 1 unless
+        """Phase 6: L = w_s * L_sup + lambda_u * L_unsup + each method's losses. w_s is 1 unless
         SSOD.SUP_LOSS_WEIGHT is set.
 
-        Heads and methods that idle in this step still get a zero gradient, which DDP insists on.
+        Heads and methods that are idle in this step get a zero gradient, because DDP needs one.
         """
         losses: Dict[str, Tensor] = {}
-        # Without images where `SSOD.ALTERNATE_STREAMS` gives this micro-batch to the other stream.
+        # A stream has no images if `SSOD.ALTERNATE_STREAMS` gives this micro-batch to the other
+        # one.
         if outputs.labeled.view.images:
             for name, loss in self._detection_losses(outputs.labeled).items():
                 losses[name] = self.sup_loss_weight * loss

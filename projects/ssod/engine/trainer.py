@@ -102,7 +102,7 @@ class SSODTrainer(DefaultTrainer):
         self.data = training_data(cfg)
         for line in trained_images(cfg, self.data.labeled):
             logger.warning(line)
-        # Mutual learning starts here; a supervised run never gets there.
+        # The step at which mutual learning starts. A supervised run never reaches it.
         self.mutual_from = cfg.SSOD.BURN_IN_STEPS if self.mutual else cfg.SOLVER.MAX_ITER
 
         student = self.build_model(cfg)
@@ -136,7 +136,8 @@ class SSODTrainer(DefaultTrainer):
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.stop_request = StopRequest()
-        # A signal ended the evaluation at the checkpoint's step, so resuming repeats it first.
+        # A signal interrupted the evaluation at the checkpoint's step, so resuming repeats it
+        # first.
         self._evaluation_due = False
         self.register_hooks(self.build_hooks())
 
@@ -149,7 +150,7 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
-        """Detectron2's."""
+        """Detectron2's learning-rate scheduler."""
         try:
             return super().build_lr_scheduler(cfg, optimizer)
         except ValueError as error:
@@ -167,7 +168,7 @@ class SSODTrainer(DefaultTrainer):
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: Optional[str] = None
     ) -> Any:
-        """A Detectron2 evaluator; override for your own."""
+        """A Detectron2 evaluator. Override this to use your own."""
         from ssod.evaluation import build_evaluator
 
         return build_evaluator(
@@ -176,9 +177,9 @@ class SSODTrainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
-        """Test images of a dataset; override for your own.
+        """Loads the test images of a dataset. Override this to use your own loader.
 
-        Detectron2's would end the run at a damaged image.
+        Detectron2's own loader would end the run at a damaged image.
         """
         return build_test_loader(cfg, dataset_name)
 
@@ -197,10 +198,11 @@ class SSODTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> List[Optional[HookBase]]:
-        """In this order: average, methods, pictures, warnings, evaluation, writers, checkpoint.
+        """The hooks in this order: average, methods, pictures, warnings, evaluation, writers,
+        checkpoint.
 
-        The checkpoint comes last, so that a resumed run finds everything of its last step evaluated
-        and written.
+        The checkpoint comes last. So a resumed run finds that its last step was evaluated and
+        written.
         """
         cfg = self.cfg
         mutual = self.mutual
@@ -255,7 +257,7 @@ class SSODTrainer(DefaultTrainer):
     # ---------------------------------------------------------------- running
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continues the run in `OUTPUT_DIR`; or branches from `SSOD.BURN_IN_CHECKPOINT`; or loads
+        """Continues the run in `OUTPUT_DIR`, branches from `SSOD.BURN_IN_CHECKPOINT`, or loads
         MODEL.WEIGHTS.
         """
         self._lock_output()
@@ -283,7 +285,7 @@ class SSODTrainer(DefaultTrainer):
             run_lock.hold(self.cfg.OUTPUT_DIR)
 
     def _say_what_is_untrained(self) -> None:
-        """Warns if untrained layers are frozen, which Detectron2's default FREEZE_AT of 2 does."""
+        """Warns if untrained layers are frozen. Detectron2's default FREEZE_AT of 2 does that."""
         if self.cfg.MODEL.WEIGHTS or brings_weights(self.cfg):
             return
         frozen = [n for n, p in self.core.student.named_parameters() if not p.requires_grad]
@@ -295,8 +297,8 @@ class SSODTrainer(DefaultTrainer):
             )
 
     def _clear_former_run(self) -> None:
-        """Removes the files of a former run, so that its results and checkpoints are not mistaken
-        for new.
+        """Removes the files of a former run, so that nobody takes its results and checkpoints for
+        new ones.
         """
         folder = self.cfg.OUTPUT_DIR
         if comm.is_main_process():
@@ -318,10 +320,10 @@ class SSODTrainer(DefaultTrainer):
     def train(self) -> Optional["OrderedDict[str, Any]"]:
         """Runs to `SOLVER.MAX_ITER`, then evaluates its result on `DATASETS.TEST`.
 
-        The result is the best teacher on `DATASETS.VAL`; without that set, the last teacher.
+        The result is the best teacher on `DATASETS.VAL`, or the last teacher without that set.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; a checkpoint of the last step has been written.
+            Interrupted: SIGINT or SIGTERM came. A checkpoint of the last step has been written.
         """
         self._lock_output()
         status = "failed"
@@ -343,7 +345,7 @@ class SSODTrainer(DefaultTrainer):
     def _train(self) -> None:
         if comm.is_main_process():
             self._event_writers = self._writer_hook._writers = self.build_writers()
-        # Detectron2's own loop would log a traceback before the one line that a `UserError` is.
+        # Detectron2's own loop would log a traceback before the one line of a `UserError`.
         self.iter = self.start_iter
         write_skipped(self.cfg, self._trainer.skipped)
         with EventStorage(self.start_iter) as self.storage:
@@ -364,7 +366,9 @@ class SSODTrainer(DefaultTrainer):
         self._stopping = self._trainer.run_step(self.iter, asked)
 
     def _after_step(self) -> None:
-        """The hooks, then the end where a signal asked for it. All ranks take the same decision."""
+        """Runs the hooks, and ends the run if a signal asked for it. All ranks take the same
+        decision.
+        """
         try:
             self.after_step()
         except Interrupted:
@@ -377,9 +381,7 @@ class SSODTrainer(DefaultTrainer):
             raise Interrupted(self.stop_request.number or signal.SIGTERM)
 
     def _evaluate_first(self) -> None:
-        """What a signal kept the hooks from doing after the last step of the run that is
-        resumed.
-        """
+        """Does the evaluation that a signal prevented after the last step of the resumed run."""
         self.iter = self.storage.iter = self.start_iter - 1
         first = next(i for i, hook in enumerate(self._hooks) if isinstance(hook, Evaluation))
         for hook in self._hooks[first:]:
@@ -387,7 +389,7 @@ class SSODTrainer(DefaultTrainer):
         self._evaluation_due = False
 
     def _save_now(self) -> None:
-        """The checkpoint that `--resume` goes on from."""
+        """Writes the checkpoint from which `--resume` continues."""
         if comm.is_main_process():
             self.checkpointer.save(f"model_{self.iter:07d}")
         comm.synchronize()
@@ -429,12 +431,10 @@ class SSODTrainer(DefaultTrainer):
         return Interruptible(self.build_test_loader(self.cfg, name), self.stop_request)
 
     def _remember_best(self, scores: Dict[str, float], step: int) -> None:
-        """`scores`: AP by role.
+        """Keeps the best model. `scores`: AP by role.
 
-        The teacher counts alone unless SSOD.SELECT_FROM names the student too.
-
-        Nothing is chosen on the test set, which is evaluated in training where there is no
-        DATASETS.VAL.
+        Only the teacher counts unless SSOD.SELECT_FROM names the student too. Nothing is chosen on
+        the test set, which is evaluated in training if there is no DATASETS.VAL.
         """
         if not self.cfg.DATASETS.VAL:
             return
@@ -455,12 +455,12 @@ class SSODTrainer(DefaultTrainer):
     def _finish(self) -> "OrderedDict[str, Any]":
         self._save_weights("teacher_final")
         results: "OrderedDict[str, Any]" = OrderedDict()
-        # Only rank 0 knows the best one and surely sees its file.
+        # Only rank 0 knows the best model and is sure to see its file.
         use_best = comm.all_gather(self.best["step"] >= 0)[0]
         if use_best:
             load_best(self.core.teacher, self.checkpointer, self.cfg.OUTPUT_DIR)
         elif self.cfg.DATASETS.VAL:
-            self._save_weights("teacher_best")  # who asks for it finds it
+            self._save_weights("teacher_best")  # other commands expect the file
             logger.warning(
                 "No evaluation on DATASETS.VAL gave an AP: teacher_best.pth is the last teacher."
             )
@@ -474,8 +474,8 @@ class SSODTrainer(DefaultTrainer):
     # ---------------------------------------------------------------- state
 
     def state_dict(self) -> Dict[str, Any]:
-        """The iteration, hooks and the best score; everything else is a checkpointable of its
-        own.
+        """The iteration, the hooks and the best score. All other state is in separate
+        checkpointables.
         """
         return {
             **TrainerBase.state_dict(self),
@@ -494,8 +494,8 @@ def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, 
     results.
 
     Args:
-        role: "teacher" (None means this) or "student" of a full checkpoint; None for a weights
-            file.
+        role: "teacher" (which None means too) or "student" of a full checkpoint. Use None for a
+            weights file.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError(

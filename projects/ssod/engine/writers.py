@@ -1,4 +1,4 @@
-"""Where the event storage goes: a console line, metrics.json, TensorBoard."""
+"""Writes the event storage to a console line, metrics.json and TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConsoleWriter(EventWriter):
-    """One line with time left, losses and pseudo-label counts."""
+    """Logs one line with the time left, losses and pseudo-label counts."""
 
     def __init__(self, max_iter: int) -> None:
         self.max_iter = max_iter
@@ -56,7 +56,7 @@ def drop_metrics_after(path: str, step: int) -> None:
     """Removes the lines of metrics.json past iteration `step`, which a resumed run is about to
     write again.
 
-    A half-written last line, as a kill leaves it, goes too.
+    A half-written last line, which a kill may leave, is removed too.
     """
     if not os.path.exists(path):
         return
@@ -75,8 +75,8 @@ def drop_metrics_after(path: str, step: int) -> None:
 def build_writers(
     output_dir: str, max_iter: int, start_iter: int, trackers: Sequence[EventWriter] = ()
 ) -> List[EventWriter]:
-    """The three writers, and trackers; what a resumed run writes again is removed from metrics.json
-    first.
+    """The three writers, and trackers. It first removes from metrics.json the lines that a resumed
+    run writes again.
     """
     metrics = os.path.join(output_dir, "metrics.json")
     drop_metrics_after(metrics, start_iter - 1)
