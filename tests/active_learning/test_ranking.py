@@ -26,6 +26,8 @@ def test_distances() -> None:
     assert found.tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
     assert nearest(directions(0, 90), directions(180, 90)).tolist() == pytest.approx([0.5, 0])
     assert nearest(directions(0, 90), directions()).tolist() == [1, 1]
+    many = directions(*[180] * 100, 90)  # more than one block
+    assert nearest(directions(0, 90), many).tolist() == pytest.approx([0.5, 0])
 
 
 def test_features_lose_what_all_images_share() -> None:

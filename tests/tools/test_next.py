@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List
@@ -136,6 +135,12 @@ def test_mistakes(run_folder: Path, tmp_path: Path, arguments: List[str], messag
     assert "\n" not in str(caught.value)
 
 
+def test_output_is_a_folder(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        call(run_folder, tmp_path / "out")
+
+
 def test_stored_predictions_keep_their_features(tmp_path: Path) -> None:
     import numpy as np
     import torch
@@ -157,4 +162,4 @@ def test_stored_predictions_keep_their_features(tmp_path: Path) -> None:
         None,
         [3, 4],
     ]
-    assert json.dumps(read[1].problem) == '"damaged"'
+    assert read[1].problem == "damaged"

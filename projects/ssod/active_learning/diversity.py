@@ -13,6 +13,9 @@ from __future__ import annotations
 from typing import List, Tuple
 
 import numpy as np
+from tqdm import tqdm
+
+_BLOCK = 64  # centres at a time
 
 
 def comparable(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -29,7 +32,7 @@ def distances(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """(n,): from 0 for equal directions to 1 for opposite ones, (1 - cosine) / 2.
 
     Args:
-        features: (n, D), centre: (D,), of length 1.
+        features: (n, D), centre: (D,), of length 1; or (D, m) for all pairs, (n, m).
     """
     return np.clip((1.0 - features @ centre) / 2.0, 0.0, 1.0)
 
@@ -37,8 +40,9 @@ def distances(features: np.ndarray, centre: np.ndarray) -> np.ndarray:
 def nearest(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """(n,): the distance to the nearest of the centres (m, D); 1 where there is none."""
     found = np.ones(len(features), dtype=np.float32)
-    for centre in centres:
-        np.minimum(found, distances(features, centre), out=found)
+    for start in range(0, len(centres), _BLOCK):
+        block = centres[start : start + _BLOCK]
+        np.minimum(found, distances(features, block.T).min(axis=1), out=found)
     return found
 
 
@@ -59,7 +63,7 @@ def k_center_greedy(
     free = np.ones(len(features), dtype=bool)
     taken: List[int] = []
     gaps: List[float] = []
-    while len(taken) < min(count, len(features)):
+    for _ in tqdm(range(min(count, len(features))), desc="choosing", unit="image", delay=5):
         gain = np.where(free, left * quality, -1.0)
         best = np.flatnonzero(gain == gain.max())
         index = int(best[np.argmax(quality[best])])

@@ -58,7 +58,8 @@ class SplitSet:
             return
         for image in self.content["images"]:
             image["file_name"] = _relative(self.full_path(image), above)
-        self.root, self.is_moved = os.path.relpath(above), True
+        near = os.path.relpath(above)
+        self.root, self.is_moved = above if near.startswith("..") else near, True
 
     def add(
         self,

@@ -15,6 +15,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
+from tqdm import tqdm
 
 from ssod.active_learning.candidates import Records, image_sets, unlabelled_images
 from ssod.active_learning.detection import (
@@ -63,7 +64,8 @@ def score_images(detections: Detections, weights: Tensor) -> Scored:
     """The scores of every image; `weights` (K,) are those of `class_weights`."""
     found, count = Scored(), len(weights)
     found.parts = {name: [] for name in QUALITY}
-    for index, (row, other) in enumerate(detections.rows()):
+    rows = tqdm(detections.rows(), total=detections.teacher.count, desc="scoring", delay=5)
+    for index, (row, other) in enumerate(rows):
         if row.found is None:
             found.problems[index] = row.problem
             continue

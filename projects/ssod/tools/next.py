@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from typing import List, Optional
 
 from ssod.active_learning.ranking import PARTS
@@ -95,6 +96,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = build_parser().parse_intermixed_args(argv)
     if args.count < 1:
         raise UserError(f"--count {args.count}: list at least 1 image.")
+    if os.path.lexists(args.output) and not os.path.isdir(args.output):
+        raise UserError(f"--output {args.output} is a file: name a folder.")
     launch_from(work, args)
 
 
