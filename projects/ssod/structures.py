@@ -166,6 +166,11 @@ def make_targets(
         `Instances` with gt_boxes, gt_classes, gt_scores, `gt_<column>` for each of
         `WEIGHT_COLUMNS`, gt_masks where masks are given, and gt_index, (M,) 0 to M-1: what is
         matched with a label knows which one.
+
+    Example:
+        >>> targets = make_targets((64, 64), torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0]))
+        >>> targets.gt_scores, targets.gt_roi_cls_weight
+        (tensor([1.]), tensor([1.]))
     """
     targets = Instances(image_size)
     targets.gt_boxes = Boxes(boxes)

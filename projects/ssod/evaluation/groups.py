@@ -30,6 +30,10 @@ def frequency_groups(image_counts: Sequence[int]) -> Groups:
     """APf, APc and APr, those that have classes.
 
     `image_counts[k]`: labelled images that show class k.
+
+    Example:
+        >>> frequency_groups([5, 50, 500])
+        {'APf': (2,), 'APc': (1,), 'APr': (0,)}
     """
     names = [
         "APf" if n > FREQUENT_ABOVE else "APc" if n > COMMON_ABOVE else "APr" for n in image_counts
@@ -43,7 +47,12 @@ def _by_name(names: Sequence[str], order: Sequence[str]) -> Groups:
 
 
 def group_means(values: Sequence[float], groups: Mapping[str, Sequence[int]]) -> Dict[str, float]:
-    """The mean of each group over its classes with ground truth; NaN if there is none."""
+    """The mean of each group over its classes with ground truth; NaN if there is none.
+
+    Example:
+        >>> group_means([10.0, 30.0, float("nan")], {"rare": [0, 2], "common": [1]})
+        {'rare': 10.0, 'common': 30.0}
+    """
     means = {}
     for name, members in groups.items():
         found = [values[i] for i in members if not np.isnan(values[i])]

@@ -45,7 +45,12 @@ def add_method_configs(cfg: CfgNode) -> None:
 
 
 def get_method(name: str) -> Type[Method]:
-    """The class of a method by its name in `SSOD.METHODS`."""
+    """The class of a method by its name in `SSOD.METHODS`.
+
+    Example:
+        >>> get_method("ScoreThreshold").__name__
+        'ScoreThreshold'
+    """
     names = [method.__name__ for method in _registered()]
     if name not in names:
         raise UserError(

@@ -364,6 +364,8 @@ def find_method(methods: Mapping[str, Method], kind: Type[MethodType]) -> Option
     none.
 
     Example:
-        >>> pim = find_method(context.methods, PIM)
+        >>> from ssod.methods import get_method
+        >>> find_method({}, get_method("PIM")) is None
+        True
     """
     return next((method for method in methods.values() if isinstance(method, kind)), None)

@@ -18,6 +18,7 @@ def shared_group(one: Type[Method], other: Type[Method]) -> Optional[str]:
     combined.
 
     Example:
+        >>> from ssod.methods.ci_ssod import GradientThresholding, LabelMatchThresholds
         >>> shared_group(GradientThresholding, LabelMatchThresholds)
         'class thresholds'
     """

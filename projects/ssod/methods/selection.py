@@ -51,7 +51,12 @@ def main_threshold(cfg: CfgNode) -> Tuple[str, float]:
 
 
 def count_per_image(masks: Sequence[Tensor]) -> Tensor:
-    """A scalar: the average number of set entries of the masks (one bool (M,) for each image)."""
+    """A scalar: the average number of set entries of the masks (one bool (M,) for each image).
+
+    Example:
+        >>> count_per_image([torch.tensor([True, False]), torch.tensor([True, True])])
+        tensor(1.5000)
+    """
     return torch.cat(list(masks)).sum() / max(len(masks), 1)
 
 

@@ -31,6 +31,10 @@ def most_certain(certainty: Tensor, fraction: float) -> Tensor:
 
     Returns:
         (N,) bool. Of equally certain images the first ones.
+
+    Example:
+        >>> most_certain(torch.tensor([0.2, 0.9, 0.5, 0.7]), fraction=0.5)
+        tensor([False,  True, False,  True])
     """
     usable = int((certainty >= 0).sum())
     order = torch.argsort(certainty, descending=True, stable=True)

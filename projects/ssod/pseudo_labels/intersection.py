@@ -29,6 +29,16 @@ def intersect_pseudo_labels(
     Returns:
         `Instances` with pred_boxes, scores and pred_classes, in the newest model's order, with its
         pred_masks where it has them.
+
+    Example:
+        >>> old, new = Instances((100, 100)), Instances((100, 100))
+        >>> old.pred_boxes = Boxes(torch.tensor([[0.0, 0, 10, 10]]))
+        >>> new.pred_boxes = Boxes(torch.tensor([[0.0, 0, 10, 8], [50, 50, 60, 60]]))
+        >>> old.scores, new.scores = torch.tensor([0.5]), torch.tensor([0.9, 0.8])
+        >>> old.pred_classes, new.pred_classes = torch.tensor([2]), torch.tensor([2, 2])
+        >>> agreed = intersect_pseudo_labels([old, new])
+        >>> agreed.pred_boxes.tensor, agreed.scores
+        (tensor([[ 0.,  0., 10.,  8.]]), tensor([0.7000]))
     """
     newest = predictions[-1]
     boxes, classes = newest.pred_boxes.tensor, newest.pred_classes

@@ -16,6 +16,8 @@ def centerness_targets(transform: Box2BoxTransformLinear, anchors: Tensor, boxes
         (F,) in 0 to 1; 1 in the middle of the box.
 
     Example:
+        >>> import torch
+        >>> from detectron2.modeling.box_regression import Box2BoxTransformLinear
         >>> box = torch.tensor([[0.0, 0.0, 8.0, 8.0]])
         >>> centerness_targets(Box2BoxTransformLinear(), torch.tensor([[1.0, 3.0, 3.0, 5.0]]), box)
         tensor([0.5774])

@@ -61,6 +61,13 @@ def image_repeat_factors(
 
     Returns:
         (N,) float.
+
+    Example:
+        >>> rare, common = torch.tensor([1]), torch.tensor([0])
+        >>> labels = [(rare, torch.tensor([0.9])), (common, torch.tensor([0.9]))]
+        >>> counts, thresholds = torch.tensor([990, 10]), torch.tensor([0.6, 0.6])
+        >>> image_repeat_factors(labels, counts, 1000, thresholds, epsilon=1.0)
+        tensor([3.0000, 1.0000])
     """
     if not pseudo_labels:
         return torch.ones(0)

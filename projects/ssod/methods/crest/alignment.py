@@ -30,6 +30,10 @@ _SMOOTHING = 1e-6
 def target_distribution(class_counts: Tensor, temperature: float) -> Tensor:
     """The labelled set's class distribution to the power t, normalised. With t 1 it stays, with t 0
     it is uniform. (K,) -> (K,).
+
+    Example:
+        >>> target_distribution(torch.tensor([90.0, 10.0]), temperature=0.5)
+        tensor([0.7500, 0.2500])
     """
     share = class_counts / class_counts.sum().clamp(min=1e-12)
     powered = torch.where(share > 0, share**temperature, 0.0)
@@ -46,6 +50,12 @@ def align_distributions(probabilities: Tensor, target: Tensor, model: Tensor) ->
 
     Returns:
         (M, K), with the row sums of p.
+
+    Example:
+        >>> p = torch.tensor([[0.6, 0.2]])
+        >>> target, model = torch.tensor([0.5, 0.5]), torch.tensor([0.75, 0.25])
+        >>> align_distributions(p, target, model)
+        tensor([[0.4000, 0.4000]])
     """
     aligned = probabilities * ((target + _SMOOTHING) / (model + _SMOOTHING))
     mass = probabilities.sum(dim=1, keepdim=True)

@@ -24,6 +24,10 @@ def kept_shares(class_counts: Tensor, alpha: float) -> Tensor:
 
     Returns:
         (K,) float64 in [0, 1].
+
+    Example:
+        >>> kept_shares(torch.tensor([100, 25]), alpha=2.0)
+        tensor([0.5000, 1.0000], dtype=torch.float64)
     """
     counts = class_counts.double()
     order = counts.argsort(descending=True, stable=True)
@@ -41,6 +45,11 @@ def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
 
     Returns:
         (M,) bool. Of equal scores the earlier label is kept.
+
+    Example:
+        >>> classes, scores = torch.tensor([0, 0, 1]), torch.tensor([0.7, 0.9, 0.6])
+        >>> most_confident(classes, scores, shares=torch.tensor([0.5, 1.0]))
+        tensor([False,  True,  True])
     """
     kept = torch.zeros(len(classes), dtype=torch.bool)
     for label in classes.unique().tolist():
@@ -52,6 +61,11 @@ def most_confident(classes: Tensor, scores: Tensor, shares: Tensor) -> Tensor:
 
 
 def generation_temperature(generation: int, generations: int, last: float) -> float:
-    """CReST+'s t: from 1 in generation 0 to `last` in the last one, in equal steps."""
+    """CReST+'s t: from 1 in generation 0 to `last` in the last one, in equal steps.
+
+    Example:
+        >>> [generation_temperature(g, generations=3, last=0.5) for g in range(3)]
+        [1.0, 0.75, 0.5]
+    """
     done = generation / max(generations - 1, 1)
     return (1 - done) + done * last

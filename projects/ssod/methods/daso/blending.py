@@ -32,6 +32,11 @@ def semantic_distribution(
 
     Returns:
         (M, K), rows sum to 1.
+
+    Example:
+        >>> prototypes, known = torch.eye(2), torch.tensor([True, True])
+        >>> semantic_distribution(torch.tensor([[3.0, 0.0]]), prototypes, known, temperature=1.0)
+        tensor([[0.7311, 0.2689]])
     """
     return _similarities(features, prototypes, known, temperature).softmax(dim=1)
 
@@ -45,6 +50,10 @@ def blending_shares(counts: Tensor, temperature: float) -> Tensor:
 
     Returns:
         (K,) in [0, 1].
+
+    Example:
+        >>> blending_shares(torch.tensor([100.0, 25.0]), temperature=2.0)
+        tensor([1.0000, 0.5000])
     """
     return (counts / counts.max().clamp(min=1e-12)) ** (1 / temperature)
 
@@ -59,6 +68,11 @@ def blend_distributions(probabilities: Tensor, semantic: Tensor, shares: Tensor)
 
     Returns:
         (M, K), with the row sums of p.
+
+    Example:
+        >>> p, q = torch.tensor([[0.6, 0.2]]), torch.tensor([[0.0, 1.0]])
+        >>> blend_distributions(p, q, shares=torch.tensor([0.5, 0.0]))
+        tensor([[0.3000, 0.5000]])
     """
     share = shares[probabilities.argmax(dim=1)][:, None]
     mass = probabilities.sum(dim=1, keepdim=True)
@@ -77,6 +91,12 @@ def semantic_alignment_loss(
 
     Returns:
         A scalar. Without boxes it is 0 and has a gradient of 0.
+
+    Example:
+        >>> prototypes, known = torch.eye(2), torch.tensor([True, True])
+        >>> features, targets = torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+        >>> round(float(semantic_alignment_loss(features, targets, prototypes, known, 1.0)), 4)
+        0.3133
     """
     logs = _similarities(features, prototypes, known, temperature).log_softmax(dim=1)
     return -(targets * logs).sum() / max(len(features), 1)

@@ -29,6 +29,12 @@ def class_prototypes(features: Tensor, classes: Tensor, num_classes: int) -> Tup
 
     Returns:
         (K, D), and bool (K,) of the classes that have any box.
+
+    Example:
+        >>> features, classes = torch.tensor([[1.0, 0.0], [3.0, 2.0]]), torch.tensor([0, 0])
+        >>> class_prototypes(features, classes, num_classes=2)
+        (tensor([[2., 1.],
+                [0., 0.]]), tensor([ True, False]))
     """
     sums = features.new_zeros(num_classes, features.shape[1]).index_add(0, classes, features)
     counts = torch.bincount(classes, minlength=num_classes)
@@ -53,6 +59,12 @@ def calibrated_scores(
 
     Returns:
         (M,).
+
+    Example:
+        >>> scores, classes = torch.tensor([0.6, 0.6]), torch.tensor([0, 1])
+        >>> features, prototypes = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.eye(2)
+        >>> calibrated_scores(scores, classes, features, prototypes, torch.tensor([True, False]))
+        tensor([0.8000, 0.6000])
     """
     cosine = F.cosine_similarity(features, prototypes[classes], dim=1)
     mixed = alpha * scores + (1 - alpha) * cosine

@@ -42,6 +42,10 @@ def quality_focal_loss(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
 
     Returns:
         (R, K).
+
+    Example:
+        >>> quality_focal_loss(torch.zeros(1, 2), torch.tensor([[0.5, 1.0]]), gamma=2.0)
+        tensor([[0.0000, 0.1733]])
     """
     distance = (targets - logits.sigmoid()).abs()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

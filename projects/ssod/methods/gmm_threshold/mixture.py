@@ -39,6 +39,12 @@ def fit_mixtures(scores: Tensor, counts: Tensor) -> Tuple[Mixtures, Tensor]:
     Returns:
         The mixtures, and (K, S) the probability that a score comes from the high component (0 for
         invalid entries).
+
+    Example:
+        >>> scores, counts = torch.tensor([[0.1, 0.2, 0.8, 0.9]]), torch.tensor([4])
+        >>> mixtures, high = fit_mixtures(scores, counts)
+        >>> [round(mean, 3) for mean in mixtures.means[0].tolist()], (high > 0.5).tolist()
+        ([0.15, 0.85], [[False, False, True, True]])
     """
     scores = scores.double()
     valid = torch.arange(scores.shape[1], device=scores.device) < counts[:, None]
@@ -82,6 +88,13 @@ def mixture_thresholds(scores: Tensor, counts: Tensor, policy: str) -> Tensor:
     Args:
         scores, counts: as in `fit_mixtures`. The threshold of a class with fewer than 2 scores has
             no meaning.
+
+    Example:
+        >>> scores, counts = torch.tensor([[0.1, 0.2, 0.8, 0.9]]), torch.tensor([4])
+        >>> mixture_thresholds(scores, counts, "boundary")
+        tensor([0.8000])
+        >>> mixture_thresholds(scores, counts, "mean")
+        tensor([0.9000])
     """
     mixtures, high = fit_mixtures(scores, counts)
     positive = high > 0.5

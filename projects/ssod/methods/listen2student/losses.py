@@ -41,6 +41,11 @@ def power_likelihood_loss(
 
     Returns:
         (F,). The constant makes it positive where s is close to 1; it has no gradient.
+
+    Example:
+        >>> sides, wanted = torch.ones(1, 4), torch.tensor([[1.0, 1.0, 1.0, 3.0]])
+        >>> power_likelihood_loss(sides, torch.ones(1, 4), wanted, torch.tensor([0.5]))
+        tensor([2.8379])
     """
     s = uncertainty.clamp(min=1e-3)
     terms = (sides - wanted) ** 2 / (2 * s**2) + s.log() + 0.5 * math.log(2 * math.pi)

@@ -41,6 +41,13 @@ def background_weights(
     Returns:
         (N,) weights without gradient. They are 1 if the image has no positive RoI. A box without
         area overlaps nothing, and a feature of norm 0 is similar to nothing.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60]])
+        >>> features = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> parameters = {"a": 0.25, "b": 50.0, "c1": 20.0, "c2": 20.0}
+        >>> background_weights(boxes, features, boxes[:1], features[:1], **parameters)
+        tensor([1.0000, 0.2500])
     """
     first = soft_sampling_weights(boxes, positive_boxes, a, b, c1, positive_mask)
     if positive_boxes.shape[-2] == 0:

@@ -56,6 +56,13 @@ def nnpu_ascent(
     Args:
         beta: how far below 0 the negative part may go. gamma: in [0, 1], discounts the ascending
             step.
+
+    Example:
+        >>> positive, unlabelled = torch.tensor([2.0]), torch.tensor([-2.0, -2.0])
+        >>> round(float(nnpu_ascent(positive, unlabelled, prior=0.5)), 4)
+        0.3212
+        >>> round(float(nnpu_risk(positive, unlabelled, prior=0.5)), 4)
+        0.0596
     """
     positive, negative = _parts(positive_logits, unlabelled_logits, prior, loss)
     return torch.where(negative < -beta, -gamma * negative, positive + negative)

@@ -46,6 +46,10 @@ def half_size(image: Tensor) -> Tensor:
 
     Returns:
         float (3, ceil(H / 2), ceil(W / 2)).
+
+    Example:
+        >>> half_size(torch.full((3, 5, 8), 7, dtype=torch.uint8)).shape
+        torch.Size([3, 3, 4])
     """
     return F.avg_pool2d(image[None].float(), 2, ceil_mode=True)[0]
 
@@ -59,7 +63,12 @@ def add_half_size_view(views: Views) -> Views:
 
 
 def level_below(name: str, available: Collection[str]) -> Optional[str]:
-    """p3 -> p2 if p2 is available, otherwise None."""
+    """p3 -> p2 if p2 is available, otherwise None.
+
+    Example:
+        >>> level_below("p3", ["p2", "p3"]), level_below("p2", ["p2", "p3"])
+        ('p2', None)
+    """
     found = re.fullmatch(r"(\D+)(\d+)", name)
     below = f"{found.group(1)}{int(found.group(2)) - 1}" if found else ""
     return below if below in available else None

@@ -45,8 +45,9 @@ def focal_posterior(activations: Tensor, gamma: float, alpha: float) -> Tensor:
         The same shape. For gamma 0 and alpha 0.5 it is the activations themselves.
 
     Example:
+        >>> import torch
         >>> focal_posterior(torch.tensor(0.2), gamma=2.0, alpha=0.25)
-        tensor(0.0674)
+        tensor(0.0675)
     """
     p = activations.clamp(1e-6, 1 - 1e-6)
     miss = 1 - p

@@ -60,6 +60,16 @@ def two_stage_filter(
     Args:
         instances: M predictions with `scores` and `pred_classes`, and any further fields.
             image_scores: (K,).
+
+    Example:
+        >>> import torch
+        >>> found = Instances((10, 10))
+        >>> found.scores = torch.tensor([0.9, 0.8, 0.6])
+        >>> found.pred_classes = torch.tensor([0, 1, 0])
+        >>> two_stage_filter(found, torch.tensor([0.7, 0.1]), 0.7, 0.2).scores
+        tensor([0.9000])
+        >>> two_stage_filter(found, torch.tensor([0.7, 0.1]), 0.7, 0.2, mode="mine").scores
+        tensor([0.9000, 0.8000, 0.6000])
     """
     keep = two_stage_mask(
         instances.scores,
