@@ -120,6 +120,17 @@ def modules_to_import(cfg: CfgNode) -> List[str]:
     return list(dict.fromkeys(found))
 
 
+def packages_to_install(cfg: CfgNode) -> List[str]:
+    """Packages beside Detectron2 that the model needs, as pip takes them."""
+    modules = [module for module in modules_to_import(cfg) if module.split(".")[0] == "ssod"]
+    found = ["ssod"] if modules else []
+    if any(module.startswith("ssod.detectors.detr") for module in modules):
+        found.append("transformers")
+    if "timm" in cfg.MODEL.BACKBONE.NAME:
+        found.append("timm")
+    return found
+
+
 def _copy_known(source: CfgNode, target: CfgNode) -> None:
     for key, value in target.items():
         if isinstance(value, CfgNode):
@@ -173,7 +184,9 @@ def snippet(cfg: CfgNode, config_path: str, weights_path: str) -> List[str]:
 def _header(plain: CfgNode, cfg: CfgNode) -> str:
     """Comments that tell the config's reader what to do before it is merged."""
     modules = modules_to_import(cfg)
-    steps = [f"import {', '.join(modules)}"] if modules else []
+    packages = packages_to_install(cfg)
+    steps = [f"pip install {' '.join(packages)}"] if packages else []
+    steps += [f"import {', '.join(modules)}"] if modules else []
     if has_own_keys(plain):
         steps.append("cfg.set_new_allowed(True)")
     return f"# Before this file is merged: {'; '.join(steps)}\n" if steps else ""

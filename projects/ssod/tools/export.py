@@ -7,12 +7,13 @@ ssod export --config-file X.yaml --weights OUTPUT_DIR --output DIR
 from __future__ import annotations
 
 import argparse
+import os
 from typing import List, Optional
 
 from detectron2.config import CfgNode
 
 from ssod.deploy.images import image_files
-from ssod.deploy.plain import export, modules_to_import, snippet
+from ssod.deploy.plain import export, modules_to_import, packages_to_install, snippet
 from ssod.deploy.portable import export_portable
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
@@ -91,8 +92,15 @@ def _detectron2(cfg: CfgNode, args: argparse.Namespace) -> None:
         if modules_to_import(cfg)
         else "with Detectron2 alone"
     )
-    print(f"Wrote {config_path}, {weights_path} and {classes_path}. To run it, {needs}:\n")
+    packages = packages_to_install(cfg)
+    installed = f" (pip install {' '.join(packages)})" if packages else ""
+    print(
+        f"Wrote {config_path}, {weights_path} and {classes_path}. To run it, {needs}{installed}:\n"
+    )
     print("\n".join(snippet(cfg, config_path, weights_path)))
+    if packages:
+        folder = os.path.dirname(config_path)
+        print(f"\nOr in one line: ssod.deploy.predictor.predictor({folder!r})(image)")
 
 
 def _portable(cfg: CfgNode, args: argparse.Namespace) -> None:

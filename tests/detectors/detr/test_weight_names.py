@@ -15,8 +15,10 @@ from detectron2.modeling import build_model
 
 from detr_case import detr_cfg, inputs
 from ssod.deploy.plain import export, modules_to_import
+from ssod.deploy.predictor import predictor
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.loading import check_weights_match, load_detector
+from ssod.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 IMAGE = inputs((64, 96))[0]["image"]
@@ -206,3 +208,16 @@ def test_export_turns_a_hugging_face_checkpoint_into_detectron2s(tmp_path: Path)
     plain.set_new_allowed(True)
     plain.merge_from_file(config)
     assert len(DefaultPredictor(plain)(IMAGE.permute(1, 2, 0).numpy())["instances"]) > 0
+
+
+def test_one_line_loads_an_exported_folder(tmp_path: Path) -> None:
+    cfg = detr_cfg("deformable")
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
+    config, _, _ = export(cfg, str(tmp_path / "model.pth"), str(tmp_path / "out"))
+    first = Path(config).read_text().splitlines()[0]
+    assert "pip install ssod transformers" in first and "import ssod.detectors.detr" in first
+    (tmp_path / "out").rename(tmp_path / "moved")
+    image = inputs()[0]["image"].permute(1, 2, 0).numpy()
+    assert len(predictor(str(tmp_path / "moved"))(image)["instances"]) > 0
+    with pytest.raises(UserError, match="name a folder that ssod.tools.export wrote"):
+        predictor(str(tmp_path))
