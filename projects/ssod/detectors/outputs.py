@@ -73,12 +73,13 @@ class Outputs(Generic[StreamType]):
 
     Attributes:
         labeled, unlabeled: the two streams; `unlabeled` is None during burn-in.
-        extra: backbone features of the images that methods added, by method name.
+        extra: backbone features of the images that methods added, by method name. Of a detector of
+            queries: its `Predictions`, which have them as `maps`.
     """
 
     labeled: StreamType
     unlabeled: Optional[StreamType] = None
-    extra: Dict[str, FeatureMaps] = field(default_factory=dict)
+    extra: Dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,7 +9,7 @@ Shapes: N images, L decoder layers, Q queries, K classes, M labels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from detectron2.structures import Instances
@@ -54,7 +54,8 @@ def run_paired(
         class_heads: L classifiers of the branch. None: the main branch's.
     """
     assert outputs.unlabeled is not None
-    main, half = outputs.unlabeled.predictions, outputs.extra[HALF_SIZE]
+    main = outputs.unlabeled.predictions
+    half: Any = outputs.extra[HALF_SIZE]  # `Predictions` of a detector of queries
     labels = DetrLabels.of(targets, main.sizes)
     logits = half.decoder.logits
     if class_heads is not None:
