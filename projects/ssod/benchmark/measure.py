@@ -10,6 +10,7 @@ from typing import Any, Dict, List
 import torch
 
 from ssod.benchmark.bench import Bench
+from ssod.utils.progress import progress
 
 WARM_UP = 5
 
@@ -20,7 +21,7 @@ def measure(bench: Bench, steps: int, lower_bound: bool) -> Dict[str, Any]:
     bounds: List[Dict[str, float]] = []
     splits: List[Dict[str, float]] = []
     peak = 0
-    for index in range(WARM_UP + steps):
+    for index in progress(range(WARM_UP + steps), "timing", unit="step"):
         if bench.cuda:
             torch.cuda.reset_peak_memory_stats()
         # Waiting at every border is free on a CPU; on a GPU the split takes a step (and a bound) of
@@ -71,7 +72,7 @@ def compare(first: Bench, second: Bench, steps: int) -> Dict[str, Any]:
     """Alternates two configs step by step; ratio of the medians of their steps."""
     totals: List[List[float]] = [[], []]
     splits: List[List[Dict[str, float]]] = [[], []]
-    for index in range(WARM_UP + steps):
+    for index in progress(range(WARM_UP + steps), "timing", unit="step"):
         # The two take turns at going first, so that caches favour neither.
         order = (0, 1) if index % 2 else (1, 0)
         for which in order:

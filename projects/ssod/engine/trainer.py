@@ -54,6 +54,7 @@ from ssod.engine.loading import (
     training_data,
 )
 from ssod.engine.loop import TrainLoop
+from ssod.engine.progress_bar import training_bar
 from ssod.engine.quality_hook import PseudoLabelQuality
 from ssod.engine.skipped import write_skipped
 from ssod.engine.solver import build_optimizer, scale_config
@@ -242,6 +243,7 @@ class SSODTrainer(DefaultTrainer):
             # Frequent evaluations shorten the writing period, because a value that is replaced
             # before it is written is lost.
             period = min(20, cfg.TEST.EVAL_PERIOD or 20)
+            built.extend(training_bar())
             self._writer_hook = hooks.PeriodicWriter([], period=period)
             built.append(self._writer_hook)
             built.append(

@@ -101,7 +101,7 @@ def evaluate(
         with quiet_evaluation():
             evaluator = build(name, folder) if build else build_evaluator(cfg, name, folder)
             loader = build_loader(name) if build_loader else build_test_loader(cfg, name)
-            readable = ReadableImages(loader)
+            readable = ReadableImages(loader, f"evaluating on {name}")
             if hasattr(evaluator, "unreadable"):
                 evaluator.unreadable = readable.unreadable
             results[name] = inference_on_dataset(model, readable, evaluator)

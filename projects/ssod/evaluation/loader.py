@@ -14,6 +14,7 @@ from detectron2.data import transforms as T
 
 from ssod.data.catalog import dataset_records
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.utils.progress import progress
 
 _UNREADABLE = "unreadable"
 # image id -> (file name, reason)
@@ -53,19 +54,23 @@ class TestMapper:
 class ReadableImages:
     """Another loader's batches without the images that could not be read.
 
+    Args:
+        title: of the progress bar.
+
     Attributes:
         unreadable: those of this rank, filled while the loader is iterated over.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, title: str = "") -> None:
         self._loader = loader
+        self._title = title
         self.unreadable: Unreadable = {}
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[List[Dict[str, Any]]]:
-        for batch in self._loader:
+        for batch in progress(self._loader, self._title):
             rows = []
             for row in batch:
                 if isinstance(row, Mapping) and _UNREADABLE in row:

@@ -17,6 +17,7 @@ from ssod.data.formats.registry import DeclaredSet
 from ssod.data.masks import Rle, as_json, is_rle
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
+from ssod.utils.progress import progress
 
 # Formats that list every image of a project, labelled or not.
 _LISTS_ALL = ("coco", "lvis", "cvat")
@@ -136,7 +137,7 @@ def collect_records(
 
 
 def _finish(collection: Collection) -> Collection:
-    for photo in collection.photos:
+    for photo in progress(collection.photos, "reading sizes"):
         if photo.size is None:
             photo.size = _size(collection.full_path(photo))
     collection.photos.sort(key=lambda photo: photo.path)

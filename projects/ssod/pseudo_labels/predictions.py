@@ -20,9 +20,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ssod.data.mapper import UnreadableImage, read_image
 from ssod.data.masks import RleMasks
@@ -30,6 +28,7 @@ from ssod.detectors.image_features import ImageFeatures
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 from ssod.utils.run_folder import weights_of
 from ssod.utils.share import Share
 
@@ -196,13 +195,8 @@ def _predict_shards(
         collate_fn=_as_is,
         generator=torch.Generator().manual_seed(0),
     )
-    bar = tqdm(
-        total=len(indices),
-        desc=os.sep.join(os.path.abspath(weights).split(os.sep)[-2:]),
-        unit="image",
-        mininterval=1.0,
-        disable=not comm.is_main_process(),
-    )
+    title = os.sep.join(os.path.abspath(weights).split(os.sep)[-2:])
+    bar = progress(title=title, total=len(indices))
     results = iter(loader)
     with ImageFeatures(model) if features else nullcontext() as listener:
         for shard in shards:

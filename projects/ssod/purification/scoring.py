@@ -10,11 +10,11 @@ from typing import Any, Dict, List
 import numpy as np
 import torch
 from detectron2.utils import comm
-from tqdm import tqdm
 
 from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageReader, Request, load_batches
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 from ssod.utils.share import Share
 
 SHARD = 2048
@@ -55,12 +55,7 @@ def score_images(
     shards = range(-(-total // SHARD))
     missing = [s for s in share.of(shards) if not os.path.exists(_shard_path(output, s))]
     mine = missing[comm.get_rank() :: comm.get_world_size()]
-    progress = tqdm(
-        total=min(len(mine) * SHARD, total),
-        desc="scoring",
-        unit=" images",
-        disable=not comm.is_main_process(),
-    )
+    bar = progress(title="scoring", total=min(len(mine) * SHARD, total))
     for shard in mine:
         first, last = shard * SHARD, min((shard + 1) * SHARD, total)
         requests = [
@@ -70,7 +65,7 @@ def score_images(
         rows: List[Any] = [None] * (last - first)
         skipped: Dict[str, str] = {}
         for batch in load_batches(wild, requests, workers):
-            progress.update(len(batch.indices) + len(batch.skipped))
+            bar.update(len(batch.indices) + len(batch.skipped))
             skipped.update({wild.paths[index]: reason for index, reason in batch.skipped})
             if not batch.indices:
                 continue
@@ -79,7 +74,7 @@ def score_images(
                 rows[index - first] = [logit, height, width]
         text = json.dumps({"rows": rows, "skipped": skipped})
         write_atomically(_shard_path(output, shard), lambda file: file.write(text.encode()))
-    progress.close()
+    bar.close()
     comm.synchronize()
 
 

@@ -16,7 +16,6 @@ import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ssod.engine.launch import wrap_ddp
 from ssod.errors import TrainingDiverged, UserError
@@ -25,6 +24,7 @@ from ssod.purification.classifier import PUClassifier
 from ssod.purification.images import ImageBatch, ImageReader, Request, load_batches
 from ssod.utils.atomic import write_atomically
 from ssod.utils.comm import all_reduce_mean, broadcast_from_main
+from ssod.utils.progress import progress
 from ssod.utils.tensor_file import load_tensor_file
 
 CHECKPOINT = "classifier.pth"
@@ -138,7 +138,7 @@ def train_classifier(
         batches = load_batches(_Pairs(labeled, wild), plan, options.workers)
         total = torch.zeros((), device=device)
         name = f"epoch {epoch + 1}/{options.epochs}"
-        for positive, unknown in tqdm(batches, desc=name, disable=not comm.is_main_process()):
+        for positive, unknown in progress(batches, name, unit="step"):
             for batch, reader in ((positive, labeled), (unknown, wild)):
                 for index, reason in batch.skipped:
                     state["skipped"][reader.paths[index]] = reason

@@ -42,6 +42,7 @@ from ssod.report.contact_sheet import (
 )
 from ssod.structures import Sample, SampleRef, SSODBatch
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 
 # (records, class names of the labels) of a dataset
 Loaded = Tuple[List[Dict[str, Any]], List[str]]
@@ -265,7 +266,7 @@ def draw_cells(
     make: Callable[[Dict[str, Any], int], List[Panel]],
 ) -> Iterator[Tuple[Dict[str, Any], List[Panel]]]:
     """(record, panels) of each readable image chosen; the others are listed on stderr."""
-    for index in spread(len(records), number):
+    for index in progress(spread(len(records), number), "drawing"):
         try:
             yield records[index], make(records[index], index)
         except UnreadableImage as error:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ssod.data.mapper import read_image
 from ssod.data.records import trained_annotations
+from ssod.utils.progress import progress
 
 
 def class_prototypes(features: Tensor, classes: Tensor, num_classes: int) -> Tuple[Tensor, Tensor]:
@@ -110,7 +111,7 @@ def labeled_prototypes(
     """`class_prototypes` of the labelled images' boxes."""
     features: List[Tensor] = []
     classes: List[int] = []
-    for record in records:
+    for record in progress(records, "prototypes"):
         found = trained_annotations(record)
         if not found:
             continue

@@ -23,6 +23,7 @@ from ssod.methods.acrst.crop_bank.bank import pack_batch
 from ssod.structures import Sample, SampleRef, SSODBatch
 from ssod.utils.atomic import write_atomically
 from ssod.utils.draw import draw_boxes
+from ssod.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class SweepUnlabeled(HookBase):
         )
         parts: List[np.ndarray] = []
         unreadable = 0
-        for chunk in loader:
+        for chunk in progress(loader, "labelling for the crop bank", unit="batch"):
             samples: List[Sample] = [item for item in chunk if isinstance(item, Sample)]
             unreadable += len(chunk) - len(samples)
             if not samples:
