@@ -22,13 +22,15 @@ from region_rig import (
     scene,
     three_scenes,
 )
+from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.cascade import judge_boxes, next_rois
 from ssod.detectors.rcnn.masks import MaskRows, mask_losses, mask_targets
 from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, classify
 from ssod.detectors.rcnn.stages import box_stage
 from ssod.detectors.registry import build_adapter
-from ssod.structures import View, Views, make_targets
+from ssod.methods import StepContext, build_methods
+from ssod.structures import SSODBatch, View, Views, make_targets
 
 CASCADES = ("Cascade R-CNN", "Cascade Mask R-CNN")
 SEED = 5
@@ -93,6 +95,15 @@ def test_detections_are_detectron2s(family: str, storage: EventStorage) -> None:
             whole = detector_postprocess(expected, *expected.image_size)
             assert torch.equal(found.pred_masks, whole.pred_masks)
             assert found.pred_masks.dtype == torch.bool
+
+
+@torch.no_grad()
+def test_nothing_detected_has_masks_of_the_image(storage: EventStorage) -> None:
+    images, _ = three_scenes(masks=False)
+    model = region_model("Cascade Mask R-CNN").eval()
+    adapter = build_adapter(region_cfg("Cascade Mask R-CNN"), model)
+    for image, found in zip(images, adapter.detect(model, images, 1.0).detections):
+        assert found.pred_masks.shape == (0, *image.shape[1:]) and len(found) == 0
 
 
 def weighted(targets: List[Instances], **weights: float) -> List[Instances]:
@@ -217,6 +228,43 @@ def test_later_stages_match_at_their_own_iou(storage: EventStorage) -> None:
     assert third.gt_classes.tolist() == [2, 3] and third.origin.tolist() == [1, 2]
     (none,) = next_rois(model.roi_heads, 1, [roi], zero, [scene((64, 64), [], [], False)])
     assert none.gt_classes.tolist() == [3, 3, 3] and none.gt_roi_cls_weight.tolist() == [1, 1, 1]
+
+
+def test_class_weights_hold_in_every_stage(storage: EventStorage) -> None:
+    cfg = region_cfg("Cascade R-CNN")
+    cfg.SSOD.METHODS = ("GradientReweighting",)
+    (method,) = build_methods(cfg).values()
+    method.balance.logits.copy_(torch.tensor([1.0, 0.5, 0.0, -1.0]))
+    method.mean_weights.fill_(2.0)
+    images, targets = three_scenes(masks=False)
+    view = run(region_model("Cascade R-CNN").train(), "Cascade R-CNN", images, targets)
+    context = StepContext(0, SSODBatch([], []), None, None)
+    found = method.weigh(Outputs(view, view), None, context)
+    own = method.balance.weights / 2
+    for before, after in zip(view.stages, found.unlabeled.stages):
+        torch.testing.assert_close(after.cls_weights, own[before.labels])
+    half = method.balance.weights**method.beta / 2
+    for before, after in zip(view.stages, found.labeled.stages):
+        torch.testing.assert_close(after.cls_weights, half[before.labels])
+
+
+def test_uncertain_background_keeps_its_weight_in_later_stages(storage: EventStorage) -> None:
+    from ssod.methods.multi_phase.uncertain_negatives import _weighted
+
+    images, targets = three_scenes(masks=False)
+    view = run(region_model("Cascade R-CNN").train(), "Cascade R-CNN", images, targets)
+    rows = torch.where(view.labels == 3, torch.arange(len(view.labels)) / 100, 1.0)
+    for stage in view.map_stages(lambda own: _weighted(own, rows)).stages:
+        origin = torch.arange(len(rows)) if stage.origin is None else stage.origin
+        expected = torch.where(stage.labels == 3, rows[origin], 1.0)
+        torch.testing.assert_close(stage.cls_weights, expected)
+    # The boxes of later stages are near those of the first, so their rows must be the same ones.
+    last = view.later[-1]
+    assert last.origin is not None
+    before, after = (torch.cat([r.proposal_boxes.tensor for r in v.rois]) for v in (view, last))
+    images_of = view.image_index[last.origin]
+    assert torch.equal(images_of, last.image_index)
+    assert ((before[last.origin] - after).abs().max(dim=1).values < 40).all()
 
 
 @torch.no_grad()
