@@ -1,5 +1,5 @@
-"""Appearance changes of the strong view; geometry is left alone, so boxes of the weak view stay
-valid.
+"""Appearance changes of the strong view. The geometry does not change, so boxes of the weak view
+stay valid.
 
 Shapes: images are uint8 BGR (H, W, 3), not empty, and are never changed in place.
 Everything is a pure function of the image and a NumPy generator.
@@ -17,8 +17,8 @@ from detectron2.config import CfgNode
 
 # OpenCV's grey: 0.114 B + 0.587 G + 0.299 R.
 _GREY = np.array([0.114, 0.587, 0.299], dtype=np.float32)
-# Probability, range of the area (share of the image) and of the aspect ratio, of each erased
-# rectangle.
+# For each erased rectangle: the probability, the range of the area (share of the image) and the
+# range of the aspect ratio.
 _ERASINGS = (
     (0.7, (0.05, 0.2), (0.3, 3.3)),
     (0.5, (0.02, 0.2), (0.1, 6.0)),
@@ -68,8 +68,8 @@ def _scale_around(image: np.ndarray, factor: float, pivot: float) -> np.ndarray:
 
 
 def _shift_hue(image: np.ndarray, shift: float) -> np.ndarray:
-    """`shift` is a share of the colour circle, which `HSV_FULL` maps to 256 values: uint8 wraps as
-    hue does.
+    """`shift` is a share of the colour circle. `HSV_FULL` maps the circle to 256 values, so uint8
+    wraps around as hue does.
     """
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
     hsv[..., 0] += np.uint8(round(shift * 256) % 256)
@@ -78,7 +78,9 @@ def _shift_hue(image: np.ndarray, shift: float) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _noise_table(sigma: float) -> np.ndarray:
-    """int16 (65536,): quantiles of N(0, sigma^2), rounded; a random 16-bit index draws from it."""
+    """int16 (65536,): rounded quantiles of N(0, sigma^2). A random 16-bit index draws from the
+    distribution.
+    """
     levels = (torch.arange(65536, dtype=torch.float64) + 0.5) / 65536
     values = torch.special.ndtri(levels).numpy() * sigma
     return np.clip(np.rint(values), -255, 255).astype(np.int16)
@@ -87,8 +89,8 @@ def _noise_table(sigma: float) -> np.ndarray:
 def add_noise(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.ndarray:
     """Adds independent Gaussian noise of standard deviation `sigma` (of 255) to every value.
 
-    Drawing floats would take longer than everything else together; random bytes index a table of
-    quantiles.
+    Drawing floats would take longer than all other changes together, so random bytes index a table
+    of quantiles.
     """
     index = np.frombuffer(rng.bytes(2 * image.size), dtype="<u2")
     noise = _noise_table(sigma).take(index).reshape(image.shape)
@@ -124,11 +126,12 @@ def erase(
 
 
 class StrongAugmentation:
-    """Colour jitter p 0.8, grey p 0.2, Gaussian blur p 0.5, Gaussian noise, three erasings p
-    0.7/0.5/0.3.
+    """Colour jitter (probability 0.8), grey (0.2), Gaussian blur (0.5), Gaussian noise, and three
+    erasings (0.7, 0.5, 0.3).
 
     Args:
-        noise_sigma: of 255; 0 turns the noise off. color_only: jitter and grey alone.
+        noise_sigma: standard deviation of the noise, on the scale of 255. 0 turns the noise off.
+            color_only: only jitter and grey.
     """
 
     def __init__(self, noise_sigma: float = 5.0, color_only: bool = False) -> None:
@@ -136,7 +139,9 @@ class StrongAugmentation:
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Optional["StrongAugmentation"]:
-        """As `SSOD.STRONG_AUGMENTATION` says; None where it is switched off."""
+        """Builds the augmentation that `SSOD.STRONG_AUGMENTATION` describes. None if it is switched
+        off.
+        """
         node = cfg.SSOD.STRONG_AUGMENTATION
         return cls(node.NOISE_SIGMA, node.COLOR_ONLY) if node.ENABLED else None
 

@@ -13,15 +13,15 @@ from ssod.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_TOLERANCE = 2.0  # pixels by which a box may leave its image: labelling tools round
-_FEW = 4  # boxes from which a file's layout can be judged
+_TOLERANCE = 2.0  # pixels by which a box may leave its image, because labelling tools round
+_FEW = 4  # least number of boxes from which a file's layout can be judged
 _SOME, _MOST, _NEARLY_ALL = 0.2, 0.5, 0.95
 
 
 class BoxLayout:
     """Looks at all boxes of a file together.
 
-    Boxes are given as the XYXY that the format's layout makes of them.
+    The boxes are XYXY, converted on the assumption that the file has the format's layout.
     """
 
     def __init__(self, source: str) -> None:
@@ -29,7 +29,7 @@ class BoxLayout:
         self._rows = array("d")
 
     def add(self, box: Sequence[float], height: Optional[int], width: Optional[int]) -> None:
-        """Adds a box; height and width of its image are None where unknown."""
+        """Adds a box. The height and width of its image are None if unknown."""
         if len(box) == 4:
             self._rows.extend((*box, height or math.nan, width or math.nan))
 
@@ -37,7 +37,7 @@ class BoxLayout:
         """Judges the boxes.
 
         Args:
-            corners: whether the format itself writes corners (VOC); then corners are not reported.
+            corners: whether the format itself writes corners (VOC). Corners are not reported then.
 
         Raises:
             UserError: the boxes are certainly in another layout.
@@ -45,7 +45,7 @@ class BoxLayout:
         rows = np.array(self._rows, dtype=np.float64).reshape(-1, 6)
         rows = rows[np.isfinite(rows[:, :4]).all(axis=1)]
         x0, y0, x1, y1, height, width = rows.T
-        # As they are written: in XYWH, the second pair is the size.
+        # The numbers as they are written. In XYWH the second pair is the size.
         written = rows[:, :4] if corners else np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
         sized = (x1 > x0) & (y1 > y0)
         small = sized & (written <= 1.0 + 1e-6).all(axis=1)

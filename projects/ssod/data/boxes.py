@@ -16,13 +16,13 @@ _LISTED = 5
 
 
 def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int]) -> Optional[str]:
-    """What is wrong with an XYXY box, or None.
+    """The problem of an XYXY box, or None.
 
-    Boxes that are partly outside of the image are fine: mappers clip them.
+    Boxes that are partly outside the image have no problem, because mappers clip them.
 
     Args:
-        height, width: of the image; None where unknown (then "outside" is not checked on that
-            side).
+        height, width: size of the image. None if unknown: "outside" is then not checked on that
+            side.
     """
     if len(box) != 4 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in box):
         return "not four finite numbers"
@@ -62,7 +62,7 @@ class SkippedBoxes:
 
     @property
     def reasons(self) -> Counter[str]:
-        """How many there are for each reason."""
+        """The number of skipped boxes for each reason."""
         return Counter(box.reason for box in self.found)
 
     @property
@@ -74,9 +74,9 @@ class SkippedBoxes:
         self.found.append(SkippedBox(label, reason, image))
 
     def report(self) -> None:
-        """One warning, where anything was skipped.
+        """Logs one warning if anything was skipped.
 
-        `skipped_boxes` gives the list until the source is read again.
+        `skipped_boxes` returns the list until the source is read again.
         """
         _reported[self.source, self.what] = self.found
         total = len(self.found)

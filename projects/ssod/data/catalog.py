@@ -1,9 +1,9 @@
-"""Datasets by name: declared in `SSOD.DATASETS` or built into Detectron2; loaded and checked as a
-whole.
+"""Datasets by name, declared in `SSOD.DATASETS` or built into Detectron2. They are loaded and
+checked as a whole.
 
-A record is a dataset dict in Detectron2's format; (dataset_name, image_id) identifies it. Class
-indices are contiguous from 0. The labels of unlabelled sets never leave this module: they are not
-even read where the format allows it.
+A record is a dataset dict in Detectron2's format. (dataset_name, image_id) identifies it. Class
+indices are contiguous from 0. The labels of unlabelled sets never leave this module. They are not
+even read if the format allows it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _registered: Dict[str, DeclaredSet] = {}
 def register_datasets(cfg: CfgNode) -> None:
     """Enters every dataset of `SSOD.DATASETS` into Detectron2's catalogs, without reading any file.
 
-    Calling it again changes nothing; a changed declaration replaces the former one. With
+    Calling it again changes nothing. A changed declaration replaces the former one. With
     `MODEL.MASK_ON` labels are read with their masks.
     """
     masks = bool(cfg.get("MODEL", {}).get("MASK_ON", False))
@@ -88,7 +88,7 @@ def forget_readings() -> None:
 
 
 def _read(dataset: DeclaredSet, labeled: bool) -> List[Dict[str, Any]]:
-    """The records of a declared set, read once; those whose image does not exist are left out."""
+    """The records of a declared set, read once. Records whose image does not exist are left out."""
     key, stamp = (dataset.name, labeled), file_stamp(dataset.source)
     known = _loaded.get(key)
     if known is None or known.source != dataset or known.stamp != stamp:
@@ -106,23 +106,23 @@ def _load_registered(dataset: DeclaredSet) -> List[Record]:
     metadata = MetadataCatalog.get(dataset.name)
     if isinstance(dataset, CocoSet) and hasattr(metadata, "json_file"):
         if not dataset.is_ready_for_coco_eval():
-            # Without "json_file" Detectron2's own evaluators make a file from the records, which
-            # are clean.
+            # Without "json_file", Detectron2's own evaluators make a file from the records, and the
+            # records are clean.
             del metadata.json_file
     return records
 
 
 def declared_set(name: str) -> Optional[DeclaredSet]:
-    """The declaration of a set; None for one that others registered."""
+    """The declaration of a set. None for a set that others registered."""
     return _registered.get(name)
 
 
 def dataset_records(name: str) -> List[Dict[str, Any]]:
-    """The clean records of a set that evaluation runs on, declared or registered by others; read
-    once.
+    """The clean records of a set that evaluation runs on. The set is declared, or registered by
+    others. It is read once.
 
     Raises:
-        UserError: it cannot be loaded, or has boxes of no known form.
+        UserError: the set cannot be loaded, or has boxes of an unknown form.
     """
     if name in _registered:
         return list(DatasetCatalog.get(name))
@@ -177,10 +177,10 @@ def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
     """For datasets that others registered: copies of the records without the boxes that
     `box_problem` names.
 
-    Images get a number where none has an id; crowd flags are 0 or 1.
+    Images get numbers if none has an id. Crowd flags become 0 or 1.
 
     Raises:
-        UserError: a record or an annotation is not of Detectron2's form.
+        UserError: a record or an annotation does not have Detectron2's form.
     """
     skipped, layout = SkippedBoxes(name), BoxLayout(name)
     kept: List[Any] = [_foreign_image(name, n, record) for n, record in enumerate(records)]
@@ -211,10 +211,10 @@ def _drop_unusable(name: str, records: Sequence[Any]) -> List[Dict[str, Any]]:
 
 
 def with_masks(name: str, records: Sequence[Mapping[str, Any]]) -> List[Record]:
-    """Copies of records whose masks are `Rle`; annotations without a usable one are skipped and
+    """Copies of records whose masks are `Rle`. Annotations without a usable mask are skipped and
     reported.
 
-    Declared sets are read so already; of those that others registered the masks come as they are.
+    Declared sets already have such masks. Sets that others registered have masks of any form.
     """
     skipped = SkippedBoxes(name, "unusable masks")
     kept = []
@@ -235,7 +235,7 @@ def with_masks(name: str, records: Sequence[Mapping[str, Any]]) -> List[Record]:
 
 
 def _foreign_image(name: str, number: int, record: Any) -> Record:
-    """A copy of a record of Detectron2's form, with a size where the image has one."""
+    """A copy of a record of Detectron2's form, with the size if the image has one."""
     if not isinstance(record, Mapping):
         raise UserError(f"{name}: record {number} is {record!r:.60}, no dict: correct its loader.")
     image = Record(record)
@@ -258,7 +258,7 @@ def _foreign_image(name: str, number: int, record: Any) -> Record:
 
 
 def _check_image_ids(name: str, records: List[Record]) -> None:
-    """Numbers images that have no ids; evaluation tells images by them."""
+    """Numbers images that have no ids. Evaluation identifies images by their ids."""
     if not any("image_id" in record for record in records):
         for number, record in enumerate(records):
             record["image_id"] = number + 1
@@ -274,7 +274,7 @@ def _check_image_ids(name: str, records: List[Record]) -> None:
 
 
 def _foreign_box(name: str, where: str, annotation: Any) -> List[float]:
-    """XYXY of an annotation of Detectron2's form; [] where its numbers are none."""
+    """XYXY of an annotation of Detectron2's form. [] if a value is not a number."""
     if not isinstance(annotation, Mapping):
         raise UserError(f"{where} is {annotation!r:.60}, no dict: correct the loader of {name}.")
     missing = [key for key in ("bbox", "bbox_mode", "category_id") if key not in annotation]
@@ -297,11 +297,11 @@ def _foreign_box(name: str, where: str, annotation: Any) -> List[float]:
 
 
 def _check_foreign(cfg: CfgNode, name: str) -> None:
-    """Checks images and classes of a set that others registered; declared sets are checked on
+    """Checks images and classes of a set that others registered. Declared sets are checked on
     reading.
 
     Raises:
-        UserError: images are missing, or the model has not all of its class indices.
+        UserError: images are missing, or the model lacks some of the class indices.
     """
     if name in _registered:
         return
@@ -324,7 +324,7 @@ def _check_foreign(cfg: CfgNode, name: str) -> None:
 
 
 def dataset_classes(name: str) -> Optional[List[str]]:
-    """The class names of a registered dataset, read from its files if need be; None where it has
+    """The class names of a registered dataset, read from its files if necessary. None if it has
     none.
     """
     if name in _registered:
@@ -333,11 +333,10 @@ def dataset_classes(name: str) -> Optional[List[str]]:
 
 
 def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) -> List[str]:
-    """Checks that all labelled sets have the same classes and that the model has as many; returns
-    them.
+    """Checks that all labelled sets have the same classes and that the model has as many. Returns
+    the classes.
 
-    Unlabelled sets may have any classes. Where no set names its classes, their names are "0", "1",
-    ...
+    Unlabelled sets may have any classes. If no set names its classes, their names are "0", "1", ...
 
     Args:
         keys: the lists of `DATASETS` to look at.
@@ -362,13 +361,13 @@ def check_classes(cfg: CfgNode, keys: Sequence[str] = ("TRAIN", "VAL", "TEST")) 
             elif list(found) != classes:
                 raise UserError(_class_difference(first, classes, name, list(found)))
     number_key, number = class_number(cfg)
-    if first is None:  # sets that others registered need not name their classes
+    if first is None:  # sets that others registered may have classes without names
         return [str(index) for index in range(number)]
     if number != len(classes):
         if "TRAIN" not in keys and cfg.DATASETS.TRAIN:
             check_classes(
                 cfg, ("TRAIN", *keys)
-            )  # its classes are asked first: another set's may be wrong
+            )  # the classes of this set are read first, because another set's may be wrong
         raise UserError(
             f"{number_key} is {number}, but {_source(first)} has {len(classes)} classes: set it to {len(classes)}."
         )
@@ -397,14 +396,14 @@ def _folded(name: str) -> str:
 def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
     """Reads the sets that a run evaluates on once more, before its first step.
 
-    What is read here serves all evaluations. Boxes that cannot be used are skipped, and images that
-    do not exist are left out or refused: see `drop_missing`.
+    All evaluations use the records that are read here. Boxes that cannot be used are skipped.
+    Images that do not exist are left out or refused, see `drop_missing`.
 
     Args:
         keys: the lists of `DATASETS`.
 
     Raises:
-        UserError: naming the file and what to do.
+        UserError: names the file and says what to do.
     """
     forget_readings()
     register_datasets(cfg)
@@ -425,7 +424,7 @@ def read_test_sets(cfg: CfgNode, keys: Sequence[str]) -> None:
 
 
 def _check_masks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Raises `UserError` where masks are trained and a set has boxes, but no masks at all."""
+    """Raises `UserError` if masks are trained and a set has boxes but no masks at all."""
     if not cfg.MODEL.MASK_ON:
         return
     found = [a for record in records for a in record.get("annotations", ())]
@@ -439,8 +438,8 @@ def _check_masks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) 
 def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
     """The records of all of `DATASETS.TRAIN`, checked.
 
-    Unusable boxes are left out with a warning; images without any other than crowd boxes follow
-    `DATALOADER.FILTER_EMPTY_ANNOTATIONS`.
+    Unusable boxes are left out with a warning. `DATALOADER.FILTER_EMPTY_ANNOTATIONS` decides about
+    images without any other than crowd boxes.
     """
     register_datasets(cfg)
     if not cfg.DATASETS.TRAIN:
@@ -476,9 +475,9 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
 
 
 def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
-    """The records of all of `DATASETS.UNLABELED` without annotations; no image is dropped.
+    """The records of all of `DATASETS.UNLABELED` without annotations. No image is dropped.
 
-    With `SSOD.PSEUDO_LABELS` each record brings its stored labels, see `attach_stored_labels`.
+    With `SSOD.PSEUDO_LABELS` each record has its stored labels, see `attach_stored_labels`.
     """
     register_datasets(cfg)
     if not cfg.DATASETS.UNLABELED and cfg.SSOD.METHODS:
@@ -545,9 +544,7 @@ def _skip_source(name: str) -> str:
 
 
 def skipped_of(name: str) -> Tuple[str, List[SkippedBox], List[str]]:
-    """The source of a set, and what its reading has skipped: boxes, and images that do not
-    exist.
-    """
+    """The source of a set, and the boxes and missing images that were skipped when it was read."""
     source = _skip_source(name)
     return source, skipped_boxes(source), missing_images(source)
 

@@ -48,12 +48,12 @@ _SAME_NAMES_OF_TWO_WORDS = (
     "cell phone",
 )
 
-# COCO class -> its names in Objects365, of which a release of the data has one; compared without
-# regard to case and to spaces at the ends. The names are those of the class lists in circulation of
-# version 1 (lower case) and version 2 ("Moniter/TV" and "Dinning Table" are spelled so there, and
-# corrected in some copies). 79 COCO classes give 78: the paper (CI-SSOD, section 4.1) joins "teddy
-# bear" with "bear" and drops "sports ball". It prints no table; the pairs with different names are
-# ours.
+# COCO class -> its possible names in Objects365. Each release of the data has one of them. Case and
+# spaces at the ends do not matter in the comparison. The names are those of the class lists in
+# circulation of version 1 (lower case) and version 2 ("Moniter/TV" and "Dinning Table" are spelled
+# so there, and corrected in some copies). 79 COCO classes give 78: the paper (CI-SSOD, section 4.1)
+# joins "teddy bear" with "bear" and drops "sports ball". The paper prints no table. The pairs with
+# different names are ours.
 COCO_TO_OBJECTS365: Dict[str, Tuple[str, ...]] = {
     **{name: (name,) for name in (*_SAME_NAME, *_SAME_NAMES_OF_TWO_WORDS)},
     "bird": ("wild bird",),

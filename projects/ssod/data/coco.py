@@ -1,4 +1,4 @@
-"""Datasets in COCO's JSON format: boxes, and masks if they are asked for; no keypoints."""
+"""Datasets in COCO's JSON format: boxes, and masks on request. Keypoints are not read."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_json(path: str) -> Any:
 
 
 def _list_twice(data: bytes, content: Any) -> Optional[str]:
-    """The list of a COCO file that its outermost object has twice."""
+    """The name of a list that the outermost object of a COCO file has twice."""
     keys = [key for key in ("images", "annotations", "categories") if f'"{key}"'.encode() in data]
     if not isinstance(content, dict) or all(data.count(f'"{key}"'.encode()) < 2 for key in keys):
         return None
@@ -72,7 +72,7 @@ def _list_twice(data: bytes, content: Any) -> Optional[str]:
 
 
 def object_under(content: Any, key: str) -> Dict[str, Any]:
-    """The JSON object under a key; {} where there is none, or something else."""
+    """The JSON object under a key. {} if there is none, or something else."""
     value = content.get(key) if isinstance(content, dict) else None
     return value if isinstance(value, dict) else {}
 
@@ -80,13 +80,13 @@ def object_under(content: Any, key: str) -> Dict[str, Any]:
 def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     """A COCO file that has a list under each of `keys`, with at least one image.
 
-    Every image has a "file_name", whose back-slashes are slashes, and a positive "height" and
-    "width" or neither; images differ in their ids; the names of categories are texts. Annotations
-    write ids as "images" and "categories" do; their "iscrowd", where it is given, is a whole
-    number; a "bbox" that is not given is that of the polygons.
+    The result has these properties. Every image has a "file_name" with slashes instead of
+    back-slashes, and a positive "height" and "width" or neither. All images have different ids. The
+    names of categories are texts. Annotations write ids as "images" and "categories" do. An
+    "iscrowd" is a whole number. A missing "bbox" is replaced by that of the polygons.
 
     Raises:
-        UserError: the file is no COCO file.
+        UserError: the file is not a COCO file.
     """
     content = read_json(path)
     check_structure(path, content, keys)
@@ -121,8 +121,8 @@ def _tidy_annotations(path: str, content: Dict[str, Any], keys: Tuple[str, ...])
 
 
 def box_of_polygons(polygons: Any) -> List[float]:
-    """XYWH around COCO polygons [[x, y, x, y, ...], ...]; [] for anything else, and where a number
-    is NaN.
+    """XYWH around COCO polygons [[x, y, x, y, ...], ...]. [] for anything else, and if a number is
+    NaN.
     """
     if not isinstance(polygons, list) or not polygons:
         return []
@@ -150,19 +150,19 @@ def _tidy_images(path: str, images: List[Dict[str, Any]]) -> None:
             )
         seen.add(image["id"])
         size = [_whole(image.pop(key, None)) for key in ("height", "width")]
-        if all(size):  # converters write 0 or -1 where they do not know the size
+        if all(size):  # converters write 0 or -1 if they do not know the size
             image["height"], image["width"] = size
 
 
 def _whole(value: Any) -> int:
-    """A size as a whole number; 0 where it is none."""
+    """A size as a whole number. 0 if it is not a number."""
     if value is None or not math.isfinite(float(value) if abs(value) < 1e9 else math.inf):
         return 0
     return max(0, int(value))
 
 
 def crowd_flag(where: str, value: Any) -> int:
-    """1 for a crowd, else 0. `where` names the annotation in messages."""
+    """1 for a crowd, otherwise 0. `where` names the annotation in messages."""
     if value is None or (isinstance(value, (bool, int, float)) and value == 0):
         return 0
     if isinstance(value, str):
@@ -174,9 +174,7 @@ def crowd_flag(where: str, value: Any) -> int:
 
 
 def category_map(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, Tuple[int, str]]:
-    """category id -> (contiguous class index, name), in the order of the ids, as Detectron2 has
-    it.
-    """
+    """category id -> (contiguous class index, name), in the order of the ids, as in Detectron2."""
     if len({isinstance(c["id"], str) for c in categories}) > 1:
         raise UserError(f"{path} has categories with numbers and with texts as id: use numbers.")
     ordered = sorted(categories, key=lambda c: c["id"])
@@ -201,7 +199,7 @@ _known_categories: Dict[Tuple[str, Tuple[int, int]], List[Dict[str, Any]]] = {}
 
 
 def categories_of_json(path: str) -> List[Dict[str, Any]]:
-    """The categories of a file by class index, as it has them; read once for each state of the
+    """The categories of a file by class index, unchanged. They are read once for each state of the
     file.
     """
     key = path, file_stamp(path)
@@ -212,7 +210,7 @@ def categories_of_json(path: str) -> List[Dict[str, Any]]:
 
 
 def _note_categories(path: str, categories: List[Dict[str, Any]]) -> Dict[Any, int]:
-    """Remembers the categories of a file, and gives the class index of each id."""
+    """Remembers the categories of a file, and returns the class index of each id."""
     mapping = category_map(path, categories)
     _known_categories[path, file_stamp(path)] = sorted(categories, key=lambda c: c["id"])
     return {category: index for category, (index, _) in mapping.items()}
@@ -227,7 +225,9 @@ def image_file_name(image: Mapping[str, Any]) -> str:
 
 
 def _find_id(ids: Mapping[Any, Any], key: Any) -> Any:
-    """Finds an id that is a number in one list and a text in the other; else returns `key`."""
+    """Finds an id that is a number in one list and a text in the other. If there is none, it
+    returns `key`.
+    """
     if not isinstance(key, str):
         return ids.get(str(int(key)), key)
     short = key.isascii() and key.isdecimal() and len(key) < 100
@@ -251,11 +251,11 @@ def _image_records(path: str, root: str, images: List[Dict[str, Any]]) -> Dict[A
 
 
 def _set_size(record: Record) -> None:
-    """From the image's header; boxes cannot be judged without a size."""
+    """Sets the size from the image's header, because boxes cannot be judged without a size."""
     try:
         record["height"], record["width"] = read_image_size(record["file_name"])
     except OSError:
-        pass  # said where the image is loaded
+        pass  # the loader reports it
 
 
 def _warn_of_same_files(path: str, records: Dict[Any, Record]) -> None:
@@ -269,7 +269,7 @@ def _warn_of_same_files(path: str, records: Dict[Any, Record]) -> None:
 
 
 def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
-    """Whether back-slashes in file names separate folders; on Linux they may be part of a name."""
+    """Whether back-slashes in file names separate folders. On Linux they may be part of a name."""
     names = (image["file_name"] for image in images)
     first = next((name for name in names if "\\" in name), None)
     return first is not None and not os.path.exists(os.path.join(root, first))
@@ -280,11 +280,11 @@ def _has_windows_paths(root: str, images: List[Dict[str, Any]]) -> bool:
 class CocoSet:
     """`{FORMAT: coco, ANNOTATIONS: file.json, IMAGES: folder}`.
 
-    TRUTH names a file for analysis, never read here; GROUPS the labelled set that evaluation groups
-    the classes by. `masks` says whether masks are read too (`MODEL.MASK_ON`).
+    TRUTH names a file for analysis, which is never read here. GROUPS names the labelled set by
+    which evaluation groups the classes. `masks` says whether masks are read too (`MODEL.MASK_ON`).
     """
 
-    # What records take from images besides their file and size.
+    # The keys of images that records keep besides file and size.
     IMAGE_KEYS: ClassVar[Tuple[str, ...]] = ()
 
     name: str
@@ -313,7 +313,7 @@ class CocoSet:
         return [category["name"] for category in self.categories()]
 
     def metadata(self) -> Dict[str, Any]:
-        """What is known without reading the file."""
+        """The metadata that is known without reading the file."""
         known = {"json_file": self.annotations, "image_root": self.images}
         return {**known, "groups_file": self.groups} if self.groups else known
 
@@ -328,17 +328,17 @@ class CocoSet:
         return True
 
     def unlabeled_records(self) -> List[Record]:
-        """Images alone; annotations and categories are not looked at."""
+        """Only the images. Annotations and categories are not read."""
         content = read_coco(self.annotations, ("images",))
         return list(_image_records(self.annotations, self.images, content["images"]).values())
 
     def labeled_records(self) -> List[Record]:
-        """Images with "annotations" (class indices; XYWH boxes), unusable boxes skipped and
+        """Images with "annotations" (class indices; XYWH boxes). Unusable boxes are skipped and
         reported.
 
-        An annotation has an "area" of its own where the file gives another one than the box's,
-        which is a mask's. With `masks` it has a "segmentation" (an `Rle`); annotations whose mask
-        cannot be used are skipped and reported like boxes.
+        An annotation has its own "area" if the file gives another area than the box's, which is a
+        mask's. With `masks` it has a "segmentation" (an `Rle`). Annotations whose mask cannot be
+        used are skipped and reported like boxes.
         """
         path = self.annotations
         content = read_coco(path, ("images", "annotations", "categories"))
@@ -407,7 +407,7 @@ class CocoSet:
         return _conforming[key]
 
 
-# Path and state of a file -> whether it is complete in COCO's sense.
+# Path and state of a file -> whether it has everything that COCO's evaluation needs.
 _conforming: Dict[Tuple[str, Tuple[int, int]], bool] = {}
 
 
@@ -429,7 +429,7 @@ def _conforms(content: Dict[str, Any]) -> bool:
 
 
 def _own_area(area: Any, box: List[float]) -> Dict[str, float]:
-    """{"area": ...} where it is a number that differs from the box's."""
+    """{"area": ...} if the area is a number that differs from the box's."""
     if type(area) not in (int, float) or not 0 < area < math.inf or area == box[2] * box[3]:
         return {}
     return {"area": float(area)}
@@ -438,7 +438,7 @@ def _own_area(area: Any, box: List[float]) -> Dict[str, float]:
 @register_format("lvis", required=("ANNOTATIONS", "IMAGES"), optional=("GROUPS",))
 @dataclass(frozen=True)
 class LvisSet(CocoSet):
-    """`{FORMAT: lvis, ...}`: LVIS's own file, evaluated by LVIS's rules."""
+    """`{FORMAT: lvis, ...}`: a file of LVIS, evaluated by LVIS's rules."""
 
     IMAGE_KEYS: ClassVar[Tuple[str, ...]] = ("neg_category_ids", "not_exhaustive_category_ids")
 
@@ -446,7 +446,7 @@ class LvisSet(CocoSet):
         return {**super().metadata(), "evaluator_type": "lvis"}
 
     def is_ready_for_coco_eval(self) -> bool:
-        return True  # LVIS's files have no crowds; its own evaluators read them
+        return True  # LVIS's files have no crowds, and its own evaluators read them
 
 
 def corners(box: Any) -> List[float]:

@@ -42,7 +42,7 @@ _ENTRIES: Dict[str, Dict[str, Any]] = {
         "properties": {"id": _ID, "name": {"type": ["string", "number"]}},
     },
 }
-# How messages name an entry that lacks something.
+# The names of entries in messages about missing parts.
 _ONE_OF = {
     "images": 'an image without "id" or "file_name"',
     "annotations": 'an annotation without "image_id" or "category_id"',
@@ -63,10 +63,10 @@ def _validator(keys: Tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 def check_structure(path: str, content: Any, keys: Tuple[str, ...]) -> None:
-    """Raises `UserError` where a COCO file's content does not follow the schema.
+    """Raises `UserError` if a COCO file's content does not follow the schema.
 
     Args:
-        path: for the message. keys: the lists that the file must have.
+        path: the file in the message. keys: the lists that the file must have.
     """
     try:
         _validator(keys)(content)

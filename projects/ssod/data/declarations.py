@@ -22,7 +22,7 @@ __all__ = [
 
 
 def parse_declaration(name: str, node: Any) -> DeclaredSet:
-    """One entry of `SSOD.DATASETS`; nothing is read from disk."""
+    """Reads one entry of `SSOD.DATASETS`. Nothing is read from disk."""
     key = f"SSOD.DATASETS.{name}"
     if not isinstance(node, Mapping):
         raise UserError(
@@ -40,7 +40,7 @@ def parse_declaration(name: str, node: Any) -> DeclaredSet:
 
 
 def _parse(name: str, node: Mapping[str, Any], kind: Any) -> DeclaredSet:
-    """The messages of its errors go on from `SSOD.DATASETS.<name>`."""
+    """The messages of its errors continue `SSOD.DATASETS.<name>`."""
     if kind is None:
         raise UserError(f" has no FORMAT: {suggestion('', FORMATS)}")
     if not isinstance(kind, str) or kind not in FORMATS:
@@ -50,7 +50,7 @@ def _parse(name: str, node: Mapping[str, Any], kind: Any) -> DeclaredSet:
         if found not in ("FORMAT", *known.required, *known.optional):
             choices = suggestion(found, known.required + known.optional)
             raise UserError(f".{found} is unknown to FORMAT {kind}: {choices}")
-    if type(node.get("SPLIT")) is int:  # `SPLIT: 2007` is a number in YAML
+    if type(node.get("SPLIT")) is int:  # YAML reads `SPLIT: 2007` as a number
         node = {**node, "SPLIT": str(node["SPLIT"])}
     for needed in known.required:
         if not node.get(needed) or not isinstance(node[needed], str):

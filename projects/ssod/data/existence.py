@@ -10,23 +10,23 @@ from ssod.errors import UserError, relative_to
 
 # In an unlabelled set only this many images are checked, spread over the set.
 _SAMPLE = 16
-# A set may lack this share of its images: they are left out and listed. Where more are missing, the
-# path is wrong.
+# A set may lack this share of its images. They are left out and listed. If more are missing, the
+# path is probably wrong.
 _TOLERATED = 0.01
-# A listing may spell a name in another way than the path. Up to this many names are checked one by
-# one.
+# A listing may spell a name in another way than the path does. At most this many names are checked
+# one by one.
 _ASKED = 100
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # s3://, http://
 
 _Row = TypeVar("_Row", bound=Mapping)
 
-# Source -> the images that it lists and that do not exist; `skipped_images.json` lists them.
+# Source -> the images that it lists and that do not exist. `skipped_images.json` lists them too.
 _missing: Dict[str, List[str]] = {}
 
 
 def missing_files(paths: Iterable[str]) -> List[str]:
-    """Those of the paths that lead to no file, in their order.
+    """The paths that lead to no file, in their order.
 
     Addresses of other kinds (s3://) count as existing.
     """
@@ -55,11 +55,12 @@ def _names_in(folder: str) -> Set[str]:
 def drop_missing(
     rows: Sequence[_Row], source: str, *, sample: bool = False, mend: str = "correct IMAGES"
 ) -> List[_Row]:
-    """The records whose image exists. The few others are left out; `missing_images` gives them.
+    """The records whose image exists. The few others are left out, and `missing_images` returns
+    them.
 
     Args:
-        rows: with a "file_name". source: the file or folder that lists them, for messages.
-        sample: look for a few images only, and leave none out. mend: what helps, for messages.
+        rows: dicts with a "file_name". source: the file or folder that lists them, for messages.
+        sample: check only a few images, and leave none out. mend: the advice in messages.
 
     Raises:
         UserError: more than one in a hundred is missing, or one of the sample.

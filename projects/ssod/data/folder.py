@@ -1,4 +1,6 @@
-"""Datasets that are plain folders of images, read recursively: unlabelled sets without any JSON."""
+"""Datasets that are plain folders of images, read recursively. They are unlabelled sets without any
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def _is_new(folder: str, visited: Set[str]) -> bool:
-    """Whether a folder has not been visited under another name; it counts as visited from now
-    on.
-    """
+    """Whether a folder was not visited yet under any name. It counts as visited from now on."""
     real = os.path.realpath(folder)
     if real in visited:
         return False
@@ -26,7 +26,7 @@ def _is_new(folder: str, visited: Set[str]) -> bool:
     return True
 
 
-# (folder, time of its last change) -> its images, so that the folder is walked once a run.
+# (folder, time of its last change) -> its images, so that the folder is walked once per run.
 _listings: Dict[Tuple[str, int], List[str]] = {}
 
 
@@ -68,7 +68,7 @@ class FolderSet:
         return False
 
     def relative_paths(self) -> List[str]:
-        """Image files below the folder, sorted, with "/" on every platform; hidden files and
+        """Image files below the folder, sorted, with "/" on every platform. Hidden files and
         folders are left out.
 
         Links to folders are followed, but no folder is visited twice. Files with other suffixes are
@@ -113,7 +113,7 @@ class FolderSet:
         return sorted(found)
 
     def unlabeled_records(self) -> List[Record]:
-        """Image ids count from 1 in the order of the sorted paths; sizes are read when first
+        """Image ids count from 1 in the order of the sorted paths. Sizes are read when first
         needed.
         """
         return [

@@ -1,1 +1,1 @@
-"""Dataset formats: one file each, entered into `FORMATS` by `register_format`."""
+"""Dataset formats. Each has one file, and `register_format` adds it to `FORMATS`."""

@@ -8,10 +8,10 @@ globox 2.9 and labelformat 0.1.17 ignore the rotation of CVAT's boxes and leave 
 shapes, and reversed boxes stay reversed or are an error. globox and supervision 0.31 give up the
 whole set at the first line or box that is malformed. labelformat leaves out polygons and scores in
 YOLO's files. globox refuses, and supervision misses, images in sub-folders that share a name.
-supervision and globox cannot tell an image without a label file from one without objects, which is
-what semi-supervised training is about. None of these three reads Label Studio's JSON or a table
-with columns of other names. datumaro 1.13 needs other versions of OpenCV, Pillow and pandas than
-this project pins.
+supervision and globox cannot tell an image without a label file from one without objects, a
+difference that semi-supervised training needs. None of these three reads Label Studio's JSON or a
+table with columns of other names. datumaro 1.13 needs other versions of OpenCV, Pillow and pandas
+than this project pins.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class LabelledBox:
     """One usable box: XYXY in pixels of the image as it is shown, turned by its EXIF tag.
 
-    `polygon` is the outline that was drawn, x, y, x, y, ..., where the shape is a polygon.
+    `polygon` is the drawn outline, x, y, x, y, ..., if the shape is a polygon.
     """
 
     label: str
@@ -56,8 +56,8 @@ class ImageLabels:
 
     Args:
         path: relative to the folder of the images.
-        boxes: None if the image is not labelled; [] if it is labelled as empty.
-        size: (height, width); None where the image cannot be read.
+        boxes: None if the image is not labelled. [] if it is labelled as empty.
+        size: (height, width). None if the image cannot be read.
     """
 
     path: str
@@ -70,10 +70,10 @@ class Reading:
     """The content of a set's files.
 
     Args:
-        images: sorted by path, those without labels too.
-        classes: the format's own list, in its order; None where it has none.
+        images: all images, sorted by path, including those without labels.
+        classes: the format's own list, in its order. None if it has none.
         skipped: unusable boxes. without_image: labels whose image was not found.
-        problem: why no image at all is labelled; "" where some are.
+        problem: the reason why no image is labelled. "" if some are.
     """
 
     images: List[ImageLabels]
@@ -103,12 +103,12 @@ class LabelReader:
         self._labelled_by: Dict[str, str] = {}
 
     def add_image(self, path: str) -> ImageLabels:
-        """The entry of an image, which is new and without labels the first time."""
+        """The entry of an image. The first call makes it, without labels."""
         return self.entries.setdefault(path, ImageLabels(path))
 
     def find_image(self, written: str, beside: str = "", where: str = "") -> Optional[ImageLabels]:
-        """The entry of the image that an annotation names; None, and counted, where there is no
-        such image.
+        """The entry of the image that an annotation names. If there is no such image, it is counted
+        and the result is None.
         """
         try:
             return self.add_image(self.folder.find(written, beside))
@@ -127,7 +127,7 @@ class LabelReader:
         return entry
 
     def mark_labelled_by(self, entry: ImageLabels, label_file: str) -> None:
-        """`mark_labelled` for formats with one label file an image.
+        """`mark_labelled` for formats with one label file per image.
 
         Raises:
             UserError: another file labels the image too.
@@ -152,8 +152,8 @@ class LabelReader:
         """Adds an XYXY box, or counts it as skipped.
 
         Args:
-            corners: [] for a shape that has no box; `where` is what the message lists.
-            polygon: its points in pixels, where the shape is one.
+            corners: XYXY, [] for a shape that has no box. where: the place that the message lists.
+            polygon: the polygon's points in pixels, if the shape is a polygon.
         """
         self.mark_labelled(entry)
         assert entry.boxes is not None
@@ -196,9 +196,9 @@ class LabelReader:
 class AnnotatedSet(ABC):
     """A declared dataset. A format only implements `read`; everything else follows from its result.
 
-    ANNOTATIONS is a file or a folder. IMAGES, where it is left out, is the folder of ANNOTATIONS.
-    CLASSES, where it is given, fixes the classes and their order. `masks` says whether polygons are
-    read as masks (`MODEL.MASK_ON`).
+    ANNOTATIONS is a file or a folder. Without IMAGES, the images are in the folder of ANNOTATIONS.
+    CLASSES fixes the classes and their order. `masks` says whether polygons are read as masks
+    (`MODEL.MASK_ON`).
     """
 
     REQUIRED: ClassVar[Tuple[str, ...]] = ("ANNOTATIONS",)
@@ -230,7 +230,7 @@ class AnnotatedSet(ABC):
 
     @abstractmethod
     def read(self) -> Reading:
-        """Reads the files; called once for each state of them."""
+        """Reads the files. It is called once for each state of the files."""
 
     @abstractmethod
     def label_files(self) -> List[str]:
@@ -249,7 +249,7 @@ class AnnotatedSet(ABC):
         return os.path.dirname(self.annotations) or "."
 
     def reading(self) -> Reading:
-        """What `read` returns, kept until a file changes."""
+        """The result of `read`, kept until a file changes."""
         if not os.path.exists(self.annotations):
             raise UserError(
                 f"{self.annotations} does not exist: correct ANNOTATIONS of {self.name}."
@@ -290,7 +290,7 @@ class AnnotatedSet(ABC):
         return True
 
     def unlabeled_records(self) -> List[Record]:
-        """Every image of the set alone, labelled or not.
+        """Every image of the set, labelled or not, without annotations.
 
         Image ids count from 1 in the order of the paths.
         """
@@ -303,7 +303,7 @@ class AnnotatedSet(ABC):
     def labeled_records(self) -> List[Record]:
         """The labelled images, with "annotations" (class indices; XYXY boxes).
 
-        With `masks` an annotation has a "segmentation" (an `Rle`); shapes that are no usable
+        With `masks` an annotation has a "segmentation" (an `Rle`). Shapes that are not a usable
         polygon are skipped and reported.
         """
         skipped = SkippedBoxes(self.source, "boxes without a usable mask")

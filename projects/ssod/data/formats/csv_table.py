@@ -1,5 +1,5 @@
-"""A table with one box a line: CSV as Roboflow, AutoML, Open Images, keras-retinanet and many
-scripts write it.
+"""A table with one box per line: CSV as written by Roboflow, AutoML, Open Images, keras-retinanet
+and many scripts.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _LARGEST_RELATIVE = 1.5
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a file, and where its columns are.
+    """The rows of a file, and the positions of its columns.
 
     Args:
-        box: the four columns of a box, or one that holds "[x, y, width, height]".
+        box: the four columns of a box, or the one column that holds "[x, y, width, height]".
         first_line: the number of the first row's line.
     """
 
@@ -77,7 +77,7 @@ def read_table(path: str) -> Table:
     """Reads a file with commas, semicolons or tabs between its columns.
 
     Raises:
-        UserError: it is no text, or a column is missing.
+        UserError: the file is not text, or a column is missing.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -117,7 +117,7 @@ def _columns(
         return found if min(found) >= 0 else ()
 
     corners = next(filter(None, map(all_of, _CORNERS)), ())
-    # The columns width and height are the image's where corners stand beside them.
+    # The columns width and height are the image's if there are corners too.
     sizes = () if corners else next(filter(None, map(all_of, _SIZES)), ())
     single = one_of("bbox box")
     box = corners or sizes or (() if single is None else (single,))
@@ -190,7 +190,7 @@ def _cell(row: List[str], column: int) -> str:
 
 
 def _numbers(table: Table, row: List[str]) -> Optional[List[float]]:
-    """XYXY; [] where a number is missing or none; None where the row has no box."""
+    """XYXY. [] if a number is missing or not a number. None if the row has no box."""
     cells = [_cell(row, column) for column in table.box]
     if not any(cells):
         return None

@@ -1,5 +1,5 @@
-"""CVAT: one XML for a task or project, as "CVAT for images 1.1" and "CVAT for video 1.1" write
-it.
+"""CVAT: one XML for a task or project, in the formats "CVAT for images 1.1" and "CVAT for video
+1.1".
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _OTHER_LABELS = ("tag", "points", "polyline")
 
 
 def shape_box(shape: ElementTree.Element) -> Optional[List[float]]:
-    """XYXY around a shape, turned by its rotation; [] where a number is missing; None for points
-    and lines.
+    """XYXY around a shape, turned by its rotation. [] if a number is missing. None for points and
+    lines.
     """
     try:
         return _shape_box(shape)
@@ -72,7 +72,7 @@ def _points(text: Optional[str]) -> List[Point]:
 
 
 def label_names(root: ElementTree.Element) -> List[str]:
-    """The labels that the task or project defines, in its order; parts of skeletons and tags are
+    """The labels that the task or project defines, in its order. Parts of skeletons and tags are
     left out.
     """
     names = []
@@ -86,13 +86,13 @@ def label_names(root: ElementTree.Element) -> List[str]:
 @register_format("cvat", required=AnnotatedSet.REQUIRED, optional=(*AnnotatedSet.OPTIONAL, "SPLIT"))
 @dataclass(frozen=True)
 class CvatSet(AnnotatedSet):
-    """`{FORMAT: cvat, ANNOTATIONS: annotations.xml, IMAGES: folder}`; SPLIT names a subset of a
+    """`{FORMAT: cvat, ANNOTATIONS: annotations.xml, IMAGES: folder}`. SPLIT names a subset of a
     project.
 
     ANNOTATIONS may be a folder with the XML files of several tasks. Every shape with an inside
-    becomes the box around it, turned as it is; polygons are masks too. Points and lines are skipped
-    and counted. An image without any shape counts as unlabelled: CVAT lists every image of a task,
-    labelled or not.
+    becomes the box around the rotated shape. Polygons are masks too. Points and lines are skipped
+    and counted. An image without any shape counts as unlabelled, because CVAT lists every image of
+    a task, labelled or not.
     """
 
     def label_files(self) -> List[str]:
@@ -101,8 +101,8 @@ class CvatSet(AnnotatedSet):
         return [path for path in files_below(self.annotations, ".xml") if _is_cvat(path)]
 
     def _place_of(self, path: str) -> str:
-        """The folder of an XML file, below the folder of the images; of two tasks each may have its
-        own images beside it.
+        """The folder of an XML file, below the folder of the images. Two tasks may each have their
+        own images next to their XML file.
         """
         place = os.path.relpath(os.path.dirname(path) or ".", self.image_root)
         return "" if place.startswith("..") else place.replace(os.sep, "/")

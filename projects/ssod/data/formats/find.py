@@ -1,4 +1,4 @@
-"""Looks at a file or folder and says which entries of `SSOD.DATASETS` would read it."""
+"""Looks at a file or folder and returns the entries of `SSOD.DATASETS` that would read it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ssod.data.formats.yolo_layout import is_class_file, is_data_yaml, label_pat
 from ssod.data.records import IMAGE_SUFFIXES
 from ssod.errors import UserError
 
-# Names of images that are looked up to find the folder they are relative to.
+# The number of image names that are looked up to find the folder they are relative to.
 _TRIED = 8
-# XML files that are opened in each folder.
+# The number of XML files that are opened in each folder.
 _OPENED = 50
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 _SPLITS.update({"test": "test", "testing": "test", "minival": "val"})
@@ -31,10 +31,10 @@ _SPLITS.update({"test": "test", "testing": "test", "minival": "val"})
 
 @dataclass(frozen=True)
 class FoundSet:
-    """An entry of `SSOD.DATASETS` that reads what was found.
+    """An entry of `SSOD.DATASETS` that reads the found files.
 
     Args:
-        split: "train", "val" or "test" where a name says so, else "".
+        split: "train", "val" or "test" if a name says so, otherwise "".
     """
 
     node: Dict[str, Any]
@@ -46,7 +46,7 @@ class FoundSet:
 
 
 def find_datasets(path: str) -> List[FoundSet]:
-    """All that can be read at a path, each once; nothing where it has no labels that a FORMAT
+    """All sets that can be read at a path, each once. None if the path has no labels that a FORMAT
     knows.
     """
     if os.path.isdir(path):
@@ -57,9 +57,7 @@ def find_datasets(path: str) -> List[FoundSet]:
 
 
 def split_named(path: str) -> str:
-    """The split that a file name, or the folder it lies in, speaks of: "train", "val", "test" or
-    "".
-    """
+    """The split in the name of a file or of its folder: "train", "val", "test" or ""."""
     for part in reversed(PurePath(path).parts):
         stem = part.lower().replace("-", "_").replace(".", "_")
         for word in reversed(stem.split("_")):
@@ -94,8 +92,8 @@ def _in_folder(folder: str) -> List[FoundSet]:
 
 
 def _first_files(paths: Sequence[str]) -> List[str]:
-    """The first few of each folder: many XML files in one folder are VOC's, of which none needs to
-    be opened.
+    """The first few files of each folder. Many XML files in one folder are VOC's, and not all of
+    them have to be opened.
     """
     seen: Counter = Counter()
     chosen = []
@@ -107,7 +105,7 @@ def _first_files(paths: Sequence[str]) -> List[str]:
 
 
 def _stands_alone(path: str) -> bool:
-    """Whether a JSON file has no image beside it, unlike LabelMe's."""
+    """Whether a JSON file has no image next to it, unlike LabelMe's."""
     stem = os.path.splitext(path)[0]
     return not any(
         os.path.exists(stem + s) for suffix in IMAGE_SUFFIXES for s in (suffix, suffix.upper())
@@ -155,7 +153,7 @@ def _yolo_folder(folder: str) -> List[FoundSet]:
 
 
 def _voc(folder: str) -> List[FoundSet]:
-    """VOC with lists of splits, and XML files that lie in no such root."""
+    """Finds VOC with lists of splits, and XML files outside of such a root."""
     found: List[FoundSet] = []
     others: List[FoundSet] = []
     roots = []
@@ -175,7 +173,7 @@ def _voc(folder: str) -> List[FoundSet]:
     known = {one.node["ROOT"] for one in found}
     found += [one for one in others if one.node["ROOT"] not in known]
     splits = {(one.node["ROOT"], one.split) for one in found}
-    # trainval lists the images of train and val once more.
+    # trainval repeats the images of train and val.
     found = [f for f in found if f.split or (f.node["ROOT"], "train") not in splits]
     for path in files_below(folder, ".xml"):
         if not path.startswith(tuple(roots)) and _root_tag(path) == "annotation":
@@ -205,7 +203,7 @@ def _cvat(path: str, folder: str) -> List[FoundSet]:
             if node.tag == "image":
                 names.append(node.get("name") or "")
     except ElementTree.ParseError:
-        pass  # reading it says where it is broken
+        pass  # the error of reading says where it is broken
     images = _folder_of(names, path, folder)
     return [FoundSet({"FORMAT": "cvat", "ANNOTATIONS": path, "IMAGES": images})]
 
@@ -224,8 +222,8 @@ def _csv(path: str, folder: str) -> List[FoundSet]:
 
 
 def _folder_of(names: Sequence[str], path: str, folder: str) -> str:
-    """The folder that image names are relative to: in the file's own, beside it, or further up to
-    `folder`.
+    """The folder that image names are relative to. It is inside the file's own folder, next to it,
+    or further up to `folder`.
     """
     tried = [name for name in names[:: max(1, len(names) // _TRIED)] if name][:_TRIED]
     own = os.path.dirname(path) or "."
@@ -243,7 +241,7 @@ def _folder_of(names: Sequence[str], path: str, folder: str) -> str:
             tail = name.replace("\\", "/").lstrip("./")
             if found.endswith(tail):
                 return os.path.join(folder, found[: -len(tail)]).rstrip("/")
-    except UserError:  # no image at all
+    except UserError:  # there is no image at all
         pass
     return folder
 

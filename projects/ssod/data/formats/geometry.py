@@ -1,4 +1,4 @@
-"""Boxes around the shapes that annotation tools draw; boxes are XYXY, angles are degrees clockwise
+"""Boxes around the shapes that annotation tools draw. Boxes are XYXY, angles are degrees clockwise
 on the screen.
 """
 
@@ -11,7 +11,7 @@ Point = Tuple[float, float]
 
 
 def box_around(points: Sequence[Point]) -> List[float]:
-    """The smallest XYXY box around points; [] where there are none."""
+    """The smallest XYXY box around points. [] if there are none."""
     if not points:
         return []
     xs, ys = zip(*points)
@@ -19,7 +19,7 @@ def box_around(points: Sequence[Point]) -> List[float]:
 
 
 def ordered(x0: float, y0: float, x1: float, y1: float) -> List[float]:
-    """The XYXY box of two opposite corners, whichever was drawn first."""
+    """The XYXY box of two opposite corners in any order."""
     return [min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)]
 
 

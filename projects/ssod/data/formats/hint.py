@@ -17,13 +17,13 @@ class _HintedError(UserError):
 
 
 def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optional[str]:
-    """The sentence "This looks like ...", where none of the formats that read the paths is the
+    """The sentence "This looks like ...", if none of the formats that can read the paths is the
     declared one.
 
     Args:
-        images: the declared folder of images, which is not doubted.
+        images: the declared folder of images, which is assumed to be right.
     """
-    from ssod.data.formats.find import find_datasets  # which knows all formats
+    from ssod.data.formats.find import find_datasets  # imported here, because it knows all formats
 
     for path in paths:
         try:
@@ -40,8 +40,8 @@ def right_format(declared: str, paths: Iterable[str], images: str = "") -> Optio
 
 
 def hints_at_format(declared: str) -> Callable[[_Kind], _Kind]:
-    """Makes the reading methods of a dataset's class name the right FORMAT where they fail, as a
-    decorator.
+    """A decorator of a dataset's class. If its reading methods fail, their message names the right
+    FORMAT.
     """
 
     def decorate(kind: _Kind) -> _Kind:

@@ -1,4 +1,4 @@
-"""Finds the image that an annotation names, however the tool that wrote it spelled the path."""
+"""Finds the image that an annotation names, for all the ways in which tools spell the path."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageFolder:
 
     @cached_property
     def paths(self) -> List[str]:
-        """All images, sorted; listed when first needed."""
+        """All images, sorted. They are listed when first needed."""
         if not os.path.isdir(self.root):
             raise UserError(f"{self.root} is no folder{relative_to(self.root)}: correct IMAGES.")
         return list_images(self.root)
@@ -92,13 +92,13 @@ class ImageFolder:
         raise ImageNotFound("without an image file")
 
     def of_stem(self, path: str) -> str:
-        """The image beside a label file, by its name without suffix.
+        """The image that belongs to a label file, by its name without suffix.
 
         Args:
-            path: of the label file, relative to the root.
+            path: path of the label file, relative to the root.
 
         Raises:
-            ImageNotFound: there is none of that name in that folder, or there are several.
+            ImageNotFound: there is no image of that name in that folder, or there are several.
         """
         pure = PurePosixPath(path)
         found = [
@@ -112,7 +112,7 @@ class ImageFolder:
 def _nearest(parts: tuple, found: List[str]) -> str:
     def shared(path: str) -> int:
         count = 0
-        # The suffix may differ, so the last part counts for all of them.
+        # The suffix may differ, so the last part of the path counts for all of them.
         for mine, theirs in zip(reversed(parts[:-1]), reversed(PurePosixPath(path).parts[:-1])):
             if mine != theirs:
                 break

@@ -1,4 +1,4 @@
-"""Label Studio: one JSON for a project, exported as "JSON" or "JSON-MIN"; coordinates are percent
+"""Label Studio: one JSON for a project, exported as "JSON" or "JSON-MIN". Coordinates are percent
 of the image.
 """
 
@@ -16,8 +16,8 @@ from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import register_format
 from ssod.errors import UserError
 
-# Where a region keeps its class names; other results (choices, texts, ratings) label the whole
-# image.
+# The keys under which a region keeps its class names. Other results (choices, texts, ratings) label
+# the whole image.
 _LABEL_KEYS = (
     "rectanglelabels",
     "polygonlabels",
@@ -33,7 +33,7 @@ _UPLOAD = re.compile(r"^[0-9a-f]{8}-(.+)$")
 
 
 def is_label_studio(content: Any) -> bool:
-    """Whether JSON is a list of tasks with an image each."""
+    """Whether the JSON is a list of tasks with an image each."""
     return (
         isinstance(content, list)
         and bool(content)
@@ -43,7 +43,7 @@ def is_label_studio(content: Any) -> bool:
 
 
 def image_of(task: Dict[str, Any]) -> Optional[str]:
-    """The task's image as it is written: a URL, a storage path or an upload."""
+    """The task's image as written in the file: a URL, a storage path or an upload."""
     data = task.get("data") if isinstance(task.get("data"), dict) else task
     texts = [value for value in data.values() if isinstance(value, str)]  # type: ignore[union-attr]
     for key in ("image", "img", "picture", "photo"):
@@ -53,7 +53,7 @@ def image_of(task: Dict[str, Any]) -> Optional[str]:
 
 
 def image_names(written: str) -> List[str]:
-    """What the image's file may be called, the likeliest first.
+    """The possible names of the image's file, the most likely first.
 
     "/data/local-files/?d=a/b.jpg" is a/b.jpg; "/data/upload/1/0a1b2c3d-b.jpg" is b.jpg, unless the
     upload itself was copied.
@@ -70,10 +70,9 @@ def image_names(written: str) -> List[str]:
 
 
 def region_box(value: Dict[str, Any], width: float, height: float) -> Optional[List[float]]:
-    """XYXY in pixels around a region; [] where a number is missing; None where the region has no
-    box.
+    """XYXY in pixels around a region. [] if a number is missing. None if the region has no box.
 
-    A rectangle turns clockwise about its top left corner, an ellipse about its centre.
+    A rectangle is turned clockwise about its top left corner, an ellipse about its centre.
     """
     try:
         return _region_box(value, width / 100, height / 100)
@@ -101,10 +100,10 @@ def _region_box(value: Dict[str, Any], sx: float, sy: float) -> Optional[List[fl
 class LabelStudioSet(AnnotatedSet):
     """`{FORMAT: label_studio, ANNOTATIONS: export.json, IMAGES: folder}`.
 
-    Of several annotations of a task, the one marked as ground truth counts, else the latest.
-    Cancelled ones and predictions do not count. Polygons and ellipses become the boxes around them;
-    polygons are masks too. Brush strokes and key points are skipped and counted. A task without
-    annotations is unlabelled.
+    If a task has several annotations, the one marked as ground truth counts, otherwise the latest.
+    Cancelled annotations and predictions do not count. Polygons and ellipses become the boxes
+    around them. Polygons are masks too. Brush strokes and key points are skipped and counted. A
+    task without annotations is unlabelled.
     """
 
     def label_files(self) -> List[str]:
@@ -148,7 +147,7 @@ def _find_image(reader: LabelReader, written: Optional[str], where: str) -> Opti
 
 
 def _regions(task: Dict[str, Any]) -> Optional[List[Any]]:
-    """The regions that count; None if the task is not labelled."""
+    """The regions that count. None if the task is not labelled."""
     found = task.get("annotations", task.get("completions"))
     if isinstance(found, list):
         done = [a for a in found if isinstance(a, dict) and not a.get("was_cancelled")]
@@ -159,7 +158,7 @@ def _regions(task: Dict[str, Any]) -> Optional[List[Any]]:
         )
         result = best.get("result")
         return result if isinstance(result, list) else []
-    # JSON-MIN: the regions lie under the name of the control, which the labelling interface
+    # In JSON-MIN the regions are under the name of the control, which the labelling interface
     # chooses.
     regions = [v for v in task.values() if isinstance(v, list) and any(map(_is_region, v))]
     return [region for found in regions for region in found] if regions else None
@@ -172,7 +171,7 @@ def _is_region(value: Any) -> bool:
 def _add_regions(reader: LabelReader, entry: ImageLabels, regions: List[Any], where: str) -> None:
     for number, label, value, size in _labelled(regions):
         place = f"{where} region {number + 1}"
-        # Percent of the current image, which may have been resized after labelling.
+        # The values are percent of the current image, which may have been resized after labelling.
         width, height = entry.size[::-1] if entry.size else size or (0, 0)
         box = region_box(value, width, height)
         if box is None:

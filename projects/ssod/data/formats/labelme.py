@@ -1,4 +1,4 @@
-"""LabelMe: one JSON beside each image, with shapes in pixels."""
+"""LabelMe: one JSON next to each image, with shapes in pixels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _POLYGONS = ("polygon", "oriented_rectangle", "quadrilateral")
 
 
 def is_labelme(content: Any) -> bool:
-    """Whether JSON is the labels of one image."""
+    """Whether the JSON holds the labels of one image."""
     return isinstance(content, dict) and isinstance(content.get("shapes"), list)
 
 
 def shape_box(shape: Dict[str, Any]) -> Optional[List[float]]:
-    """XYXY around a shape; [] where its points are no numbers; None where its type has no inside.
+    """XYXY around a shape. [] if its points are not numbers. None if its type has no inside.
 
-    A rectangle's two corners come in the order in which they were drawn. A circle is its centre and
-    a point of its rim.
+    A rectangle's two corners are in the order in which they were drawn. A circle is given by its
+    centre and a point of its rim.
     """
     kind = shape.get("shape_type") or "polygon"  # old files have no type
     try:
@@ -47,10 +47,10 @@ def shape_box(shape: Dict[str, Any]) -> Optional[List[float]]:
 @register_format("labelme", required=AnnotatedSet.REQUIRED, optional=AnnotatedSet.OPTIONAL)
 @dataclass(frozen=True)
 class LabelMeSet(AnnotatedSet):
-    """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`; IMAGES where the images lie
+    """`{FORMAT: labelme, ANNOTATIONS: folder of the JSON files}`. Add IMAGES if the images are
     elsewhere.
 
-    Polygons, circles and masks become the boxes around them; polygons are masks too. Points and
+    Polygons, circles and masks become the boxes around them. Polygons are masks too. Points and
     lines are skipped and counted.
     """
 
@@ -82,8 +82,8 @@ class LabelMeSet(AnnotatedSet):
 def _find_image(
     reader: LabelReader, relative: str, content: Dict[str, Any]
 ) -> Optional[ImageLabels]:
-    # The image beside the file comes before the path in the file: files are renamed and copied
-    # together with their images, but the path inside stays the old one.
+    # The image next to the file comes before the path in the file. Files are renamed and copied
+    # together with their images, but the path inside does not change.
     try:
         return reader.add_image(reader.folder.of_stem(relative))
     except ImageNotFound:

@@ -1,4 +1,4 @@
-"""The values of `FORMAT` in `SSOD.DATASETS`, and what a dataset of any format can do.
+"""The values of `FORMAT` in `SSOD.DATASETS`, and the interface of a dataset of any format.
 
 A new format is one class in one file:
 
@@ -6,7 +6,8 @@ A new format is one class in one file:
     @dataclass(frozen=True)
     class MineSet: ...      # with the members of `DeclaredSet`
 
-The file is imported by `ssod.data.declarations`, or by a user's own code before the config is read.
+`ssod.data.declarations` imports the file, or a user's own code imports it before the config is
+read.
 """
 
 from __future__ import annotations
@@ -41,22 +42,22 @@ class DeclaredSet(Protocol):
         """The dataset of an entry whose keys were checked."""
 
     def files_to_hash(self) -> List[str]:
-        """The files that decide which image has which labels; every rank must see the same."""
+        """The files that decide which image has which labels. Every rank must see the same."""
 
     def names_to_hash(self) -> List[str]:
-        """The image names that decide which image has which index, where no file lists them."""
+        """The image names that decide which image has which index, if no file lists them."""
 
     def classes(self) -> List[str]:
-        """Class names in the order of their index; none where the format has no labels."""
+        """Class names in the order of their index. Empty if the format has no labels."""
 
     def metadata(self) -> Dict[str, Any]:
-        """What Detectron2's `MetadataCatalog` gets at once, without reading any file."""
+        """The entries of Detectron2's `MetadataCatalog` that are known without reading any file."""
 
     def has_labels(self) -> bool:
         """Whether the format can hold labels."""
 
     def unlabeled_records(self) -> List[Record]:
-        """Every image alone. Labels are not read where the format allows it."""
+        """Every image, without annotations. Labels are not read if the format allows it."""
 
     def labeled_records(self) -> List[Record]:
         """Images with "annotations" (class indices; XYXY or XYWH boxes)."""
@@ -83,7 +84,7 @@ def register_format(
 ) -> Callable[[_Kind], _Kind]:
     """Enters a class with the members of `DeclaredSet` into `FORMATS`, as a decorator.
 
-    Its reading methods then name the right FORMAT where they fail on files of another one.
+    If its reading methods fail on files of another format, their message names the right FORMAT.
     """
 
     def register(kind: _Kind) -> _Kind:
@@ -105,9 +106,7 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
 
 
 def resolve_path(path: str) -> str:
-    """A leading "datasets/" stands for $DETECTRON2_DATASETS/ where that is set, as in
-    Detectron2.
-    """
+    """A leading "datasets/" stands for $DETECTRON2_DATASETS/ if that is set, as in Detectron2."""
     root = os.environ.get("DETECTRON2_DATASETS")
     if root and path.replace(os.sep, "/").startswith("datasets/"):
         path = os.path.join(root, path[len("datasets/") :])
@@ -115,10 +114,10 @@ def resolve_path(path: str) -> str:
 
 
 def optional_path(node: Mapping[str, Any], key: str) -> Optional[str]:
-    """The path under a key, or None where the key is missing or empty.
+    """The path under a key, or None if the key is missing or empty.
 
     Raises:
-        UserError: the value is no string.
+        UserError: the value is not a string.
     """
     value = node.get(key)
     if not value:
@@ -129,13 +128,13 @@ def optional_path(node: Mapping[str, Any], key: str) -> Optional[str]:
 
 
 def class_list(node: Mapping[str, Any]) -> Tuple[str, ...]:
-    """The names under CLASSES; empty where the key is missing.
+    """The names under CLASSES. Empty if the key is missing.
 
     Raises:
-        UserError: it is no list of different names.
+        UserError: the value is not a list of different names.
     """
     classes = node.get("CLASSES") or ()
-    # A YAML list may hold numbers, which are names too; anything else is a slip.
+    # A YAML list may hold numbers, which are names too. Other values are mistakes.
     if (
         not isinstance(classes, (list, tuple))
         or not all(isinstance(c, (str, int, float)) and str(c).strip() for c in classes)

@@ -1,5 +1,5 @@
-"""VOC's XML files without lists of splits: beside their images as labelImg leaves them, or in a
-folder of their own.
+"""VOC's XML files without lists of splits. They are next to their images, as labelImg writes them,
+or in a separate folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class VocFolderSet(AnnotatedSet):
     """`{FORMAT: voc, ROOT: folder}` without SPLIT: every XML file below ROOT labels an image below
     ROOT.
 
-    A file without objects says that nothing is on the image; an image without a file counts as
+    A file without objects says that nothing is on the image. An image without a file counts as
     unlabelled.
     """
 
@@ -69,8 +69,8 @@ class VocFolderSet(AnnotatedSet):
 
 
 def _find_image(reader: LabelReader, relative: str, written: str) -> Optional[ImageLabels]:
-    """The image beside the file, else the one of the same name in a parallel folder, else the one
-    that the file names.
+    """The image next to the file, otherwise the one of the same name in a parallel folder,
+    otherwise the one that the file names.
 
     <filename> and <path> come last, because they are not updated when files are renamed or moved.
     """

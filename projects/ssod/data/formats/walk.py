@@ -7,7 +7,7 @@ from typing import List
 
 
 def files_below(root: str, *suffixes: str) -> List[str]:
-    """The files with one of the suffixes (lower case, with dot), sorted; hidden files and folders
+    """The files with one of the suffixes (lower case, with dot), sorted. Hidden files and folders
     are left out.
 
     Links to folders are followed, but no folder is visited twice.

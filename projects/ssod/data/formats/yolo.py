@@ -1,4 +1,6 @@
-"""YOLO: one text file an image, "class x y width height" relative to the image's size."""
+"""YOLO: one text file per image with lines "class x y width height", relative to the image's
+size.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,16 @@ from ssod.data.formats.yolo_layout import Layout, is_class_file, label_paths, re
 from ssod.data.records import is_image
 from ssod.errors import UserError
 
-# A centre may lie a little outside of the image, but a value of this size is a number of pixels.
+# A centre may lie a little outside the image, but a value of this size is a number of pixels.
 _LARGEST = 2.0
 
 
 def parse_line(line: str, keypoint_values: int = 0) -> Optional[Tuple[int, List[float]]]:
-    """(class index, relative XYXY) of a line; None where it is no label.
+    """(class index, relative XYXY) of a line. None if it is not a label.
 
-    Five numbers are class, centre and size; a sixth is a score or a track. Seven and more are the
-    class and a polygon, of which four corners are an oriented box. With `keypoint_values` numbers
-    more than five, they are key points.
+    Five numbers are class, centre and size. A sixth is a score or a track. Seven and more are the
+    class and a polygon. A polygon with four corners is an oriented box. If there are
+    `keypoint_values` numbers more than five, these are key points.
     """
     try:
         numbers = [float(word) for word in line.split()]
@@ -42,7 +44,9 @@ def parse_line(line: str, keypoint_values: int = 0) -> Optional[Tuple[int, List[
 
 
 def parse_polygon(line: str, keypoint_values: int = 0) -> List[Point]:
-    """The relative points of a line of `parse_line` that has a polygon; [] of any other."""
+    """The relative points of a line (see `parse_line`) that has a polygon. [] for any other
+    line.
+    """
     numbers = [float(word) for word in line.split()]
     if len(numbers) <= 6 or (keypoint_values and len(numbers) == 5 + keypoint_values):
         return []
@@ -55,9 +59,9 @@ class YoloSet(AnnotatedSet):
     """`{FORMAT: yolo, ANNOTATIONS: data.yaml, SPLIT: train}`, Darknet's obj.data, or a folder with
     classes.txt.
 
-    Labels are found as Ultralytics and Darknet find them: in `labels/` where the image is in
-    `images/`, else beside the image. An empty file says that nothing is on the image; an image
-    without a file counts as unlabelled.
+    Labels are found as Ultralytics and Darknet find them: in `labels/` if the image is in
+    `images/`, otherwise next to the image. An empty file says that nothing is on the image. An
+    image without a file counts as unlabelled.
     """
 
     def layout(self) -> Layout:
@@ -148,10 +152,10 @@ def _lines(path: str) -> List[str]:
 
 
 def _labels_without_image(layout: Layout) -> List[str]:
-    """Label files beside the labels of the set's images, to which no image belongs."""
+    """Label files in the folders of the set's labels that belong to no image."""
     known: Set[str] = set()
     folders: Dict[str, None] = {}
-    # The list of a split may leave out images, whose labels are no orphans.
+    # The list of a split may leave out images. Their labels do belong to an image.
     for folder in {os.path.dirname(image) for image in layout.image_files()}:
         for name in filter(is_image, os.listdir(folder or ".")):
             paths = label_paths(os.path.join(folder, name))
@@ -169,5 +173,5 @@ def _labels_without_image(layout: Layout) -> List[str]:
 
 
 def looks_like_labels(path: str) -> bool:
-    """Whether each of the first lines is a label; an empty file may be one."""
+    """Whether each of the first lines is a label. An empty file may be a label file."""
     return all(parse_line(line) for line in _lines(path)[:5])

@@ -1,5 +1,5 @@
-"""Where the parts of a YOLO dataset lie: Ultralytics' data.yaml, Darknet's obj.data, or a folder
-alone.
+"""The places of the parts of a YOLO dataset: Ultralytics' data.yaml, Darknet's obj.data, or a
+folder alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ssod.data.formats.walk import files_below
 from ssod.data.records import IMAGE_SUFFIXES, is_image
 from ssod.errors import UserError
 
-# Files with one class name a line; labelImg, Label Studio, Darknet, CVAT and Roboflow write them.
+# Files with one class name per line. labelImg, Label Studio, Darknet, CVAT and Roboflow write them.
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "predefined_classes.txt")
 # Names that tools give to the same split.
 _SAME = {
@@ -32,10 +32,9 @@ class Layout:
     """The parts of one split.
 
     Args:
-        root: the folder below which everything lies. places: folders and lists of images. names:
-            the classes.
-        files: the files that were read for this. keypoint_values: numbers after the box in a pose
-            label.
+        root: the folder that holds all parts. places: folders and lists of images. names: the
+            classes.
+        files: the files that were read. keypoint_values: numbers after the box in a pose label.
     """
 
     root: str
@@ -65,8 +64,8 @@ class Layout:
 
 
 def label_paths(image: str) -> List[str]:
-    """Where the label file of an image may be: the last `images` of its path becomes `labels`, or
-    it lies beside.
+    """The possible label files of an image: the last `images` of its path becomes `labels`, or the
+    label is next to the image.
     """
     stem = os.path.splitext(image)[0].replace(os.sep, "/")
     parts = stem.split("/")
@@ -82,7 +81,7 @@ def read_layout(annotations: str, split: str, images: str, name: str) -> Layout:
     """The layout that a file or a folder describes.
 
     Raises:
-        UserError: it describes none, or has no such split.
+        UserError: there is no layout, or no such split.
     """
     if os.path.isdir(annotations):
         described = _description_in(annotations)
@@ -127,7 +126,7 @@ def is_yaml(path: str) -> bool:
 
 
 def is_class_file(path: str) -> bool:
-    """Whether a file, by its name, has one class name a line."""
+    """Whether a file has one class name per line, according to its name."""
     return os.path.basename(path) in CLASS_FILES or path.endswith(".names")
 
 
@@ -171,7 +170,7 @@ def class_names(path: str, content: Dict[str, Any]) -> Tuple[str, ...]:
 
 
 def read_names(path: str) -> Tuple[str, ...]:
-    """One class name a line; trailing empty lines do not count."""
+    """Reads one class name per line. Trailing empty lines do not count."""
     return _different(path, [line.strip() for line in _text(path).strip().splitlines()])
 
 
@@ -183,7 +182,7 @@ def _different(path: str, names: List[str]) -> Tuple[str, ...]:
 
 
 def find_below(root: str, written: str) -> str:
-    """The file or folder below `root` that a path means which another machine wrote.
+    """The file or folder below `root` that belongs to a path written by another machine.
 
     The path is tried as it is, then below the root, then without its first parts one by one:
     Roboflow writes "../train/images", Darknet and CVAT "data/train.txt", notebooks
@@ -283,11 +282,11 @@ def _class_files(folder: str) -> List[str]:
 def _names_of(
     paths: Sequence[str], described: Tuple[str, ...] = (), source: str = ""
 ) -> Tuple[str, ...]:
-    """The longest list of classes; the others must be its beginning, since labelImg writes a list
+    """The longest list of classes. The others must be its beginning, because labelImg writes a list
     that grows.
 
     Args:
-        described: the list that `source` has, which goes first.
+        described: the list of `source`, which comes first.
 
     Raises:
         UserError: two lists give the same number to different classes.

@@ -1,4 +1,5 @@
-"""Labels in the forms that annotation tools import; one file each, listed in `WRITERS`.
+"""Writes labels in the forms that annotation tools import. Each form has one file. `WRITERS` lists
+them.
 
-The readers one folder up read them back.
+The readers in the folder above read the files again.
 """

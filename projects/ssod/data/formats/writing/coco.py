@@ -1,4 +1,4 @@
-"""COCO's JSON; scores are kept as COCO's result files have them."""
+"""COCO's JSON. Scores are stored as in COCO's result files."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ def coco_content(labels: LabelSet) -> Dict[str, Any]:
 
 
 def write_coco(labels: LabelSet, output: str) -> None:
-    """OUTPUT/annotations.json and OUTPUT/images."""
+    """Writes OUTPUT/annotations.json and OUTPUT/images."""
     link_images(labels, os.path.join(output, IMAGES))
     write_text(os.path.join(output, "annotations.json"), json.dumps(coco_content(labels)))

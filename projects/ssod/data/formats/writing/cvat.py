@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: one XML for all images, and the labels of the task that takes it."""
+"""CVAT for images 1.1: one XML for all images, and the labels of the task that imports it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def _colour(index: int) -> str:
 
 
 def cvat_xml(labels: LabelSet) -> ElementTree.Element:
-    """<annotations> with the labels under <meta> and every image, also those without boxes."""
+    """<annotations> with the labels under <meta> and with every image, including those without
+    boxes.
+    """
     root = ElementTree.Element("annotations")
     ElementTree.SubElement(root, "version").text = "1.1"
     task = ElementTree.SubElement(ElementTree.SubElement(root, "meta"), "task")
@@ -67,7 +69,7 @@ def _attribute() -> Dict[str, Any]:
 
 
 def write_cvat(labels: LabelSet, output: str) -> None:
-    """OUTPUT/annotations.xml, labels.json (for CVAT's label constructor, Raw) and images."""
+    """Writes OUTPUT/annotations.xml, labels.json (for CVAT's label constructor, Raw) and images."""
     link_images(labels, os.path.join(output, IMAGES))
     root = cvat_xml(labels)
     ElementTree.indent(root)

@@ -19,11 +19,11 @@ LOCAL_FILES = f"/data/local-files/?d={IMAGES}/"
 def tasks(labels: LabelSet, url: str = LOCAL_FILES) -> List[Dict[str, Any]]:
     """A task for each image.
 
-    Boxes with scores are predictions, which an annotator accepts or changes; the others are
+    Boxes with scores are predictions, which an annotator accepts or changes. The others are
     annotations. Coordinates are percent of the image.
 
     Args:
-        url: what Label Studio finds the image with, in front of its path.
+        url: the text in front of an image's path with which Label Studio finds the image.
     """
     return [
         {
@@ -71,7 +71,7 @@ def _predictions(labels: LabelSet, number: int) -> List[Dict[str, Any]]:
     found = _results(labels, number, scored=True)
     if not found:
         return []
-    # The data manager sorts tasks by this.
+    # The data manager sorts tasks by this value.
     mean = sum(result["score"] for result in found) / len(found)
     return [{"model_version": labels.source, "score": round(mean, 6), "result": found}]
 
@@ -82,7 +82,7 @@ def _annotations(labels: LabelSet, number: int) -> Dict[str, Any]:
 
 
 def interface(classes: List[str]) -> str:
-    """The labelling interface, as a project's settings take it."""
+    """The labelling interface in the form of a project's settings."""
     view = ElementTree.Element("View")
     ElementTree.SubElement(view, "Image", name=_OBJECT, value=f"${_OBJECT}")
     control = ElementTree.SubElement(view, "RectangleLabels", name=_CONTROL, toName=_OBJECT)
@@ -94,7 +94,7 @@ def interface(classes: List[str]) -> str:
 
 
 def write_label_studio(labels: LabelSet, output: str, url: str = LOCAL_FILES) -> None:
-    """OUTPUT/tasks.json, label_config.xml and images."""
+    """Writes OUTPUT/tasks.json, label_config.xml and images."""
     link_images(labels, os.path.join(output, IMAGES))
     write_text(os.path.join(output, "tasks.json"), json.dumps(tasks(labels, url), indent=1))
     write_text(os.path.join(output, "label_config.xml"), interface(labels.classes))

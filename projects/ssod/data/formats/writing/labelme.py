@@ -1,4 +1,4 @@
-"""LabelMe: one JSON beside each image."""
+"""LabelMe: one JSON next to each image."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _shape(box: ScoredBox, classes: list[str]) -> Dict[str, Any]:
         "flags": {},
         "mask": None,
     }
-    # LabelMe keeps keys that it does not know; X-AnyLabeling shows this one.
+    # LabelMe keeps keys that it does not know. X-AnyLabeling shows this one.
     return shape if box.score is None else {**shape, "score": round(box.score, 6)}
 
 
 def labelme_content(image: ScoredImage, classes: list[str]) -> Dict[str, Any]:
-    """The labels of one image, which lies beside the file."""
+    """The labels of one image, which is next to the file."""
     return {
         "version": _VERSION,
         "flags": {},
@@ -47,7 +47,7 @@ def labelme_content(image: ScoredImage, classes: list[str]) -> Dict[str, Any]:
 
 
 def write_labelme(labels: LabelSet, output: str) -> None:
-    """OUTPUT with images and JSON files side by side, and labels.txt with the classes."""
+    """Writes OUTPUT with images and JSON files in one folder, and labels.txt with the classes."""
     files = labels.by_label_file(".json")
     link_images(labels, output)
     for path, image in files.items():

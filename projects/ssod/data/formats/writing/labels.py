@@ -1,4 +1,4 @@
-"""What a writer is given, and what the writers share.
+"""The input of writers, and their shared functions.
 
 A writer puts everything that a tool needs into one folder: the labels, and the images as links, so
 that the folder can be opened, zipped or uploaded as it is.
@@ -59,7 +59,8 @@ class LabelSet:
     def by_label_file(self, suffix: str) -> Dict[str, ScoredImage]:
         """Path of the label file -> image, for formats that have one for each image.
 
-        Images without boxes have none: an empty file would say that nothing is on the image.
+        Images without boxes have no file, because an empty file would say that nothing is on the
+        image.
 
         Raises:
             UserError: two images would share a file.
@@ -88,5 +89,5 @@ def link_images(labels: LabelSet, folder: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a file in UTF-8, which appears as a whole."""
+    """Writes a file in UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))

@@ -21,8 +21,8 @@ class Writer:
     """One value of `--to`.
 
     Args:
-        write: puts labels into a folder. scores: where these are in the files. use: what to do with
-            the folder; {0} is its path.
+        write: puts labels into a folder. scores: the place of scores in the files. use: what to do
+            with the folder, where {0} is its path.
     """
 
     write: Callable[..., None]
@@ -68,7 +68,7 @@ WRITERS: Dict[str, Writer] = {
 
 
 def check_output(output: str) -> None:
-    """Raises `UserError` unless a folder of that name can be filled."""
+    """Raises `UserError` unless `output` is a new or empty folder."""
     if os.path.lexists(output) and not os.path.isdir(output):
         raise UserError(f"--output {output} is a file: name a folder.")
     if os.path.isdir(output) and os.listdir(output):
@@ -78,10 +78,10 @@ def check_output(output: str) -> None:
 
 
 def write_labels_for(tool: str, labels: LabelSet, output: str, **more: Any) -> None:
-    """Writes the folder for a tool of `WRITERS`; `more` goes to its writer.
+    """Writes the folder for a tool of `WRITERS`. The tool's writer gets `more`.
 
     Raises:
-        UserError: there is something in it.
+        UserError: the folder is not empty.
     """
     check_output(output)
     os.makedirs(output, exist_ok=True)

@@ -1,4 +1,4 @@
-"""VOC's XML files: Annotations/ and JPEGImages/, whole pixels that count from 1."""
+"""VOC's XML files: Annotations/ and JPEGImages/, with whole pixels that count from 1."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ssod.data.formats.writing.labels import LabelSet, ScoredImage, link_images,
 
 
 def whole_pixels(low: float, high: float, size: int) -> Tuple[int, int]:
-    """The first and the last pixel of a side, counted from 1; at least two, as readers expect.
+    """The first and the last pixel of a side, counted from 1. There are at least two pixels, as
+    readers expect.
 
     Example:
         >>> whole_pixels(9.6, 20.4, 100)
@@ -22,7 +23,7 @@ def whole_pixels(low: float, high: float, size: int) -> Tuple[int, int]:
 
 
 def voc_xml(image: ScoredImage, classes: list[str]) -> ElementTree.Element:
-    """<annotation>; a score is an attribute of its object, as CVAT and Datumaro have it."""
+    """<annotation>. A score is an attribute of its object, as in CVAT and Datumaro."""
     height, width = image.size
     root = ElementTree.Element("annotation")
     ElementTree.SubElement(root, "folder").text = "JPEGImages"
@@ -50,7 +51,7 @@ def voc_xml(image: ScoredImage, classes: list[str]) -> ElementTree.Element:
 
 
 def write_voc(labels: LabelSet, output: str) -> None:
-    """OUTPUT/Annotations and OUTPUT/JPEGImages."""
+    """Writes OUTPUT/Annotations and OUTPUT/JPEGImages."""
     files = labels.by_label_file(".xml")
     link_images(labels, os.path.join(output, "JPEGImages"))
     os.makedirs(os.path.join(output, "Annotations"), exist_ok=True)

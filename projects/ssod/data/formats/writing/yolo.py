@@ -1,4 +1,4 @@
-"""YOLO in Ultralytics' layout: data.yaml, images/ and labels/; a line has no place for a score."""
+"""YOLO in Ultralytics' layout: data.yaml, images/ and labels/. A line has no place for a score."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def yolo_lines(image: ScoredImage) -> str:
 
 
 def write_yolo(labels: LabelSet, output: str) -> None:
-    """OUTPUT/data.yaml, images and labels, and classes.txt for labelImg and Label Studio."""
+    """Writes OUTPUT/data.yaml, images and labels, and classes.txt for labelImg and Label Studio."""
     files = labels.by_label_file(".txt")
     link_images(labels, os.path.join(output, IMAGES))
     os.makedirs(os.path.join(output, "labels"), exist_ok=True)
