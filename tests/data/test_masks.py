@@ -22,6 +22,7 @@ from ssod.data.mapper import TwoViewMapper, UnreadableImage
 from ssod.data.masks import decode_mask, encode_mask, read_mask, tight_boxes
 from ssod.errors import UserError
 from ssod.structures import PseudoLabels, SampleRef, make_targets
+from ssod.tools.visualise import load_dataset
 from tiny import tiny_cfg, with_squares
 
 H, W = 6, 8
@@ -275,6 +276,9 @@ def test_sets_that_others_registered_bring_their_masks(
         masks = [decode_mask(a["segmentation"]) for a in record["annotations"]]
         assert [mask.sum() for mask in masks] == [12, ELL.sum()]
         assert "skipped 1 unusable masks (1 without a mask): image 5" in caplog.text
+        (drawn,), _ = load_dataset(cfg, name)
+        masks = [decode_mask(a["segmentation"]).sum() for a in drawn["annotations"]]
+        assert masks == [12, ELL.sum()]
     finally:
         DatasetCatalog.remove(name)
 
@@ -289,6 +293,9 @@ def test_stored_labels_bring_their_masks(tmp_path: Path) -> None:
     (record,) = load_unlabeled(cfg)
     sample = _mapper([T.RandomFlip(prob=1.0)])(record, SampleRef("unlabeled", 0, 0))
     assert sample.stored is not None
+    assert TwoViewMapper.for_labelling(cfg)(
+        record, SampleRef("unlabeled", 0, 0)
+    ).stored.pred_masks.any()
     pseudo = PseudoLabels.from_detections([sample.stored])
     (target,) = pseudo.to_targets()
     assert (target.gt_masks.tensor[0].numpy() == ELL[:, ::-1]).all()

@@ -219,14 +219,17 @@ def with_masks(name: str, records: Sequence[Mapping[str, Any]]) -> List[Record]:
     skipped = SkippedBoxes(name, "unusable masks")
     kept = []
     for record in records:
+        if "annotations" not in record:
+            kept.append(Record(record))
+            continue
         size = record.get("height"), record.get("width")
         annotations = []
-        for annotation in record.get("annotations", ()):
+        for annotation in record["annotations"]:
             mode, crowd = BoxMode(annotation["bbox_mode"]), bool(annotation.get("iscrowd", 0))
             box = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
             rle, problem = read_mask(annotation.get("segmentation"), box, *size, is_crowd=crowd)
             if rle is None:
-                skipped.add(f"image {record['image_id']}", str(problem), record["file_name"])
+                skipped.add(f"image {record.get('image_id')}", str(problem), record["file_name"])
             else:
                 annotations.append({**annotation, "segmentation": rle})
         kept.append(Record(record, annotations=annotations))

@@ -209,7 +209,8 @@ class TwoViewMapper:
         """
         size, most = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         resize = [T.ResizeShortestEdge(size, most)] if size else []
-        return cls(resize, image_format=cfg.INPUT.FORMAT, strong=None, seed=0)
+        masks = cfg.MODEL.MASK_ON
+        return cls(resize, image_format=cfg.INPUT.FORMAT, strong=None, seed=0, masks=masks)
 
     def __call__(self, record: Mapping[str, Any], ref: SampleRef) -> Sample:
         """Maps one image.

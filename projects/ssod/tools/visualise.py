@@ -24,7 +24,13 @@ from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ssod.data.catalog import check_classes, dataset_classes, register_datasets
+from ssod.data.catalog import (
+    check_classes,
+    dataset_classes,
+    declared_set,
+    register_datasets,
+    with_masks,
+)
 from ssod.data.coco import CocoSet
 from ssod.data.declarations import suggestion
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image
@@ -70,6 +76,8 @@ def load_dataset(cfg: CfgNode, name: str) -> Loaded:
         raise UserError(
             f"{error.filename}, needed by {name}, does not exist: put it there."
         ) from None
+    if cfg.MODEL.MASK_ON and declared_set(name) is None:
+        records = list(with_masks(name, records))
     return records, list(dataset_classes(name) or ())
 
 
