@@ -29,6 +29,11 @@ FCOS = [
     *("MODEL.FCOS.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"], "MODEL.FCOS.NUM_CONVS", 1),
     *("MODEL.FCOS.NORM", ""),  # GN fails on a single pixel of 32 channels
 ]
+SSD = [
+    *("MODEL.META_ARCHITECTURE", "SSD", "MODEL.SSD.NAME", "", "MODEL.SSD.NUM_CLASSES", 3),
+    *("MODEL.SSD.SIZE", 64, "MODEL.SSD.IN_FEATURES", ("p2", "p3", "p4")),
+    *("MODEL.SSD.ASPECT_RATIOS", ((2,), (2,), (2,)), "MODEL.SSD.SCALES", (0.2, 0.6)),
+]
 DENSE = {"RetinaNet": RETINANET, "FCOS": FCOS}
 METHOD_NAMES = sorted(name for name, _ in METHOD_REGISTRY)
 # All five papers at once.

@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 from detr_case import KINDS, detr_keys
 from own_detector import OWN
 from region_rig import KEYS as REGIONS
-from runs import DENSE
+from runs import DENSE, SSD
 from ssod.data.masks import encode_mask
 from ssod.detectors.registry import find_detector
 from ssod.engine.teacher_student import TeacherStudent
@@ -33,6 +33,7 @@ TINY: Dict[str, List[Any]] = {
     **DENSE,
     "Deformable DETR": [*detr_keys("DeformableDETR"), *KINDS["deformable"][1]],
     "RT-DETR v2": [*detr_keys("RTDETRV2"), *KINDS["rt_detr"][1]],
+    "SSD": SSD,
     "any other model": OWN,
 }
 METHODS = dict(own_methods())

@@ -12,18 +12,12 @@ from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torchvision.models.detection import ssd300_vgg16
 
-from runs import state_of, train
+from runs import SSD, state_of, train
 from ssod.detectors.registry import build_adapter
 from ssod.detectors.ssd import SSDDetector
 from ssod.errors import UserError
 from ssod.structures import View, Views, make_targets
 from tiny import make_sample, tiny_cfg, with_squares
-
-SSD = [
-    *("MODEL.META_ARCHITECTURE", "SSD", "MODEL.SSD.NAME", "", "MODEL.SSD.NUM_CLASSES", 3),
-    *("MODEL.SSD.SIZE", 64, "MODEL.SSD.IN_FEATURES", ("p2", "p3", "p4")),
-    *("MODEL.SSD.ASPECT_RATIOS", ((2,), (2,), (2,)), "MODEL.SSD.SCALES", (0.2, 0.6)),
-]
 
 
 def ssd_cfg(*pairs: Any) -> Any:
