@@ -127,6 +127,7 @@ def test_any_detector_that_detects(squares: Path, tmp_path: Path) -> None:
         (["--weights", "nowhere.pth"], "nowhere.pth"),
         (["--dataset", "squares_labeled"], "labelled already"),
         (["--", "DATASETS.UNLABELED", "()"], "UNLABELED is empty"),
+        (["--", "OUTPUT_DIR", "nowhere"], "train with this config first"),
     ],
 )
 def test_mistakes(run_folder: Path, tmp_path: Path, arguments: List[str], message: str) -> None:

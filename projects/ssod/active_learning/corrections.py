@@ -72,6 +72,8 @@ def take_back(cfg: CfgNode, args: argparse.Namespace) -> None:
             f"{args.corrected} has no labels for an image of {', '.join(cfg.DATASETS.UNLABELED)}: correct it or --images."
         )
     _write(cfg, args, found, collection, classes)
+    if cfg.MODEL.MASK_ON:
+        print("note: MODEL.MASK_ON is set, but the moved images have boxes alone")
     if has_stored_labels:
         print("note: SSOD.PSEUDO_LABELS has labels of the moved images too: make the file anew")
 

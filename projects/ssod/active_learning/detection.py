@@ -13,11 +13,25 @@ from torch import Tensor, nn
 
 from ssod.data.records import trained_classes
 from ssod.engine.checkpoint import SSODCheckpointer
+from ssod.errors import UserError
 from ssod.pseudo_labels.predictions import Prediction, PredictionStore, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
 from ssod.utils.run_folder import weights_of
 
 _LAST = "model_final.pth"
+
+
+def weights_or_run(cfg: CfgNode, weights: Optional[str]) -> str:
+    """The weights that a user names, else the config's own run.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    if not weights and not os.path.isdir(cfg.OUTPUT_DIR):
+        raise UserError(
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} does not exist: train with this config first, or name --weights."
+        )
+    return weights or cfg.OUTPUT_DIR
 
 
 def committee(weights: str) -> Tuple[str, Optional[str]]:

@@ -24,6 +24,7 @@ def work(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from ssod.active_learning.detection import weights_or_run
     from ssod.active_learning.prelabels import Request, label_for_tool, label_with_truth
 
     setup_logger(name="ssod", abbrev_name="ssod", distributed_rank=comm.get_rank())
@@ -39,7 +40,7 @@ def work(args: argparse.Namespace) -> None:
         url=args.image_url,
     )
     if not args.truth:
-        label_for_tool(cfg, args.weights or cfg.OUTPUT_DIR, request)
+        label_for_tool(cfg, weights_or_run(cfg, args.weights), request)
     elif comm.is_main_process():
         label_with_truth(cfg, request)
 

@@ -36,6 +36,7 @@ def work(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
+    from ssod.active_learning.detection import weights_or_run
     from ssod.active_learning.selection import choose_at_random, choose_next
 
     setup_logger(name="ssod", abbrev_name="ssod", distributed_rank=comm.get_rank())
@@ -48,7 +49,7 @@ def work(args: argparse.Namespace) -> None:
         return
     choose_next(
         cfg,
-        args.weights or cfg.OUTPUT_DIR,
+        weights_or_run(cfg, args.weights),
         args.output,
         count=args.count,
         datasets=args.dataset,
