@@ -11,7 +11,6 @@ from typing import Any, Callable, Dict, Generic, List, Optional, TypeVar
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ssod.detectors.features import FeatureMaps
 from ssod.structures import View
 
 
