@@ -1,4 +1,4 @@
-"""The training loader: one torch DataLoader for both streams, deterministic for any number of
+"""The training loader: one torch DataLoader for both streams. It is deterministic for any number of
 workers.
 
 The sampler runs in the main process and tells the workers what to load. The image that replaces a
@@ -41,8 +41,8 @@ Packed = Tuple[bytes, Tensor]
 class AspectGroups:
     """Aspect group of each image: 0 landscape, 1 portrait or square.
 
-    Sizes come from the records. Where a record has none (a plain folder), the file's header is read
-    when the image is first drawn: reading 100,000 headers before the first step would take minutes
+    Sizes come from the records. If a record has none (a plain folder), the file's header is read
+    when the image is first drawn. Reading 100,000 headers before the first step would take minutes
     on a network drive.
     """
 
@@ -89,10 +89,10 @@ class TwoStreamDataset(Dataset):
         )
 
     def sample(self, ref: SampleRef) -> Sample:
-        """The sample asked for, or the first readable one of its substitutes, with the unreadable
-        ones in `skipped`.
+        """The requested sample, or the first readable one of its substitutes. `skipped` has the
+        unreadable ones.
 
-        A substitute's `ref.index` is its own; stream and position, and so all randomness, stay.
+        A substitute has its own `ref.index`. Stream and position stay, and so does all randomness.
         """
         dataset = self._datasets[ref.stream]
         draw: Optional[np.random.Generator] = None
@@ -118,7 +118,7 @@ class TwoStreamDataset(Dataset):
 
 
 class _WorkerDataset(Dataset):
-    """Sends batches out of a worker packed, and errors as values.
+    """Sends batches from a worker in packed form, and errors as values.
 
     A batch of 64 images holds hundreds of tensors. Each would keep a file descriptor open on its
     way to the main process, and the default limit is 1,024. A packed batch needs only one. An
@@ -176,7 +176,7 @@ def pack(value: Any) -> Packed:
 
 
 def unpack(packed: Packed) -> Any:
-    """Inverse of `pack`; tensors are views of the flat one."""
+    """The inverse of `pack`. The tensors are views of the flat one."""
     return _Unpacker(*packed).load()
 
 
@@ -203,7 +203,7 @@ def _as_is(value: Any) -> Any:
 
 
 class TrainLoader:
-    """Infinite iterable of `SSODBatch`; workers start when the first batch is asked for, not
+    """Infinite iterable of `SSODBatch`. Workers start when the first batch is requested, not
     before.
 
     Unreadable images are replaced and listed in `Sample.skipped`.
@@ -231,7 +231,7 @@ class TrainLoader:
             prefetch_factor=PREFETCH_FACTOR,
             collate_fn=_as_is,
             worker_init_fn=_start_worker,
-            # Given, because a DataLoader otherwise draws from torch's global generator when it
+            # Without a generator of its own, a DataLoader draws from torch's global one when it
             # starts.
             generator=torch.Generator().manual_seed(0),
             pin_memory=self.pin_memory,
@@ -267,15 +267,14 @@ def build_train_loader(
     state: Optional[Mapping[str, Any]] = None,
     start_step: int = 0,
 ) -> TrainLoader:
-    """Batches of both streams for this rank; see `TwoStreamBatchSampler` for `state` and
+    """Batches of both streams for this rank. See `TwoStreamBatchSampler` for `state` and
     `start_step`.
 
-    Unlabelled images are loaded from step `SSOD.BURN_IN_STEPS` on, where `SSOD.METHODS` names
-    anything.
+    Unlabelled images are loaded from step `SSOD.BURN_IN_STEPS` on, unless `SSOD.METHODS` is empty.
 
     Args:
-        labeled, unlabeled: Detectron2 dataset dicts; the latter without annotations.
-        seed: concrete (not -1) and the same on every rank.
+        labeled, unlabeled: Detectron2 dataset dicts. The unlabelled ones have no annotations.
+        seed: a seed other than -1, the same on every rank.
     """
     workers = cfg.DATALOADER.NUM_WORKERS
     if board is not None and cfg.SSOD.METHODS:

@@ -30,7 +30,7 @@ from ssod.structures import Geometry, Sample, SampleRef
 
 
 class ViewTransform(Protocol):
-    """A method's change to a sample, applied in the loader's workers; must be picklable.
+    """A method's change to a sample, applied in the loader's workers. It must be picklable.
 
     Transforms run in the methods' order.
     """
@@ -38,15 +38,14 @@ class ViewTransform(Protocol):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, snapshot: Optional[Snapshot]
     ) -> Sample:
-        """Returns a changed copy (`dataclasses.replace`); the tensors it was given stay as they
-        are.
+        """Returns a changed copy (`dataclasses.replace`). It must not change the given tensors.
 
         Args:
             sample: both views; `sample.ref.index` is the image that was read, in its stream's
                 dataset.
-            rng: follows from (seed, stream, position, method) alone; draw from nothing else.
-            snapshot: the method's own one in effect at this step, memory-mapped; None before the
-                first.
+            rng: depends only on (seed, stream, position, method). Draw from no other generator.
+            snapshot: the method's own snapshot in effect at this step, memory-mapped. None before
+                the first.
         """
         ...
 
@@ -60,7 +59,9 @@ class UnreadableImage(Exception):
 
 
 def sample_rng(seed: int, ref: SampleRef, purpose: str) -> np.random.Generator:
-    """The generator for one purpose at one position of a stream; independent of all others."""
+    """The generator for one purpose at one position of a stream. It is independent of all
+    others.
+    """
     key = (STREAMS.index(ref.stream), ref.position, zlib.crc32(purpose.encode()))
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -70,7 +71,7 @@ def seeded_globals(rng: np.random.Generator) -> Iterator[None]:
     """Seeds the global generators of NumPy, `random` and torch (CPU) from `rng`, and restores them
     afterwards.
 
-    Detectron2's augmentations draw from NumPy's; a user's own may draw from the others.
+    Detectron2's augmentations draw from NumPy's generator. A user's own may draw from the others.
     """
     before = np.random.get_state(), random.getstate(), torch.get_rng_state()
     seeds = [int(word) for word in rng.integers(0, 2**32, 3)]
@@ -89,7 +90,7 @@ def affine_matrix(transforms: T.TransformList, height: int, width: int) -> np.nd
     """The float64 (2, 3) matrix of `transforms` on a `height` x `width` image.
 
     Raises:
-        UserError: if they are not affine (checked at two further points).
+        UserError: the transforms are not affine (this is checked at two further points).
     """
     scale = np.array([width, height], dtype=np.float64)
     unit = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.3, 0.6]], dtype=np.float64)
@@ -140,15 +141,16 @@ class TwoViewMapper:
     """Reads an image, makes the weak and the strong view, and lets methods change the sample.
 
     Args:
-        augmentations: geometry of both views, Detectron2's.
+        augmentations: Detectron2's augmentations, for the geometry of both views.
         image_format: "BGR" or "RGB", the model's `INPUT.FORMAT`.
         strong: None: the strong view equals the weak one.
-        strong_labeled: False: of labelled images the strong view always equals the weak one.
-        seed: of all randomness, with the reference's stream and position.
+        strong_labeled: False: the strong view of labelled images always equals the weak one.
+        seed: the seed of all randomness, together with the reference's stream and position.
         view_transforms: by method name, in order.
-        snapshots: where the methods' snapshots are read from.
-        masks: records have masks, which the samples get too.
-        tight_boxes: boxes are those around the masks in the view, which a crop makes smaller.
+        snapshots: the reader of the methods' snapshots.
+        masks: whether records have masks, which the samples get too.
+        tight_boxes: whether boxes are those around the masks in the view, which a crop makes
+            smaller.
     """
 
     def __init__(
@@ -182,8 +184,8 @@ class TwoViewMapper:
         seed: int,
         snapshots: Optional[SnapshotReader] = None,
     ) -> "TwoViewMapper":
-        """Geometry as Detectron2 trains with: crop (if on), resize, flip; with masks, too, boxes of
-        cropped images are those around the masks.
+        """Uses the geometry of Detectron2's training: crop (if on), resize, flip. With masks, boxes
+        of cropped images are those around the masks, as in Detectron2.
         """
         augmentations: List[T.Augmentation] = detection_utils.build_augmentation(cfg, is_train=True)
         if cfg.INPUT.CROP.ENABLED:
@@ -216,12 +218,12 @@ class TwoViewMapper:
         """Maps one image.
 
         Args:
-            record: a Detectron2 dataset dict; not changed. Annotations are read on the labelled
-                stream only, "stored" (see `attach_stored_labels`) on the unlabelled one.
-            ref: what to make; its index must be `record`'s.
+            record: a Detectron2 dataset dict, which is not changed. Annotations are read on the
+                labelled stream only, "stored" (see `attach_stored_labels`) on the unlabelled one.
+            ref: the sample to make. Its index must be that of `record`.
 
         Raises:
-            UnreadableImage: the caller chooses another image.
+            UnreadableImage: the file cannot be used. The caller chooses another image.
         """
         image = read_image(record, self.image_format)
         size = (image.shape[0], image.shape[1])
@@ -277,12 +279,12 @@ def labeled_instances(
     masks: bool = False,
     tight: bool = False,
 ) -> Instances:
-    """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and boxes that the view leaves
-    no area.
+    """`gt_boxes` and `gt_classes` (M,) in the view, without crowds and without boxes that have no
+    area in the view.
 
     Args:
-        masks: annotations have masks (`Rle`), which become `gt_masks`; objects of which the view
-            shows no pixel are left out. tight: boxes are then those around the masks.
+        masks: whether annotations have masks (`Rle`), which become `gt_masks`. Objects without a
+            pixel in the view are left out. tight: whether boxes are then those around the masks.
     """
     kept = [a for a in annotations if not a.get("iscrowd", 0)]
     moved = [
@@ -301,9 +303,9 @@ def labeled_instances(
 
 
 def _check_mask_sizes(record: Mapping[str, Any], stream: str, size: tuple[int, int]) -> None:
-    """Raises `UnreadableImage` where a mask is not as large as the image file.
+    """Raises `UnreadableImage` if a mask does not have the size of the image file.
 
-    Readers check this too, but not where a file does not say how large its images are.
+    Readers check this too, unless a file does not give the sizes of its images.
     """
     if stream == "labeled":
         rles = [a["segmentation"] for a in record["annotations"]]
@@ -328,8 +330,8 @@ def stored_instances(
     *,
     masks: bool = False,
 ) -> Instances:
-    """Stored labels as predictions in the view; boxes that the view leaves no area, and with
-    `masks` objects that it leaves no pixel, are dropped.
+    """Stored labels as predictions in the view. Boxes without area in the view are dropped. With
+    `masks`, objects without a pixel in the view are dropped too.
     """
     height, width = image_size
     boxes = torch.zeros(0, 4)

@@ -21,13 +21,13 @@ def merge_coco(
     """Joins COCO files with equal categories.
 
     Args:
-        sources: (file, folder put before its file names; "" for none).
-        translate: called with a file's name and content and the categories so far, for each file
-            but the first; gives the content in these categories.
+        sources: pairs (file, folder to put before its file names, "" for none).
+        translate: called for each file but the first, with the file's name and content and the
+            categories so far. It returns the content in these categories.
 
     Returns:
-        "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids stay as they are in
-        a single file; from several files they are renumbered.
+        "images", "annotations" (with numeric XYWH "bbox") and "categories". Ids of a single file
+        stay. Ids of several files are renumbered.
     """
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
@@ -88,8 +88,8 @@ def _check_annotations(
 
 
 def voc_to_coco(root: str, split: str, classes: Tuple[str, ...]) -> Dict[str, Any]:
-    """A VOC-layout dataset; file names are relative to ROOT/JPEGImages, unusable boxes are left out
-    with a warning.
+    """Converts a VOC-layout dataset. File names are relative to ROOT/JPEGImages. Unusable boxes are
+    left out with a warning.
     """
     dataset = VocSet("voc", root, split, classes)
     images: List[Dict[str, Any]] = []

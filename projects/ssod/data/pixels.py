@@ -1,4 +1,4 @@
-"""Image files of any bit depth as 8-bit pixels.
+"""Reads image files of any bit depth as 8-bit pixels.
 
 16-bit integers are divided by 256, as Pillow does with 16-bit colour images: the type's whole range
 becomes 0 to 255. Floating-point images must lie in [0, 1], which becomes 0 to 255. Others (32-bit
@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 
 def read_pixels(file_name: str, image_format: str) -> np.ndarray:
-    """uint8 (H, W, 3), turned by the EXIF tag, as Detectron2's `read_image` gives it for 8-bit
-    files.
+    """uint8 (H, W, 3), turned by the EXIF tag, equal to the result of Detectron2's `read_image` for
+    8-bit files.
 
     Args:
         image_format: "BGR" or "RGB".
@@ -39,7 +39,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "I":
         values = np.asarray(image)
-        if image.format == "PNG":  # Pillow before 11.3 opens 16-bit PNG files so
+        if image.format == "PNG":  # Pillow before 11.3 opens 16-bit PNG files in this mode
             return Image.fromarray((values >> 8).astype(np.uint8))
         raise ValueError(
             "it has 32-bit integers, whose range is unknown: save it with 8 or 16 bits"

@@ -1,4 +1,4 @@
-"""Detectron2's dataset dicts, with image sizes that are read only when they are needed."""
+"""Detectron2's dataset dicts. Image sizes are read only when they are needed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def read_image_size(file_name: str) -> Tuple[int, int]:
-    """(height, width) from the image's header, as Detectron2 will decode it: turned by its EXIF
-    tag.
+    """(height, width) from the image's header, turned by its EXIF tag, as Detectron2 will decode
+    it.
 
     Raises:
         OSError: the file is missing or its header is broken.
@@ -33,11 +33,11 @@ def read_image_size(file_name: str) -> Tuple[int, int]:
 
 
 class Record(dict):
-    """A dataset dict whose "height" and "width", where not given, come from the image header on
+    """A dataset dict. If "height" and "width" are not given, they come from the image header on
     first use.
 
-    Training on a folder of 100,000 images therefore starts at once. An unreadable file counts as
-    square here; the loader replaces and reports it when it is drawn.
+    So training on a folder of 100,000 images starts at once. An unreadable file counts as square
+    here. The loader replaces and reports it when it is drawn.
     """
 
     def __missing__(self, key: str) -> Any:
@@ -51,12 +51,12 @@ class Record(dict):
 
 
 def trained_annotations(record: Mapping[str, Any]) -> List[Dict[str, Any]]:
-    """A record's annotations, those of crowds left out; none where it has no labels."""
+    """A record's annotations without those of crowds. Empty if the record has no labels."""
     return [a for a in record.get("annotations", ()) if not a.get("iscrowd", 0)]
 
 
 def trained_classes(record: Mapping[str, Any]) -> List[int]:
-    """The class of each box that is trained on."""
+    """The classes of the boxes that are trained on."""
     return [a["category_id"] for a in trained_annotations(record)]
 
 

@@ -2,7 +2,7 @@
 
 Every rank draws the same global batches and takes its own slice, so that the images of a step do
 not depend on the number of ranks. Epochs are permutations that follow from (seed, stream, epoch).
-Batches hold images of one aspect group (portrait or landscape); images that wait for others of
+Batches hold images of one aspect group (portrait or landscape). Images that wait for others of
 their group stay in the state, so that none is lost.
 """
 
@@ -19,7 +19,7 @@ from ssod.errors import UserError
 from ssod.structures import SampleRef
 
 STREAMS = ("labeled", "unlabeled")
-# (method, snapshot id) the factors come from; None: those given at the start.
+# The (method, snapshot id) of the factors. None: the factors given at the start.
 FactorSource = Optional[Tuple[str, int]]
 
 
@@ -30,8 +30,8 @@ class StreamSpec:
     Attributes:
         size: number of images.
         batch: images per micro-batch over all ranks.
-        group: aspect group of an image, by index; None: all alike.
-        repeat_factors: float (size,), how often each image is drawn per epoch on average; None:
+        group: aspect group of an image, by index. None: all images are in one group.
+        repeat_factors: float (size,), how often each image is drawn per epoch on average. None:
             once.
     """
 
@@ -43,17 +43,17 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """What one rank loads for one micro-batch, and the sampler's state after it."""
+    """The images that one rank loads for one micro-batch, and the sampler's state after it."""
 
     refs: List[SampleRef]
     state: Dict[str, Any]
 
 
 def micro_batch_size(key: str, total: int, world_size: int, accumulation: int) -> int:
-    """Images per micro-batch over all ranks, from those per step.
+    """Images per micro-batch over all ranks, from the images per step.
 
     Raises:
-        UserError: naming `key` if the images cannot be shared equally.
+        UserError: the images cannot be shared equally. The message names `key`.
     """
     if total <= 0 or total % (world_size * accumulation):
         raise UserError(
@@ -66,7 +66,7 @@ def micro_batch_size(key: str, total: int, world_size: int, accumulation: int) -
 def epoch_indices(
     seed: int, stream: str, epoch: int, size: int, repeat_factors: Optional[np.ndarray] = None
 ) -> np.ndarray:
-    """int64 indices of one epoch in random order; fractional repeats are rounded up or down at
+    """int64 indices of one epoch in random order. Fractional repeats are rounded up or down at
     random.
     """
     key = (STREAMS.index(stream), epoch)
@@ -79,7 +79,9 @@ def epoch_indices(
 
 
 class _Stream:
-    """Draws one stream's global batches; `state` holds everything that changes, as plain Python."""
+    """Draws one stream's global batches. `state` holds everything that changes, as plain Python
+    values.
+    """
 
     def __init__(self, name: str, spec: StreamSpec, seed: int) -> None:
         self.name, self.spec, self.seed = name, spec, seed
@@ -104,7 +106,7 @@ class _Stream:
         self._indices = None
 
     def set_factors(self, source: FactorSource, factors: Optional[np.ndarray]) -> None:
-        """Sets the repeat factors. New factors begin a new epoch; the same ones do not."""
+        """Sets the repeat factors. New factors begin a new epoch. The same factors do not."""
         if factors is None:
             factors = self.spec.repeat_factors
         else:
@@ -152,22 +154,22 @@ class _Stream:
 
 
 class TwoStreamBatchSampler:
-    """Infinite; yields one `BatchRequest` a micro-batch, labelled references first.
+    """Infinite. Yields one `BatchRequest` per micro-batch, labelled references first.
 
     Args:
-        labeled, unlabeled: the streams; `unlabeled` None: there is none.
-        unlabeled_from: first step that has unlabelled images (the end of burn-in).
+        labeled, unlabeled: the streams. `unlabeled` is None if there is no such stream.
+        unlabeled_from: the first step that has unlabelled images (the end of burn-in).
         seed: the same on every rank.
         rank, world_size: this process takes `[rank * b, (rank + 1) * b)` of each global
             micro-batch.
         accumulation: micro-batches per step.
-        alternate: from `unlabeled_from` on a micro-batch holds one stream only, in turn, an
-            unlabelled one first.
-        board: snapshots in effect go into the references; the arrays "repeat_factors_<stream>"
+        alternate: from `unlabeled_from` on, a micro-batch holds only one stream. The streams take
+            turns, and the unlabelled one is first.
+        board: the references name its snapshots in effect. The arrays "repeat_factors_<stream>"
             change the drawing.
-        start_step: the first step, where there is no state.
-        state: of an earlier `BatchRequest`; drawing continues after it. Streams that it lacks start
-            anew.
+        start_step: the first step, if there is no state.
+        state: the state of an earlier `BatchRequest`, after which drawing continues. Streams that
+            it lacks start anew.
     """
 
     def __init__(

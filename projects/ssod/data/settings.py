@@ -1,7 +1,7 @@
-"""Settings with majority and minority classes (CI-SSOD, section 4.1): pure functions on COCO-format
-dicts.
+"""Settings with majority and minority classes (CI-SSOD, section 4.1), as pure functions on
+COCO-format dicts.
 
-The labelled set is D_m and D_s together. D_m has boxes of majority classes only; its minority boxes
+The labelled set is D_m and D_s together. D_m has boxes of majority classes only. Its minority boxes
 are dropped. D_s is small and has all boxes of its images. Images are drawn as in `split_rules`.
 """
 
@@ -17,16 +17,16 @@ from ssod.errors import UserError
 def choose_sub_task(
     coco: Coco, minority: Set[Any], *, percent: float, min_boxes: int, seed: int = 0, fold: int = 0
 ) -> Tuple[Set[Any], Set[Any]]:
-    """The image ids of D_m and of D_s, which have none in common.
+    """The image ids of D_m and of D_s. They have no image in common.
 
-    D_s is drawn first, so that it exists whenever the data have the boxes, and is the same for all
+    D_s is drawn first. So it exists whenever the data have the boxes, and it is the same for all
     percentages.
 
     Args:
         minority: category ids.
         percent: D_m's share of the images with at least one usable box of a majority class, rounded
             down.
-        min_boxes: D_s has at least so many boxes of every minority class, in no more images than
+        min_boxes: D_s has at least this many boxes of every minority class, in no more images than
             the draw needs.
 
     Raises:
@@ -43,7 +43,7 @@ def choose_sub_task(
 def choose_minority_images(
     coco: Coco, minority: Set[Any], *, min_boxes: int, seed: int = 0, fold: int = 0
 ) -> Set[Any]:
-    """The image ids of D_s alone; arguments and errors as for `choose_sub_task`."""
+    """The image ids of D_s alone. Arguments and errors are those of `choose_sub_task`."""
     counts = usable_classes(coco)
     order = [image for image in shuffled_ids(coco, seed, fold) if image in counts]
     return set(fill_classes(coco, order, counts, min_boxes, minority))
@@ -60,10 +60,10 @@ def drop_boxes(coco: Coco, images: Set[Any], categories: Set[Any]) -> Coco:
 
 
 def category_ids(coco: Coco, names: Sequence[str]) -> Set[Any]:
-    """Ids of the categories named.
+    """Ids of the categories with the given names.
 
     Raises:
-        UserError: there is no such category, or no other one.
+        UserError: a category does not exist, or all categories are named.
     """
     ids = {category["name"]: category["id"] for category in coco["categories"]}
     unknown = [name for name in names if name not in ids]
@@ -97,8 +97,8 @@ def match_classes(
 
     Args:
         here, there: the categories of both.
-        class_map: name here -> possible names there; compared without regard to case.
-        source: the file that `here` is from, for messages.
+        class_map: name here -> possible names there. Case does not matter in the comparison.
+        source: the file of `here`, for messages.
 
     Raises:
         UserError: a class of the map is missing on either side.
@@ -120,8 +120,8 @@ def match_classes(
 
 
 def translate(coco: Coco, target: Dict[Any, Any], categories: List[Dict[str, Any]]) -> Coco:
-    """The dataset in other categories: boxes that `target` has no category for are dropped, and
-    images without any left.
+    """The dataset in other categories. Boxes without a category in `target` are dropped, and so are
+    images that have no box then.
     """
     annotations = [
         {**a, "category_id": target[a["category_id"]]}

@@ -1,4 +1,4 @@
-"""Arrays that methods hand to the loader, in memory-mapped files that take effect at a fixed step.
+"""Arrays that methods pass to the loader, in memory-mapped files that take effect at a fixed step.
 
 A snapshot published after step n takes effect at step n + delay, on every rank and with any number
 of workers. So the distance by which workers run ahead does not matter. Files:
@@ -23,9 +23,7 @@ _OPEN_PER_METHOD = 2
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An open snapshot; `arrays` are read-only memory maps, shared by all processes that open
-    it.
-    """
+    """An open snapshot. `arrays` are read-only memory maps, shared by all processes with it."""
 
     method: str
     id: int
@@ -33,7 +31,7 @@ class Snapshot:
 
 
 class SnapshotReader:
-    """Opens published snapshots; cheap to pickle, and cached in each process."""
+    """Opens published snapshots. It is cheap to pickle, and caches in each process."""
 
     def __init__(self, root: str) -> None:
         self.root = str(root)
@@ -43,7 +41,7 @@ class SnapshotReader:
         return {"root": self.root, "_open": {}}
 
     def path(self, method: str, id: int) -> str:
-        """The folder that holds one .npy file an array."""
+        """The folder that holds one .npy file per array."""
         return os.path.join(self.root, method, f"{id:06d}")
 
     def open(self, method: str, id: int) -> Snapshot:
@@ -80,7 +78,7 @@ class _Entry:
 
 
 class SnapshotBoard:
-    """Publishes snapshots and knows which are in effect at which step.
+    """Publishes snapshots and knows which snapshots are in effect at each step.
 
     Args:
         root: folder for the files, on a file system that all ranks see.
@@ -107,7 +105,8 @@ class SnapshotBoard:
         arguments).
 
         Args:
-            arrays: by name; a name is a file name without its ending. No object arrays.
+            arrays: arrays by name. A name is a file name without its ending. Object arrays are not
+                allowed.
             step: it takes effect `delay` steps later. Steps of one method must not fall.
 
         Returns:
@@ -128,14 +127,16 @@ class SnapshotBoard:
 
     @staticmethod
     def _write(path: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Under a temporary name first: a folder with the final name is always complete."""
+        """Writes under a temporary name first, so that a folder with the final name is always
+        complete.
+        """
         temporary = path + ".tmp"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             os.makedirs(temporary)
             for name, array in arrays.items():
                 np.save(os.path.join(temporary, name + ".npy"), array, allow_pickle=False)
-            # Left by a run that was killed after the checkpoint this one resumed from.
+            # A folder of a run that was killed after the checkpoint from which this one resumed.
             shutil.rmtree(path, ignore_errors=True)
             os.rename(temporary, path)
         except OSError as error:
@@ -167,12 +168,13 @@ class SnapshotBoard:
         return self.reader.open(method, id).arrays
 
     def prune(self, keep_from_step: int) -> None:
-        """Deletes snapshots that no sample of `keep_from_step` or a later step refers to; call it
+        """Deletes snapshots that no sample of `keep_from_step` or a later step refers to. Call it
         on every rank.
 
         Args:
-            keep_from_step: the lesser of the step being trained (workers only run ahead of it) and
-                the step of the oldest checkpoint from which the run may be resumed.
+            keep_from_step: the smaller one of two steps: the step being trained (workers only run
+                ahead of it), and the step of the oldest checkpoint from which the run may be
+                resumed.
         """
         for method, entries in self._entries.items():
             past = [entry for entry in entries if entry.effective <= keep_from_step]
@@ -183,7 +185,7 @@ class SnapshotBoard:
                 entries.remove(entry)
 
     def state_dict(self) -> Dict[str, Any]:
-        """Plain Python: the schedule, without the files."""
+        """The schedule as plain Python values, without the files."""
         return {
             "entries": {
                 method: [[e.id, e.effective, list(e.arrays)] for e in entries]

@@ -21,8 +21,8 @@ Coco = Dict[str, Any]
 
 
 def usable_classes(coco: Coco) -> Dict[Any, Counter]:
-    """image id -> how many usable, not crowd, boxes of each category id; images without any are
-    left out.
+    """image id -> number of usable boxes of each category id, without crowds. Images without any
+    are left out.
     """
     counts: Dict[Any, Counter] = {}
     for annotation in coco["annotations"]:
@@ -58,9 +58,9 @@ def choose(
     """Draws the ids of the images that stay labelled, among those with at least one usable box.
 
     Args:
-        percent: of the images with usable boxes, rounded down, at least one image (so 1 % of COCO's
-            117,266 is 1,172). None: no more images than `min_boxes` asks for.
-        min_boxes: first come the images that hold a class of which fewer than so many boxes have
+        percent: share of the images with usable boxes, rounded down, at least one image (so 1 % of
+            COCO's 117,266 is 1,172). None: no more images than `min_boxes` needs.
+        min_boxes: images come first if they have a class of which fewer than this many boxes have
             been drawn.
 
     Raises:
@@ -83,7 +83,7 @@ def choose(
 
 
 def choose_of_all(coco: Coco, *, percent: float, seed: int = 0, fold: int = 0) -> Set[Any]:
-    """The ids of `percent` of all images, rounded down, at least one; for images that have no
+    """The ids of `percent` of all images, rounded down, at least one. It is for images that have no
     labels.
     """
     order = shuffled_ids(coco, seed, fold)
@@ -97,12 +97,12 @@ def fill_classes(
     wanted: int,
     categories: Optional[Set[Any]] = None,
 ) -> List[Any]:
-    """Goes through the images and takes those that hold a class of which fewer than `wanted` boxes
-    have been taken.
+    """Goes through the images and takes those with a class of which fewer than `wanted` boxes have
+    been taken.
 
     Args:
-        order: image ids. counts: from `usable_classes`.
-        categories: ids of the classes to fill; None: all.
+        order: image ids. counts: the result of `usable_classes`.
+        categories: ids of the classes to fill. None: all.
 
     Raises:
         UserError: a class has fewer boxes than wanted.

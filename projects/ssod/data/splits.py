@@ -1,4 +1,4 @@
-"""Split files: COCO JSON that holds a hash of its content; every rank checks it."""
+"""Split files: COCO JSON that holds a hash of its content. Every rank checks the hash."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", 
 
 
 def content_hash(coco: Dict[str, Any]) -> str:
-    """sha256 of the content in canonical form, without the hash itself: formatting and key order do
+    """sha256 of the content in canonical form, without the hash itself. Formatting and key order do
     not matter.
     """
     info = {key: value for key, value in object_under(coco, "info").items() if key != HASH_KEY}
@@ -33,7 +33,7 @@ def content_hash(coco: Dict[str, Any]) -> str:
 
 
 def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
-    """The content with its hash under "info", so that a change by hand is noticed."""
+    """The content with its hash under "info", so that changes by hand are noticed."""
     info = {**object_under(coco, "info"), HASH_KEY: content_hash(coco)}
     return {**coco, "info": info}
 
@@ -41,15 +41,15 @@ def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
 def split_coco(
     coco: Dict[str, Any], labeled: Set[Any], description: Dict[str, Any]
 ) -> Dict[str, Dict[str, Any]]:
-    """The contents of a split's files: "labeled", "unlabeled" (without annotations), and the rest's
-    hidden labels twice.
+    """The contents of a split's files: "labeled", "unlabeled" (without annotations), and the hidden
+    labels of the unlabelled images in two forms.
 
-    "unlabeled_truth" has them as they are; "unlabeled_true_labels" as stored pseudo-labels, with
-    score 1 and no crowds.
+    "unlabeled_truth" has the hidden labels unchanged. "unlabeled_true_labels" has them as stored
+    pseudo-labels, with score 1 and without crowds.
 
     Args:
-        labeled: ids of the images that keep their labels; all others are unlabelled.
-        description: how the split was drawn; kept under info.ssod_split.
+        labeled: ids of the images that keep their labels. All others are unlabelled.
+        description: how the split was drawn. It is stored under info.ssod_split.
     """
     parts = {}
     for part in ("labeled", "unlabeled", "unlabeled_truth", "unlabeled_true_labels"):
@@ -72,11 +72,10 @@ def split_coco(
 
 
 def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) -> List[Path]:
-    """Writes the files atomically and returns those that changed; an equal file is left alone.
+    """Writes the files atomically and returns those that changed. An equal file is not written.
 
     Raises:
-        UserError: a file with other content is there and `force` is not set; nothing is written
-            then.
+        UserError: a file with other content exists and `force` is not set. Nothing is written then.
     """
     changed = []
     for path, content in contents.items():
@@ -114,8 +113,8 @@ def _raw_hash(path: str) -> str:
 
 
 def verified_hash(path: str) -> str:
-    """A hash of a dataset's file; where it carries its own content hash (only split files do), that
-    is checked.
+    """A hash of a dataset's file. If the file has its own content hash (only split files do), this
+    checks it.
 
     Raises:
         UserError: the file was edited after it was made, is missing or is a folder.
@@ -149,11 +148,11 @@ def dataset_hash(dataset: DeclaredSet) -> str:
 
 
 def check_split_hashes(cfg: CfgNode) -> None:
-    """Checks the files of all declared datasets that `cfg` uses; every rank must call it.
+    """Checks the files of all declared datasets that `cfg` uses. Every rank must call it.
 
     Raises:
-        UserError: on every rank, if on any of them a split file was edited, or if the ranks see
-            different files.
+        UserError: on any rank a split file was edited, or the ranks see different files. It is
+            raised on every rank.
     """
     declared = parse_declarations(cfg)
     used = dict.fromkeys(
@@ -174,7 +173,9 @@ def check_split_hashes(cfg: CfgNode) -> None:
 
 
 def raise_on_difference(ranks: List[Tuple[List[Tuple[str, str]], Optional[str]]]) -> None:
-    """Compares what each rank found: its (name, hash) pairs and its own problem, if any."""
+    """Compares the findings of all ranks: the (name, hash) pairs, and the rank's own problem, if
+    any.
+    """
     for rank, (_, problem) in enumerate(ranks):
         if problem:
             raise UserError(problem if len(ranks) == 1 else f"rank {rank}: {problem}")

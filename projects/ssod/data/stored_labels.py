@@ -1,4 +1,5 @@
-"""Stored pseudo-labels: a COCO-format JSON with scores, read into the records of unlabelled images.
+"""Reads stored pseudo-labels, a COCO-format JSON with scores, into the records of unlabelled
+images.
 
 Shapes: M labels of one image; boxes are XYXY in absolute pixels of the image file.
 """
@@ -35,16 +36,16 @@ def attach_stored_labels(
     empty.
 
     Args:
-        records: of unlabelled images. path: the file; images are found by file name (the end of the
-            path suffices), classes by name. masks: labels need masks, too.
+        records: records of unlabelled images. path: the file. Images are found by file name (the
+            end of the path suffices), classes by name. masks: whether labels need masks too.
 
     Returns:
         New records with "stored": {"boxes": (M, 4) float32, "scores": (M,) float32, "classes": (M,)
-        int64}, with `masks` also "masks": M `Rle`.
+        int64}. With `masks` they also have "masks": M `Rle`.
 
     Raises:
-        UserError: the file is missing or broken, or lists images or classes that are not among
-            those of training; masks are needed and no label has one.
+        UserError: the file is missing or broken, lists images or classes that are not among those
+            of training, or has no masks although they are needed.
     """
     content = read_coco(path, ("images", "annotations", "categories"))
     known = {name: index for index, name in enumerate(class_names)}
@@ -111,7 +112,7 @@ def _match(
 
 
 def _endings(file_name: str) -> Iterator[str]:
-    """The normalised absolute path, then ever shorter ends of it down to the bare name."""
+    """The normalised absolute path, then shorter and shorter ends of it down to the bare name."""
     full = os.path.abspath(file_name)
     yield full
     parts = full.lstrip(os.sep).split(os.sep)
@@ -122,7 +123,7 @@ def _endings(file_name: str) -> Iterator[str]:
 def _rows(
     content: Dict[str, Any], classes: Dict[Any, int], path: str, masks: bool
 ) -> Tuple[Dict[Any, List[List[float]]], Dict[Any, List[Rle]]]:
-    """Image id -> rows of x0, y0, x1, y1, score, class; and image id -> the rows' masks."""
+    """Image id -> rows of x0, y0, x1, y1, score, class, and image id -> the rows' masks."""
     sizes = {i["id"]: (i.get("height"), i.get("width")) for i in content["images"]}
     rows: Dict[Any, List[List[float]]] = {image_id: [] for image_id in sizes}
     outlines: Dict[Any, List[Rle]] = {image_id: [] for image_id in sizes}

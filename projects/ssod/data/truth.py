@@ -1,5 +1,5 @@
-"""The labels of unlabelled images, for analysis alone: only evaluation hooks and reports may import
-this.
+"""The labels of unlabelled images, for analysis only. Only evaluation hooks and reports may import
+this module.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ def read_truth(
     class_names: Sequence[str],
     masks: Optional[Dict[str, List[Optional[Rle]]]] = None,
 ) -> Dict[str, ImageTruth]:
-    """The boxes of a COCO file by the image's file name as written there; classes are matched by
-    name.
+    """The boxes of a COCO file, by the image's file name in that file. Classes are matched by name.
 
     Args:
-        masks: gets the masks of the same boxes by the same names; None where one has no usable
-            mask.
+        masks: a dict that gets the masks of the same boxes by the same names. A box without a
+            usable mask gets None.
 
     Crowds, boxes without area and boxes of classes that training does not have are left out.
 
     Raises:
-        UserError: the file is missing or no COCO file, or has none of the classes.
+        UserError: the file is missing, is not a COCO file, or has none of the classes.
     """
     content = read_coco(path, ("images", "annotations", "categories"))
     known = {name: index for index, name in enumerate(class_names)}
@@ -82,8 +81,8 @@ class HiddenTruth:
     """Finds the truth of dataset records.
 
     Args:
-        datasets: the names of unlabelled sets; those that declare no TRUTH have none. class_names:
-            of the training set. masks: masks are known too.
+        datasets: the names of unlabelled sets. Sets without TRUTH have no truth. class_names:
+            classes of the training set. masks: whether masks are read too.
     """
 
     def __init__(
@@ -112,14 +111,14 @@ class HiddenTruth:
                 )
 
     def __call__(self, record: Mapping[str, Any]) -> Optional[ImageTruth]:
-        """The truth of a record (`dataset_name`, `file_name`); None where there is none."""
+        """The truth of a record (`dataset_name`, `file_name`). None if there is none."""
         name = record["dataset_name"]
         if name not in self._truth:
             return None
         return self._truth[name].get(os.path.relpath(record["file_name"], self._roots[name]))
 
     def masks(self, record: Mapping[str, Any]) -> Optional[List[Optional[Rle]]]:
-        """The masks of a record's true boxes, in the same order; None where they are not known."""
+        """The masks of a record's true boxes, in the same order. None if they are not known."""
         name = record["dataset_name"]
         path = os.path.relpath(record["file_name"], self._roots.get(name, ""))
         return self._masks.get(name, {}).get(path)

@@ -1,4 +1,4 @@
-"""Datasets in Pascal VOC's layout: ROOT/{JPEGImages,Annotations,ImageSets/Main/SPLIT.txt}, any
+"""Datasets in Pascal VOC's layout: ROOT/{JPEGImages,Annotations,ImageSets/Main/SPLIT.txt}, with any
 class names.
 """
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_xml(path: str) -> ElementTree.Element:
-    """The root of an annotation file; a missing or broken one is a `UserError`."""
+    """The root of an annotation file. A missing or broken file is a `UserError`."""
     try:
         return ElementTree.parse(path).getroot()
     except FileNotFoundError:
@@ -41,15 +41,15 @@ def read_xml(path: str) -> ElementTree.Element:
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct it.") from None
-    # An encoding that Python does not know is a LookupError, one that does not fit a ValueError.
+    # Python raises LookupError for an unknown encoding, and ValueError for one that does not fit.
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise UserError(f"{path} is not valid XML ({error}): repair it.") from None
 
 
 @lru_cache(maxsize=8)
 def classes_of_folder(root: str) -> Tuple[str, ...]:
-    """All class names in ROOT/Annotations, sorted; over every split, so that splits of one root
-    agree.
+    """All class names in ROOT/Annotations, sorted. They are from all splits, so that splits of one
+    root agree.
     """
     folder = os.path.join(root, "Annotations")
     if not os.path.isdir(folder):
@@ -58,7 +58,7 @@ def classes_of_folder(root: str) -> Tuple[str, ...]:
         )
     names: Set[str] = set()
     for file_name in sorted(os.listdir(folder)):
-        # Archives made on a Mac carry a "._x.xml" beside each x.xml.
+        # Archives made on a Mac have a "._x.xml" next to each x.xml.
         if file_name.lower().endswith(".xml") and not file_name.startswith("."):
             xml = read_xml(os.path.join(folder, file_name))
             names.update((found.findtext("name") or "").strip() for found in xml.findall("object"))
@@ -69,11 +69,11 @@ def classes_of_folder(root: str) -> Tuple[str, ...]:
 
 
 def parse_box(item: ElementTree.Element) -> List[float]:
-    """XYXY of an object, [] where a number is missing.
+    """XYXY of an object, [] if a number is missing.
 
     VOC counts pixels from 1 and includes the last one: (xmin 1, xmax W) covers an image of width W.
-    As in Detectron2, 1 is therefore taken from xmin and ymin only. Where there is no <bndbox>, the
-    box is the one around the polygon or the turned box that some tools write in its place.
+    So 1 is subtracted from xmin and ymin only, as in Detectron2. Without a <bndbox>, the box is the
+    one around the polygon or the turned box that some tools write in its place.
     """
     try:
         if item.find("bndbox") is None:
@@ -111,7 +111,7 @@ def _box_around_shape(item: ElementTree.Element) -> List[float]:
     return box_around(list(zip(xs, ys)))
 
 
-# EVALUATOR -> year of VOC's metric; None: COCO's alone.
+# EVALUATOR -> year of VOC's metric. None: only COCO's.
 _EVALUATORS: Dict[str, Optional[int]] = {"coco": None, "voc2007": 2007, "voc2012": 2012}
 
 
@@ -122,12 +122,12 @@ _EVALUATORS: Dict[str, Optional[int]] = {"coco": None, "voc2007": 2007, "voc2012
 )
 @dataclass(frozen=True)
 class VocSet:
-    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`; without SPLIT it is a
+    """`{FORMAT: voc, ROOT: folder, SPLIT: name, CLASSES: [...]}`. Without SPLIT it is a
     `VocFolderSet`.
 
     Objects marked "difficult" are kept, as in Detectron2, unless `IGNORE_DIFFICULT: True` leaves
-    them out of training and of every evaluation. With `EVALUATOR: voc2007` or `voc2012` VOC's
-    metric stands beside COCO's.
+    them out of training and of every evaluation. With `EVALUATOR: voc2007` or `voc2012`, VOC's
+    metric is computed besides COCO's.
     """
 
     name: str
@@ -141,7 +141,8 @@ class VocSet:
 
     @classmethod
     def from_node(cls, name: str, node: Mapping[str, Any]) -> DeclaredSet:
-        from ssod.data.formats.voc_folder import VocFolderSet  # which reads XML by this module
+        # Imported here, because it uses this module.
+        from ssod.data.formats.voc_folder import VocFolderSet
 
         evaluator, ignore = node.get("EVALUATOR", "coco"), node.get("IGNORE_DIFFICULT", False)
         if evaluator not in _EVALUATORS:
@@ -205,11 +206,11 @@ class VocSet:
         return True
 
     def stems(self) -> List[str]:
-        """File names without suffix, in the order of the split file; a name that is listed twice
+        """File names without suffix, in the order of the split file. A name that is listed twice
         counts once.
 
         A line is a name, which may have spaces, or a name and a second column (-1, 0 or 1), as in
-        VOC's lists of a class. The suffix of an image is taken off.
+        VOC's lists of a class. The suffix of an image is removed.
         """
         path = self.split_file
         try:
@@ -262,7 +263,7 @@ class VocSet:
         return os.path.join(self.root, "JPEGImages", stem + suffixes[stem])
 
     def unlabeled_records(self) -> List[Record]:
-        """Images alone; no annotation file is opened.
+        """Only the images. No annotation file is opened.
 
         Image ids count from 1 in the order of the split file.
         """
@@ -273,7 +274,7 @@ class VocSet:
         ]
 
     def labeled_records(self) -> List[Record]:
-        """Images with "annotations" (class indices; XYXY boxes), unusable boxes skipped and
+        """Images with "annotations" (class indices; XYXY boxes). Unusable boxes are skipped and
         reported.
         """
         indices = {name: i for i, name in enumerate(self.classes())}
@@ -324,21 +325,19 @@ class VocSet:
 
 
 def _split_name(value: str) -> str:
-    """SPLIT names a list without its suffix; with it, or with its folders, it is understood as
-    well.
-    """
+    """The name of the list. SPLIT may also have the list's suffix or its folders."""
     return value.replace("\\", "/").removeprefix("ImageSets/Main/").removesuffix(".txt")
 
 
 def _xml_path(path: str) -> str:
-    """With the suffix, which some tools write in capitals."""
+    """The path with its suffix, which some tools write in capitals."""
     upper = path + ".XML"
     return upper if not os.path.exists(path + ".xml") and os.path.exists(upper) else path + ".xml"
 
 
 def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:
-    """The name on a line of a split file, among the images that exist; the likeliest one where none
-    of them fits.
+    """The name on a line of a split file that belongs to an existing image. If there is no such
+    image, the most likely name.
     """
     column = re.fullmatch(r"(.*\S)\s+(?:-1|\+?1|0)", line)
     name = column.group(1) if column else line
@@ -352,8 +351,8 @@ def _stem_of(line: str, suffixes: Mapping[str, str]) -> str:
 
 
 def _set_size(record: Record, xml: ElementTree.Element) -> None:
-    """From the image header, since size tags are often wrong; from the tags where the image cannot
-    be read.
+    """Sets the size from the image header, because size tags are often wrong. If the image cannot
+    be read, it uses the tags.
     """
     try:
         height, width = read_image_size(record["file_name"])

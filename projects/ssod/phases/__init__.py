@@ -1,1 +1,1 @@
-"""Multi-phase learning: several trainings one after the other, and ensembles of their models."""
+"""Multi-phase learning: several trainings, one after the other, and ensembles of their models."""

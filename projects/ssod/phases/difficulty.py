@@ -1,6 +1,6 @@
 """Divides images into easy and difficult ones by the quality of their pseudo-labels (Section 3.1).
 
-Needs the truth, so it is for analysis alone.
+This needs the truth, so it is for analysis only.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def easy_images(counts: Sequence[LabelCounts]) -> Tensor:
 
 
 def quality_by_difficulty(counts: Sequence[LabelCounts], easy: Tensor) -> Dict[str, List[float]]:
-    """[precision, recall] of the labels of all, easy and difficult images; NaN where there is
-    nothing to measure.
+    """[precision, recall] of the labels of all, easy and difficult images. NaN if there is nothing
+    to measure.
     """
     groups = {"all": torch.ones_like(easy), "easy": easy, "difficult": ~easy}
     result = {}

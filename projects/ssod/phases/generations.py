@@ -1,5 +1,5 @@
-"""Class-rebalancing self-training (CReST; Wei et al., CVPR 2021): each generation trains from the
-start, and labels for the next.
+"""Class-rebalancing self-training (CReST; Wei et al., CVPR 2021). Each generation trains from the
+start, and its model labels images for the next one.
 
 Shapes: K classes, M pseudo-labels of the whole unlabelled set.
 """
@@ -38,11 +38,11 @@ METRICS = ("AP", "AP50", "AP-majority", "AP-minority")
 
 @dataclass(frozen=True)
 class Generation(Phase):
-    """One training; `labels` joins the labelled set in all but the first."""
+    """One training. `labels` joins the labelled set in all generations but the first."""
 
     @property
     def config(self) -> str:
-        """The path of this generation's config; `train_net.py` with it and the overrides repeats
+        """The path of this generation's config. `train_net.py` with it and the overrides repeats
         the run.
         """
         return os.path.join(self.folder, "generation.yaml")
@@ -83,11 +83,11 @@ def plan_generations(cfg: CfgNode) -> List[Generation]:
 
 
 def run_generations(config_file: str, opts: Sequence[str]) -> None:
-    """The whole of CReST. Called on all ranks; the same call again continues.
+    """Runs all of CReST. Call it on all ranks. The same call again continues.
 
     Files: OUTPUT_DIR/generation_<i>/ is an ordinary training run, with the pseudo_labels.json that
-    joined its labelled set; OUTPUT_DIR/predictions/ holds what the models predict; summary.md has
-    what each generation reached.
+    joined its labelled set; OUTPUT_DIR/predictions/ holds the models' predictions; summary.md has
+    the results of each generation.
     """
     cfg = load_config(config_file, opts)
     plan = plan_generations(cfg)
@@ -118,8 +118,8 @@ def run_generations(config_file: str, opts: Sequence[str]) -> None:
 
 
 def _write_config(config_file: str, generation: Generation, cfg: CfgNode) -> str:
-    """The config that declares the labels of the generation before; the given one for the first
-    generation.
+    """Writes the config that declares the labels of the generation before. The first generation
+    uses the given config.
     """
     if not generation.index:
         return config_file
@@ -166,14 +166,14 @@ def _label(cfg: CfgNode, weights: str, output: str, cache: str) -> None:
 
 
 def chosen_labels(store: PredictionStore, shares: Tensor, threshold: float) -> List[Tensor]:
-    """Which predictions of each image join the labelled set.
+    """Selects the predictions of each image that join the labelled set.
 
     Args:
         shares: (K,), see `kept_shares`. threshold: only predictions with `score >= threshold` are
             pseudo-labels.
 
     Returns:
-        A bool tensor an image; empty where it cannot be read.
+        A bool tensor for each image, empty if the image cannot be read.
     """
     masks, classes, scores = [], [], []
     for row in store:
@@ -199,8 +199,8 @@ def _kept(store: PredictionStore, masks: Sequence[Tensor]) -> Iterator[Predictio
 
 
 def summarise(plan: Sequence[Generation]) -> str:
-    """A table in Markdown: the labels that joined, and what each generation's model reached on the
-    test set.
+    """A table in Markdown with the labels that joined, and the results of each generation's model
+    on the test set.
     """
     results = []
     for generation in plan:

@@ -20,10 +20,11 @@ class Phase:
     """One model of the sequence.
 
     Attributes:
-        index: 0 is supervised. folder: its OUTPUT_DIR. fraction: of the unlabelled images.
-        overrides: KEY VALUE pairs that turn the common config into this phase's: `train_net.py`
-            with them is the same run.
-        given: weights, or the folder of a run, that replace this training; empty if it is trained.
+        index: 0 is supervised. folder: its OUTPUT_DIR. fraction: share of the unlabelled images.
+        overrides: KEY VALUE pairs that turn the common config into this phase's. `train_net.py`
+            with them does the same run.
+        given: weights, or the folder of a run, that replace this training. Empty if the phase is
+            trained.
     """
 
     index: int
@@ -34,12 +35,12 @@ class Phase:
 
     @property
     def labels(self) -> str:
-        """The pseudo-labels that it trains on."""
+        """The file of pseudo-labels that it trains on."""
         return os.path.join(self.folder, "pseudo_labels.json")
 
     @property
     def finished(self) -> bool:
-        """Whether results.json exists, which a training writes last."""
+        """Whether results.json exists. A training writes this file last."""
         return bool(self.given) or os.path.exists(os.path.join(self.folder, "results.json"))
 
     @property
@@ -53,9 +54,9 @@ class _Streams:
     """Sizes of sets and batches, for `SSOD.MULTI_PHASE.CONCATENATE`.
 
     Attributes:
-        labeled, unlabeled: images of the sets. batch: of one step, both streams together.
-            labeled_batch: of the config.
-        multiple: both parts of a batch are multiples of it. lr: SOLVER.BASE_LR.
+        labeled, unlabeled: number of images of the sets. batch: images of one step, both streams
+            together. labeled_batch: the config's labelled images of one step.
+        multiple: both parts of a batch are multiples of this number. lr: SOLVER.BASE_LR.
     """
 
     labeled: int
@@ -80,7 +81,9 @@ class _Streams:
         )
 
     def of_phase_0(self) -> List[str]:
-        """Overrides: fewer images a step, so a lower learning rate, in proportion."""
+        """Overrides of phase 0. It has fewer images per step, so the learning rate is lower in
+        proportion.
+        """
         return ["SOLVER.BASE_LR", repr(self.lr * self.labeled_batch / self.batch)]
 
     def of_phase(self, fraction: float) -> List[str]:
@@ -99,8 +102,8 @@ class _Streams:
 
 
 def split_batch(batch: int, share: float, multiple: int) -> Tuple[int, int]:
-    """The labelled and the unlabelled images of a batch, as near to the share as whole multiples
-    allow.
+    """The numbers of labelled and unlabelled images of a batch, as near to the share as whole
+    multiples allow.
 
     Args:
         batch: at least two multiples, so that neither part is empty.
@@ -118,7 +121,7 @@ def plan_phases(cfg: CfgNode) -> List[Phase]:
     """All phases of a config, in order.
 
     Raises:
-        UserError: there is nothing to do in phases.
+        UserError: the config has no methods or no unlabelled images, or a key is wrong.
     """
     node = cfg.SSOD.MULTI_PHASE
     if not 0 < node.FRACTION <= 1:

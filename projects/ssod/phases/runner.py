@@ -1,6 +1,6 @@
 """Runs the phases: label, train, label, train, ..., then the ensembles.
 
-Each part is skipped where it is finished.
+Finished parts are skipped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_phases(config_file: str, opts: Sequence[str]) -> None:
-    """The whole of Algorithm 1. Called on all ranks; the same call again continues.
+    """Runs all of Algorithm 1. Call it on all ranks. The same call again continues.
 
     Files: OUTPUT_DIR/phase_<i>/ is an ordinary training run, with the pseudo_labels.json it was
-    trained on; OUTPUT_DIR/predictions/ holds what every model predicts, once; see
+    trained on; OUTPUT_DIR/predictions/ holds every model's predictions, made once. See
     `summarise_phases` for the rest.
     """
     cfg = load_config(config_file, opts)
@@ -66,7 +66,9 @@ def _train(
 
 
 def train_phase(cfg: CfgNode) -> None:
-    """One training run, from the start or from where it was stopped. Called on all ranks."""
+    """Does one training run, from the start or from the point where it was stopped. Call it on all
+    ranks.
+    """
     trainer = SSODTrainer(cfg)
     trainer.resume_or_load(resume=True)
     trainer.train()

@@ -37,12 +37,12 @@ from ssod.utils.atomic import write_atomically
 logger = logging.getLogger(__name__)
 SUBSETS = ("all", "easy", "difficult")
 METRICS = ("AP", "AP50")
-# Of sets that declare EVALUATOR: the paper's metric.
+# The metric of sets that declare EVALUATOR, which is the paper's.
 VOC_METRICS = ("VOC-AP50",)
 
 
 def summarise_phases(cfg: CfgNode, config_file: str, phases: Sequence[Phase], cache: str) -> None:
-    """Evaluates every model and the ensembles 1~N and 0~N on `DATASETS.TEST`. Called on all ranks.
+    """Evaluates every model and the ensembles 1~N and 0~N on `DATASETS.TEST`. Call it on all ranks.
 
     Writes OUTPUT_DIR/phases.json (everything), summary.md and summary.csv (Table 5).
     """
@@ -88,7 +88,8 @@ def _evaluate_all(
     with quiet_evaluation():
         records = DatasetCatalog.get(name)
     stores = [predict(cfg, phase.weights, records, cache) for phase in phases]
-    # As the supervised model labels the test images, with the thresholds of the unlabelled ones.
+    # Difficulty follows from the supervised model's labels of the test images, with the thresholds
+    # of the unlabelled images.
     labels = agreed_labels(stores[:1], [limits], 0.5)
     counts = [_count(row, _truth(record), num_classes) for row, record in zip(labels, records)]
     easy = easy_images(counts)
@@ -107,8 +108,8 @@ def _evaluate_all(
 
 
 def _fused(stores: Sequence[PredictionStore], iou: float) -> Iterator[Optional[Instances]]:
-    """Each rank's share of the images, None for others' and unreadable ones; one model alone stays
-    as it is.
+    """The fused predictions of this rank's share of the images. None for other ranks' images and
+    unreadable ones. The predictions of a single model are not changed.
     """
     for index, rows in enumerate(zip(*stores)):
         own = index % comm.get_world_size() == comm.get_rank()
@@ -127,8 +128,8 @@ def _evaluate(
     easy: Tensor,
     folder: str,
 ) -> Dict[str, Dict[str, float]]:
-    """Metrics on all, easy and difficult images; the latter two with COCO's evaluator only, which
-    takes image lists.
+    """Metrics on all, easy and difficult images. Easy and difficult images are only measured with
+    COCO's evaluator, which accepts lists of images.
     """
     results: Dict[str, Dict[str, float]] = {}
     for subset in SUBSETS:
@@ -179,7 +180,8 @@ def _label_quality(
     limits: Sequence[Tensor],
     classes: Sequence[str],
 ) -> List[Dict[str, Any]]:
-    """Certainty histograms of each phase's labels and, with a truth, their precision and recall.
+    """Certainty histograms of each phase's labels and, if there is a truth, their precision and
+    recall.
 
     Easy images are those of the first phase's labels, in all phases, so that phases are compared on
     the same images.
@@ -249,8 +251,8 @@ def _row_name(label: str) -> str:
 
 
 def format_markdown(tests: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table a test set, as Table 5: a row a model or ensemble, AP and AP50 on all, easy and
-    difficult images.
+    """One table per test set, in the form of Table 5. Each row is a model or ensemble, with AP and
+    AP50 on all, easy and difficult images.
     """
     parts = []
     for name, test in tests.items():
@@ -272,7 +274,7 @@ def _cell(value: Optional[float]) -> str:
 
 
 def format_csv(tests: Mapping[str, Mapping[str, Any]], config_file: str) -> str:
-    """All metrics, a line each."""
+    """All metrics, one per line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["config", "dataset", "phase", "images", "metric", "value"])

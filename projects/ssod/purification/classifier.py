@@ -2,11 +2,11 @@
 
 Shapes: n images, (n, 3, S, S).
 
-The unit sees the mean and the maximum of every map that the backbone gives to the detector (p2 to
-p6 of a pyramid). The mean of the coarsest stage alone, as in image classification, misses small
-objects.
+The unit's inputs are the mean and the maximum of every map that the backbone gives to the detector
+(p2 to p6 of a pyramid). The mean of the coarsest stage alone, as in image classification, misses
+small objects.
 
-These numbers are standardised. With a prior below 1/2, the risk first pushes all logits down
+These inputs are standardised. With a prior below 1/2, the risk first pushes all logits down
 together. Features with a common mean, such as maxima, would reach the flat part of the sigmoid loss
 in a few steps and stay there.
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class PUClassifier(nn.Module):
-    """g(x): one logit an image, positive if the image resembles the labelled ones.
+    """g(x): one logit per image, positive if the image resembles the labelled ones.
 
     Args:
         detector: any Detectron2 model with a `backbone`.
@@ -59,8 +59,8 @@ class PUClassifier(nn.Module):
 
 
 def build_classifier(cfg: CfgNode) -> PUClassifier:
-    """From the config's detector with `MODEL.WEIGHTS`: a detector that training wrote, or a
-    published backbone.
+    """Builds the classifier from the config's detector. `MODEL.WEIGHTS` is a detector that training
+    wrote, or a published backbone.
     """
     path = cfg.MODEL.WEIGHTS
     if not path:

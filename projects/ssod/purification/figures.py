@@ -20,9 +20,7 @@ _PER_KIND = 24
 
 
 def text_histogram(values: np.ndarray, threshold: float, bins: int = 12, width: int = 40) -> str:
-    """A histogram of the finite scores as lines of text; bins that lie above the threshold are
-    marked.
-    """
+    """A histogram of the finite scores as lines of text. Bins above the threshold are marked."""
     counts, edges = np.histogram(values[np.isfinite(values)], bins=bins)
     most = max(1, int(counts.max()))
     lines = []
@@ -36,7 +34,9 @@ def text_histogram(values: np.ndarray, threshold: float, bins: int = 12, width: 
 def draw_histogram(
     output: str, values: np.ndarray, threshold: float, positive: Optional[np.ndarray]
 ) -> str:
-    """Writes a PNG of the scores, split by the truth where it is known, and of the threshold."""
+    """Writes a PNG of the scores and the threshold. The scores are split by the truth if it is
+    known.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

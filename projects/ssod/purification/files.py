@@ -15,10 +15,10 @@ NAMES, ENDS = "wild_files.txt", "wild_ends.npy"
 
 
 def walk_images(folder: str) -> Iterator[str]:
-    """Image files below a folder, relative to it with "/", without hidden ones; directory by
-    directory, sorted in each.
+    """Image files below a folder, without hidden ones, as relative paths with "/". They come
+    directory by directory, sorted in each.
 
-    At no time more than one directory's names are in memory.
+    Memory never holds more than one directory's names.
     """
 
     def fail(error: OSError) -> None:
@@ -38,7 +38,7 @@ class FileList(Sequence):
     """Paths by index, memory-mapped.
 
     Args:
-        output: where `write_list` has written; its two files must be there.
+        output: the folder of `write_list`. Its two files must be there.
     """
 
     def __init__(self, output: str) -> None:
@@ -62,7 +62,7 @@ def write_list(folder: str, output: str) -> int:
     """Lists the folder into `output` and returns the number of images.
 
     Raises:
-        UserError: there is no such folder, or no image in it.
+        UserError: the folder does not exist, or has no image.
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is no folder: correct --wild.")
@@ -85,5 +85,5 @@ def write_list(folder: str, output: str) -> int:
 
 
 def has_list(output: str) -> bool:
-    """Whether `write_list` has finished; the ends are written last."""
+    """Whether `write_list` has finished. It writes the ends last."""
     return os.path.exists(os.path.join(output, ENDS))

@@ -1,4 +1,4 @@
-"""Reading images for the classifier.
+"""Reads images for the classifier.
 
 Shapes: images are uint8 (n, 3, S, S) in the model's channel order.
 """
@@ -26,7 +26,8 @@ class Request:
     """Images to read together.
 
     Attributes:
-        indices: of the images. seeds: of each one's augmentation; empty: none.
+        indices: indices of the images. seeds: seed of each image's augmentation. Empty: no
+            augmentation.
     """
 
     indices: Tuple[int, ...]
@@ -36,8 +37,8 @@ class Request:
 @dataclass
 class ImageBatch:
     """Attributes:
-    images: (n, 3, S, S) that could be read. indices: of these. sizes: (height, width) of their
-    files. skipped: (index, reason).
+    images: (n, 3, S, S), the images that could be read. indices: their indices. sizes: (height,
+    width) of their files. skipped: (index, reason).
     """
 
     images: Tensor
@@ -47,16 +48,16 @@ class ImageBatch:
 
 
 class ImageReader(Dataset):
-    """Reads what a `Request` asks for.
+    """Reads the images of a `Request`.
 
     Every image is resized to a square, so that the classifier cannot tell the two sets apart by
     padding.
 
     Args:
-        paths: of the files, by index. folder: in front of each. size: S.
-        flip: augmented images are mirrored half of the time.
-        replace: a file that cannot be read gives its place to the next one (100 times at most);
-            else it is left out.
+        paths: paths of the files, by index. folder: the folder in front of each path. size: S.
+        flip: whether augmented images are mirrored half of the time.
+        replace: whether the next file replaces one that cannot be read (100 times at most).
+            Otherwise the file is left out.
     """
 
     def __init__(
@@ -119,8 +120,8 @@ def _as_is(value: Any) -> Any:
 
 
 def load_batches(reader: Dataset, requests: Any, workers: int) -> DataLoader:
-    """The reader's answers to requests (sized and iterable), in order, read ahead by `workers`
-    processes.
+    """The reader's results for requests (sized and iterable), in order. `workers` processes read
+    ahead.
     """
     return DataLoader(
         reader,
@@ -129,6 +130,6 @@ def load_batches(reader: Dataset, requests: Any, workers: int) -> DataLoader:
         num_workers=workers,
         collate_fn=_as_is,
         worker_init_fn=_start_worker,
-        # Given, because a DataLoader otherwise draws from torch's global generator when it starts.
+        # Without a generator of its own, a DataLoader draws from torch's global one when it starts.
         generator=torch.Generator().manual_seed(0),
     )

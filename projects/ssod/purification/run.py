@@ -42,7 +42,7 @@ SETTINGS = "settings.json"
 
 
 def purify(args: argparse.Namespace) -> None:
-    """Lists, trains, scores and selects; steps whose results are in `args.output` are skipped."""
+    """Lists, trains, scores and selects. Steps whose results are in `args.output` are skipped."""
     setup_logger(name="ssod", distributed_rank=comm.get_rank())
     cfg = load_config(args.config_file, args.opts)
     options = None if args.random else _options(args, cfg)
@@ -61,7 +61,7 @@ def purify(args: argparse.Namespace) -> None:
         raise UserError(
             f"--keep {args.keep}, but {args.wild} holds {len(paths)} images: keep fewer."
         )
-    # Before the training, so that a wrong file does not waste it.
+    # The truth is read before the training, so that a wrong file does not waste the training.
     positive = read_positives(args.truth, paths) if args.truth else None
     history: Dict[str, Any] = {"history": [], "skipped": {}}
     if options is not None:
@@ -106,7 +106,7 @@ def _claim(args: argparse.Namespace, cfg: CfgNode, options: Optional[TrainingOpt
     if options is not None:
         wanted.update(asdict(options), size=args.size)
         wanted.update(weights=cfg.MODEL.WEIGHTS, train=list(cfg.DATASETS.TRAIN))
-        del wanted["workers"]  # the same images for any number
+        del wanted["workers"]  # any number of workers gives the same images
     wanted = json.loads(json.dumps(wanted))
     path = os.path.join(args.output, SETTINGS)
     if os.path.exists(path):

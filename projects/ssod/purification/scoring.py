@@ -48,7 +48,7 @@ def score_images(
     workers: int,
     share: Share = Share(),
 ) -> None:
-    """Writes the shards of `share` that are not there yet; each rank its own."""
+    """Writes the shards of `share` that do not exist yet. Each rank writes its own."""
     classifier.eval()
     device = classifier.linear.weight.device
     total = len(wild.paths)
@@ -79,7 +79,7 @@ def score_images(
 
 
 def read_scores(output: str, total: int) -> Scores:
-    """All shards together; 12 bytes an image."""
+    """All shards together. They take 12 bytes per image."""
     values = np.full(total, np.nan, dtype=np.float32)
     sizes = np.zeros((total, 2), dtype=np.int32)
     skipped: Dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Choosing images and writing the choice (Algorithm 1, step 2).
+"""Chooses images and writes the choice (Algorithm 1, step 2).
 
 Shapes: n wild images, by index; scores are NaN for files that could not be read.
 """
@@ -24,7 +24,9 @@ KEPT, SCORES, SUMMARY = "kept.json", "scores.csv", "summary.json"
 
 
 def top_scores(values: np.ndarray, keep: int) -> np.ndarray:
-    """bool (n,): the `keep` highest scores, of equal ones the first; unreadable images never."""
+    """bool (n,): the `keep` highest scores. The first of equal scores is chosen. Unreadable images
+    are never chosen.
+    """
     order = np.argsort(-values, kind="stable")  # NaN comes last
     chosen = order[:keep]
     mask = np.zeros(len(values), dtype=bool)
@@ -35,11 +37,11 @@ def top_scores(values: np.ndarray, keep: int) -> np.ndarray:
 def random_choice(
     paths: Sequence[str], folder: str, keep: int, seed: int
 ) -> Tuple[np.ndarray, np.ndarray, Dict[str, str]]:
-    """`keep` images with readable headers, every set of that size equally likely.
+    """Chooses `keep` images with readable headers. Every set of that size is equally likely.
 
     Returns:
-        bool (n,); int32 (n, 2) sizes of the chosen; file -> reason of those that were drawn and
-        cannot be read.
+        bool (n,); int32 (n, 2) sizes of the chosen images; file -> reason for files that were drawn
+        and cannot be read.
     """
     mask = np.zeros(len(paths), dtype=bool)
     sizes = np.zeros((len(paths), 2), dtype=np.int32)
@@ -59,11 +61,11 @@ def random_choice(
 
 
 def read_positives(path: str, paths: Sequence[str]) -> np.ndarray:
-    """int8 (n,): 1 for wild images that are positive in truth, 0 for others, -1 for those that the
+    """int8 (n,): 1 for wild images that are truly positive, 0 for others, -1 for images that the
     file does not name.
 
     Args:
-        path: a COCO file, in which images with annotations are positive; or a CSV with the columns
+        path: a COCO file, in which images with annotations are positive, or a CSV with the columns
             file_name and positive (0 or 1). File names are relative to the wild folder.
     """
     known: Dict[str, int] = {}
@@ -92,11 +94,11 @@ def read_positives(path: str, paths: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a choice is, over the images whose truth is known.
+    """The quality of a choice, over the images whose truth is known.
 
     Attributes:
         precision, recall: of the chosen images. true_prior: the positives' share of the pool. auc:
-            the chance that a positive scores higher than a negative; NaN without scores.
+            the probability that a positive has a higher score than a negative. NaN without scores.
     """
 
     precision: float
@@ -109,7 +111,8 @@ def measure(kept: np.ndarray, positive: np.ndarray, values: Optional[np.ndarray]
     """Quality of a choice.
 
     Args:
-        kept: bool (n,). positive: as from `read_positives`. values: float (n,) scores or None.
+        kept: bool (n,). positive: the result of `read_positives`. values: float (n,) scores or
+            None.
     """
     known = positive >= 0
     truth = positive == 1
@@ -127,7 +130,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _auc(values: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float:
-    """Mann-Whitney; ties count half."""
+    """The Mann-Whitney statistic. Ties count half."""
     from scipy.stats import rankdata
 
     known = known & ~np.isnan(values)
@@ -171,7 +174,7 @@ def write_scores(
     values: np.ndarray,
     positive: Optional[np.ndarray],
 ) -> str:
-    """A CSV with file_name, score (empty if unreadable), kept, and positive where the truth is
+    """Writes a CSV with file_name, score (empty if unreadable), kept, and positive if the truth is
     known.
     """
     path = os.path.join(output, SCORES)

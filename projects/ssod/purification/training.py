@@ -1,7 +1,7 @@
-"""Training the positive-unlabelled classifier (Algorithm 1, step 1).
+"""Trains the positive-unlabelled classifier (Algorithm 1, step 1).
 
 An epoch goes through the wild images once. Half of every batch is labelled, half wild. Algorithm 1
-draws in proportion; with few labelled images a batch would then hold only one or two of them, and
+draws in proportion. With few labelled images, a batch would then hold only one or two of them, and
 its risk would be noise.
 """
 
@@ -32,11 +32,11 @@ CHECKPOINT = "classifier.pth"
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; the defaults are the paper's where it says.
+    """How to train. The defaults are the paper's, as far as it gives values.
 
     Attributes:
-        prior: pi. epochs, lr: lr is divided by 10 after 60 % of the epochs. batch_size: over all
-            ranks, both halves.
+        prior: pi. epochs, lr: lr is divided by 10 after 60 % of the epochs. batch_size: images of
+            both halves over all ranks.
         ascent: (beta, gamma) of Kiryo's ascending step instead of the clamp.
     """
 
@@ -63,14 +63,14 @@ class _Pairs(Dataset):
 
 
 def epoch_order(size: int, draws: int, seed: Sequence[int]) -> np.ndarray:
-    """(draws,) indices: as many whole permutations of `size` as it takes."""
+    """(draws,) indices from as many whole permutations of `size` as needed."""
     rng = np.random.default_rng(list(seed))
     rounds = [rng.permutation(size) for _ in range(-(-draws // size))]
     return np.concatenate(rounds)[:draws]
 
 
 class EpochPlan:
-    """The requests of one epoch for this rank, made when they are asked for."""
+    """The requests of one epoch for this rank. They are made on demand."""
 
     def __init__(self, labeled: int, wild: int, options: TrainingOptions, epoch: int) -> None:
         self.half = options.batch_size // 2
@@ -91,7 +91,7 @@ class EpochPlan:
         return (self.request(step) for step in range(self.steps))
 
     def request(self, step: int) -> Tuple[Request, Request]:
-        """What this rank reads for a step."""
+        """The images that this rank reads for a step."""
         rng = np.random.default_rng([self.options.seed, self.epoch, 2, step])
         requests = []
         for order in self.orders:
@@ -110,7 +110,7 @@ def train_classifier(
     options: TrainingOptions,
     output: str,
 ) -> Dict[str, Any]:
-    """Trains in place, from the checkpoint in `output` where there is one; all ranks leave with
+    """Trains in place, from the checkpoint in `output` if there is one. At the end all ranks have
     equal weights.
 
     Returns:
@@ -167,7 +167,7 @@ def train_classifier(
             }
             write_atomically(path, lambda file: torch.save(content, file))
         comm.synchronize()
-    # Running statistics of live batch norms are each rank's own.
+    # Each rank has its own running statistics of batch norms that are not frozen.
     broadcast_from_main(list(classifier.state_dict().values()))
     return {"history": state["history"], "skipped": state["skipped"]}
 
@@ -180,9 +180,9 @@ def _step(
     options: TrainingOptions,
     device: torch.device,
 ) -> Tensor:
-    """One optimiser step; returns the risk.
+    """Does one optimiser step and returns the risk.
 
-    On several ranks each has the risk of its own share of the batch.
+    With several ranks, each rank returns the risk of its own share of the batch.
     """
     logits = module(torch.cat([positive, unknown]).to(device, non_blocking=True))
     of_positive, of_unknown = logits[: len(positive)], logits[len(positive) :]

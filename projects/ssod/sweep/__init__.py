@@ -1,3 +1,3 @@
-"""Many ordinary training runs (configs x seeds) as one resumable experiment; the command is
+"""Many ordinary training runs (configs x seeds) as one resumable experiment. The command is
 `ssod.tools.sweep`.
 """

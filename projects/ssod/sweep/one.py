@@ -1,4 +1,4 @@
-"""One run of a sweep, in a process of its own: what `train_net.py --resume` does on one device.
+"""One run of a sweep in its own process. It does the same as `train_net.py --resume` on one device.
 
 python -m ssod.sweep.one --config-file FILE KEY VALUE ...
 """

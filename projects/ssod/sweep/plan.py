@@ -24,15 +24,17 @@ from ssod.resources import find_config, near_configs
 from ssod.utils.atomic import write_atomically
 
 PLAN_FILE = "sweep.json"
-# The sweep sets these itself.
+# The sweep sets these keys itself.
 _OWN_KEYS = {"SEED": "use --seeds", "OUTPUT_DIR": "use --output"}
-# A comma before KEY= separates overrides; others belong to values such as ("PIM","CropBank").
+# A comma before KEY= separates overrides. Other commas belong to values such as ("PIM","CropBank").
 _OVERRIDES = re.compile(r",(?=[A-Z][A-Z0-9_]*(?:\.\w+)*=)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One config. `overrides`: KEY VALUE KEY VALUE ..., stronger than those of the whole sweep."""
+    """One config. `overrides`: KEY VALUE KEY VALUE ... They take precedence over those of the whole
+    sweep.
+    """
 
     name: str
     config: str
@@ -46,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked sweep. `opts`: overrides of every row. `command`: what the user typed."""
+    """A checked sweep. `opts`: overrides of every row. `command`: the user's command line."""
 
     output: str
     rows: Tuple[Row, ...]
@@ -62,7 +64,7 @@ class Plan:
         return os.path.join(os.path.abspath(self.output), row.name, f"seed_{seed}")
 
     def overrides(self, row: Row, seed: int) -> List[str]:
-        """KEY VALUE ... of one run; `{seed}` in a value is its seed."""
+        """KEY VALUE ... of one run. `{seed}` in a value becomes the seed."""
         asked = [word.replace("{seed}", str(seed)) for word in (*self.opts, *row.overrides)]
         return [*asked, "SEED", str(seed), "OUTPUT_DIR", self.folder(row, seed)]
 
@@ -77,7 +79,7 @@ class Plan:
             raise UserError(f"Row {row.name}: {error}") from None
 
     def jobs(self) -> Iterator[Tuple[Row, int]]:
-        """Seed by seed, so that a sweep that is stopped early still has every row."""
+        """The runs, seed by seed. So a sweep that is stopped early still has every row."""
         return ((row, seed) for seed in self.seeds for row in self.rows)
 
     def layout(self) -> Layout:
@@ -89,11 +91,11 @@ class Plan:
 
 
 def parse_row(text: str) -> Row:
-    """Reads `[name=]file.yaml[,KEY=VALUE,...]`; the name is the file's where none is given.
+    """Reads `[name=]file.yaml[,KEY=VALUE,...]`. Without a name, the row has the file's name.
 
     Raises:
-        UserError: no file is named, the name cannot be a folder's, or an override is the sweep's
-            own.
+        UserError: no file is named, the name cannot be that of a folder, or an override is a key
+            that the sweep sets.
     """
     head, *pairs = _OVERRIDES.split(text)
     name, equals, config = head.partition("=")
@@ -115,7 +117,7 @@ def parse_row(text: str) -> Row:
 
 
 def check_overrides(opts: List[str], source: str) -> None:
-    """The sweep gives each run its own seed and folder."""
+    """Refuses overrides of seed and folder, because the sweep gives each run its own."""
     for key in opts[0::2]:
         if key in _OWN_KEYS:
             raise UserError(f"{source}: {key} is set by the sweep; {_OWN_KEYS[key]}.")
@@ -125,8 +127,8 @@ def check_plan(plan: Plan) -> None:
     """Checks everything that does not need a config.
 
     Raises:
-        UserError: names or seeds are given twice, an end of the gap is no row, or a column cannot
-            be read.
+        UserError: names or seeds are given twice, an end of the gap is not a row, or a column
+            cannot be read.
     """
     names = [row.name for row in plan.rows]
     for name in names:
@@ -153,7 +155,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def check_configs(plan: Plan) -> List[CfgNode]:
-    """Loads every row's config, and compares it with what is in the run folders.
+    """Loads every row's config, and compares it with the configs in the run folders.
 
     Returns:
         One config per row, with the first seed.
@@ -184,13 +186,13 @@ def check_configs(plan: Plan) -> List[CfgNode]:
 
 
 def changed_since(cfg: CfgNode, folder: str) -> str:
-    """Compares a config with the one that a run in `folder` wrote when it started.
+    """Compares a config with the one that a run in `folder` wrote at its start.
 
-    A key that the run's file lacks counts with today's default, so that old runs stay valid when a
-    new version adds keys.
+    If the run's file lacks a key, today's default is used. So old runs stay valid when a new
+    version adds keys.
 
     Returns:
-        The first difference in words; empty without one, or without a run.
+        The first difference in words. Empty if there is no difference or no run.
     """
     path = os.path.join(folder, "config.yaml")
     if not os.path.exists(path):
@@ -223,7 +225,7 @@ def load_plan(output: str) -> Plan:
     """Reads it back.
 
     Raises:
-        UserError: there is none, or it is not readable.
+        UserError: there is no plan, or it is not readable.
     """
     path = os.path.join(output, PLAN_FILE)
     try:

@@ -34,7 +34,7 @@ def read_run(folder: str, seed: int) -> Run:
 
 
 def failure_reason(folder: str, code: int) -> str:
-    """Why a process ended with this exit status (negative: by a signal); one line."""
+    """The reason why a process ended with this exit status (negative: by a signal), in one line."""
     if code < 0:
         hint = ": was the memory exhausted?" if code == -9 else ""
         return f"ended by signal {-code}{hint}"
@@ -52,7 +52,7 @@ def last_log_line(folder: str) -> str:
 
 
 def tail(path: Path, size: int = 16384) -> str:
-    """The end of a text file; empty where there is none."""
+    """The end of a text file. Empty if the file does not exist."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.path.getsize(path) - size))
@@ -74,7 +74,9 @@ def _read_results(path: Path, seed: int) -> Run:
 
 
 def _chosen_on(path: Path) -> Tuple[str, ...]:
-    """The datasets on which the run chose its best teacher; none if its result is the last one."""
+    """The datasets on which the run chose its best teacher. Empty if its result is the last
+    teacher.
+    """
     try:
         datasets: Optional[dict] = yaml.safe_load((path / "config.yaml").read_text())["DATASETS"]
         return tuple((datasets or {}).get("VAL") or ())

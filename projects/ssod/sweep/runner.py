@@ -21,14 +21,14 @@ from ssod.errors import UserError
 from ssod.sweep.records import FAILED_FILE, STDERR_FILE, failure_reason, read_run
 
 LOCK_FILE = ".lock"
-_PATIENCE = 10.0  # seconds: for processes that were asked to end
+_PATIENCE = 10.0  # seconds to wait for processes that were asked to end
 
 
 @dataclass(frozen=True)
 class Job:
     """A run to be made.
 
-    `command` starts it; it writes into `folder`. `device`: its MODEL.DEVICE.
+    `command` starts the run, which writes into `folder`. `device`: its MODEL.DEVICE.
     """
 
     name: str
@@ -58,10 +58,11 @@ def cores() -> int:
 
 
 def environment(slot: int, jobs: int, device: str, gpus: Sequence[str]) -> Dict[str, str]:
-    """Environment variables that a process in `slot` (of `jobs`) gets in addition to the sweep's.
+    """The environment variables that a process in `slot` (of `jobs`) gets in addition to the
+    sweep's.
 
-    Several processes at a time share the cores, unless OMP_NUM_THREADS says otherwise; slots take
-    turns on the GPUs.
+    Several processes at a time share the cores, unless OMP_NUM_THREADS is set. Slots take turns on
+    the GPUs.
     """
     extra: Dict[str, str] = {}
     if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
@@ -130,13 +131,13 @@ def run_jobs(
     on_end: Callable[[Job, Optional[str]], None],
     on_tick: Callable[[List[Job]], None],
 ) -> None:
-    """Runs all jobs, `slots` at a time; returns when none is left.
+    """Runs all jobs, `slots` at a time, and returns when none is left.
 
     A job that fails leaves `failed.txt` in its folder.
 
     Args:
-        on_end: gets the job and why it failed (None: it did not). on_tick: gets the running jobs,
-            twice a second.
+        on_end: called with a job and the reason of its failure (None: it did not fail). on_tick:
+            called with the running jobs, twice a second.
 
     Raises:
         KeyboardInterrupt: passed on, after the running processes have been ended.
@@ -170,8 +171,8 @@ def _start(job: Job, extra: Dict[str, str], lock: int) -> "subprocess.Popen[byte
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}.") from None
     with stderr:
-        # Its log is in log.txt. It has its own session, so Ctrl-C reaches only the sweep, which
-        # ends it in order.
+        # The run's log is in log.txt. The run has its own session, so Ctrl-C reaches only the
+        # sweep, which ends the run in an orderly way.
         return subprocess.Popen(
             job.command,
             env={**os.environ, **extra},
