@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -300,6 +301,10 @@ def test_other_mistakes(project: Path, capsys: pytest.CaptureFixture) -> None:
     corrected = Path(coco(project / "export", TRUTH, project / "photos")["ANNOTATIONS"])
     with pytest.raises(SystemExit, match="nowhere.json does not exist"):
         take_back(project, project / "nowhere.json")
+    with zipfile.ZipFile(project / "export.zip", "w") as archive:
+        archive.write(corrected, "annotations.json")
+    with pytest.raises(SystemExit, match="is an archive: unpack it"):
+        take_back(project, project / "export.zip")
     (project / "text.json").write_text("[]")
     with pytest.raises(SystemExit, match="has no labels of COCO"):
         take_back(project, project / "text.json")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,8 @@ def take_back(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace, unlabelled: Sequence[Dict[str, Any]]) -> Collection:
     """The corrected labels; where their images do not lie beside them, those of the set count."""
+    if zipfile.is_zipfile(args.corrected):
+        raise UserError(f"{args.corrected} is an archive: unpack it and name the folder.")
     first = None
     try:
         collection = read_chosen(args.corrected, args)
