@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import List
@@ -28,7 +30,7 @@ SHORT = [
 
 
 def commands() -> List[List[str]]:
-    """The `ssod` commands of the page, in order."""
+    """The commands of the page, in order."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", PAGE.read_text(), re.M | re.S)
     lines = [line for kind, block in blocks if not kind for line in block.splitlines()]
     return [shlex.split(line, comments=True) for line in lines]
@@ -82,17 +84,26 @@ def correct(folder: Path) -> int:
 
 
 def test_ten_commands_or_fewer() -> None:
-    assert all(words[0] == "ssod" for words in commands()) and len(commands()) <= 10
+    ours = [words for words in commands() if words[0] == "ssod"]
+    assert len(ours) <= 10
+    assert [words[:2] for words in commands() if words not in ours] == [
+        ["python", "exported/predict.py"]
+    ]
 
 
 @pytest.mark.trains
 def test_tutorial(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("timm")
+    for package in ("timm", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
     try:
         weights_in_package(WEIGHTS_PACKAGE)
     except UserError:
         pytest.skip(f"no {WEIGHTS_PACKAGE} here")
     for words in commands():
+        if words[0] == "python":
+            done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            continue
         extra: List[str] = []
         if words[1] == "train":
             extra = SHORT
@@ -103,7 +114,8 @@ def test_tutorial(folder: Path, capsys: pytest.CaptureFixture) -> None:
         assert main([*words[1:], *extra]) == 0, words
     for name in (
         *("output/doctor/photos.jpg", "photos_ssod/config.yaml", "output/photos/report.html"),
-        *("next/next.jpg", "output/round_2/results.json", "exported"),
+        *("next/next.jpg", "output/round_2/results.json", "exported/model.onnx"),
+        "detections.json",
     ):
         assert (folder / name).exists(), name
     labelled = json.loads((folder / "photos_ssod" / "train.json").read_text())
