@@ -85,6 +85,7 @@ class Parsed(BaseException):
         self.arguments = arguments
 
 
+PREDICT = "projects/ssod/deploy/predict.py"
 # Programs that print their words instead of running.
 SHELL = """
 show() { printf '%s\\037' "$@"; printf '\\036'; }
@@ -127,6 +128,8 @@ def test_command(words: List[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return
     assert words[0] in ("python", "ssod"), words
     words = ["-m", *words] if words[0] == "ssod" else words[1:]
+    # The script that an export writes is a copy of this one.
+    words = [PREDICT if word == "exported/predict.py" else word for word in words]
     parsed = parse(words, monkeypatch)
     assert parsed is not None
     opts = list(getattr(parsed, "opts", None) or ())
