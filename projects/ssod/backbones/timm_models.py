@@ -82,7 +82,7 @@ def create_features(
     if wrong:
         raise UserError(
             f"MODEL.TIMM.OUT_INDICES {list(indices)}: {name} has the levels 0 to {len(strides) - 1}, of stride "
-            f"{', '.join(map(str, strides))}."
+            f"{', '.join(map(str, strides))}: name some of these."
         )
     options = {
         "features_only": True,

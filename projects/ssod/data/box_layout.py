@@ -57,7 +57,7 @@ class BoxLayout:
         if small.any():
             logger.warning(
                 f"{self.source}: {int(small.sum())} of {len(rows)} boxes lie between 0 and 1: are they normalised (divided by "
-                "the image's width and height)? Boxes are in pixels here."
+                "the image's width and height)? Boxes are in pixels here: multiply such boxes."
             )
         if len(rows) < _FEW:
             return
@@ -78,5 +78,5 @@ class BoxLayout:
         if outside.mean() >= _MOST:
             logger.warning(
                 f"{self.source}: {int(outside.sum())} of {len(rows)} boxes leave their image: are they of images of "
-                "another size, or in another layout than the format's?"
+                "another size, or in another layout than the format's? Correct them, or the FORMAT."
             )

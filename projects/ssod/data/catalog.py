@@ -565,5 +565,6 @@ def _warn_unlabeled_classes(records: List[Dict[str, Any]], classes: List[str]) -
     missing = [name for i, name in enumerate(classes) if i not in seen]
     if missing:
         logger.warning(
-            f"DATASETS.TRAIN has no box of {first_names(missing)}: the model cannot learn these classes."
+            f"DATASETS.TRAIN has no box of {first_names(missing)}: the model cannot learn these classes. "
+            "Label some of their objects, or remove the classes."
         )

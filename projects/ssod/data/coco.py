@@ -264,7 +264,8 @@ def _warn_of_same_files(path: str, records: Dict[Any, Record]) -> None:
     if most > 1:
         more = sum(counts.values()) - len(counts)
         logger.warning(
-            f"{path}: {more} of {len(records)} images have the file of another one, such as {name} ({most} times)."
+            f"{path}: {more} of {len(records)} images have the file of another one, such as {name} ({most} times): "
+            "remove the repeated entries."
         )
 
 

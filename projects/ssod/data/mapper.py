@@ -102,7 +102,7 @@ def affine_matrix(transforms: T.TransformList, height: int, width: int) -> np.nd
     if not np.allclose(expected, mapped, rtol=0.0, atol=1e-3):
         names = ", ".join(type(t).__name__ for t in transforms.transforms)
         raise UserError(
-            f"The weak view's augmentations ({names}) are not affine: boxes could not be mapped back."
+            f"The weak view's augmentations ({names}) are not affine, so boxes could not be mapped back: use affine ones."
         )
     return matrix
 

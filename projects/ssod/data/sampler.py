@@ -195,7 +195,7 @@ class TwoStreamBatchSampler:
                 raise UserError(f"The {name} set has no images: check DATASETS.")
             if spec.batch % world_size:
                 raise UserError(
-                    f"{spec.batch} {name} images per micro-batch cannot be shared by {world_size} ranks."
+                    f"{spec.batch} {name} images per micro-batch cannot be shared by {world_size} ranks: use a multiple of {world_size}."
                 )
         self._specs, self._seed = specs, seed
         self._unlabeled_from = unlabeled_from

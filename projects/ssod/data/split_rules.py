@@ -120,7 +120,7 @@ def fill_classes(
     poor = [f"{names[c]} ({totals[c]})" for c in names if totals[c] < wanted]
     if poor:
         raise UserError(
-            f"--min-boxes-per-class {wanted} is impossible: these classes have fewer boxes: {', '.join(poor)}."
+            f"--min-boxes-per-class {wanted} is impossible: these classes have fewer boxes: {', '.join(poor)}. Use a smaller number."
         )
     have: Counter = Counter()
     chosen = []

@@ -291,7 +291,7 @@ class VocSet:
             objects = xml.findall("object")
             if not objects and xml.tag.lower() != "annotation":
                 raise UserError(
-                    f"{path} is no file of VOC: it begins with <{xml.tag}> and has no <object>."
+                    f"{path} is no file of VOC: it begins with <{xml.tag}> and has no <object>. Remove it, or correct ROOT."
                 )
             for number, item in enumerate(objects):
                 name = (item.findtext("name") or "").strip()

@@ -66,7 +66,11 @@ def _load(module: nn.Module, state: Dict[str, Any], path: str) -> None:
         found = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
-        raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: {detail}") from None
+        raise UserError(
+            f"SSOD.BURN_IN_CHECKPOINT {path} holds another model ({detail}): name a checkpoint of this config's model."
+        ) from None
     fresh = [name for name in found.missing_keys if not name.startswith("ssod_heads.")]
     if fresh:
-        raise UserError(f"SSOD.BURN_IN_CHECKPOINT {path} holds another model: it lacks {fresh[0]}.")
+        raise UserError(
+            f"SSOD.BURN_IN_CHECKPOINT {path} holds another model (it lacks {fresh[0]}): name a checkpoint of this config's model."
+        )

@@ -354,7 +354,7 @@ def check_device_present(name: str) -> None:
         )
     if device.index is not None and device.index >= present:
         raise UserError(
-            f"MODEL.DEVICE is {name}, but this machine's GPUs are cuda:0 to cuda:{present - 1}."
+            f"MODEL.DEVICE is {name}, but this machine's GPUs are cuda:0 to cuda:{present - 1}: name one of them."
         )
 
 

@@ -47,10 +47,12 @@ def _import(name: Any) -> ModuleType:
                 f"{KEY}: there is no module {name} (looked in {os.getcwd()} and Python's path): run the command in the folder "
                 "that holds it, install it, or set PYTHONPATH."
             ) from None
-        raise UserError(f"{KEY}: {name} needs {error.name}, which is not installed.") from None
+        raise UserError(
+            f"{KEY}: {name} needs {error.name}, which is not installed: install it."
+        ) from None
     except Exception as error:
         raise UserError(
-            f"{KEY}: {name} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})."
+            f"{KEY}: {name} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())}): correct it."
         ) from None
 
 
@@ -71,7 +73,7 @@ def add_imported_config(cfg: CfgNode, path: str, opts: Sequence[str]) -> None:
                 add(cfg)
             except Exception as error:
                 raise UserError(
-                    f"{KEY}: {module.__name__}.{add.__name__}(cfg) fails ({type(error).__name__}: {error})."
+                    f"{KEY}: {module.__name__}.{add.__name__}(cfg) fails ({type(error).__name__}: {error}): correct it."
                 ) from None
 
 

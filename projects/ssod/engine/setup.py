@@ -56,7 +56,9 @@ def load_config(path: str, opts: Sequence[str] = ()) -> CfgNode:
     if path:
         _merge_file(cfg, path)
     if len(opts) % 2:
-        raise UserError(f"{' '.join(opts)}: overrides are KEY VALUE pairs, and one has no value.")
+        raise UserError(
+            f"{' '.join(opts)}: overrides are KEY VALUE pairs, and one has no value: add it."
+        )
     for key, value in zip(opts[0::2], opts[1::2]):
         try:
             cfg.merge_from_list([key, value])

@@ -464,7 +464,7 @@ class SSODTrainer(DefaultTrainer):
         elif self.cfg.DATASETS.VAL:
             self._save_weights("teacher_best")  # other commands expect the file
             logger.warning(
-                "No evaluation on DATASETS.VAL gave an AP: teacher_best.pth is the last teacher."
+                "No evaluation on DATASETS.VAL gave an AP: teacher_best.pth is the last teacher. Check the labels of DATASETS.VAL."
             )
         if self.cfg.DATASETS.TEST:
             results.update(self._evaluate_on("teacher", list(self.cfg.DATASETS.TEST)))

@@ -298,5 +298,7 @@ def _digest(
         with open(weights_of(weights), "rb") as file:
             sha.update(hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise UserError(f"Cannot read the weights {weights}: {error.strerror or error}.") from None
+        raise UserError(
+            f"Cannot read the weights {weights} ({error.strerror or error}): correct the path."
+        ) from None
     return sha.hexdigest()[:16]

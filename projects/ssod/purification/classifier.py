@@ -39,7 +39,8 @@ class PUClassifier(nn.Module):
         backbone = getattr(detector, "backbone", None)
         if backbone is None:
             raise UserError(
-                f"MODEL.META_ARCHITECTURE {type(detector).__name__} has no backbone to classify images with."
+                f"MODEL.META_ARCHITECTURE {type(detector).__name__} has no backbone to classify images with: "
+                "use a detector with a backbone."
             )
         self.body = backbone
         channels = sum(shape.channels for shape in backbone.output_shape().values())

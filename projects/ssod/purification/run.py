@@ -51,7 +51,9 @@ def purify(args: argparse.Namespace) -> None:
         try:
             os.makedirs(args.output, exist_ok=True)
         except OSError as error:
-            raise UserError(f"--output {args.output} cannot be made: {error.strerror}.") from None
+            raise UserError(
+                f"--output {args.output} cannot be made ({error.strerror}): choose another."
+            ) from None
         _claim(args, cfg, options)
         if not has_list(args.output):
             print(f"{write_list(args.wild, args.output)} images below {args.wild}")

@@ -85,7 +85,9 @@ def locked(output: str, patience: float = _PATIENCE) -> Iterator[int]:
         os.makedirs(output, exist_ok=True)
         descriptor = os.open(os.path.join(output, LOCK_FILE), os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}.") from None
+        raise UserError(
+            f"--output {output} cannot be written ({error.strerror}): choose another."
+        ) from None
     try:
         end = time.monotonic() + patience
         while True:
@@ -169,7 +171,9 @@ def _start(job: Job, extra: Dict[str, str], lock: int) -> "subprocess.Popen[byte
         (folder / FAILED_FILE).unlink(missing_ok=True)
         stderr = open(folder / STDERR_FILE, "wb")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}.") from None
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): choose another --output."
+        ) from None
     with stderr:
         # The run's log is in log.txt. The run has its own session, so Ctrl-C reaches only the
         # sweep, which ends the run in an orderly way.

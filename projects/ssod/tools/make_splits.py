@@ -376,7 +376,7 @@ def run(args: argparse.Namespace) -> None:
         entries = [*entries, args.majority_from]
     if not args.folder and not usable_classes(source.coco):
         raise UserError(
-            f"{', '.join(entries)}: no image has a usable box, so that there is nothing to divide."
+            f"{', '.join(entries)}: no image has a usable box, so there is nothing to divide: correct the boxes."
         )
     splits = list(draw_splits(args, source))
     # Names without folders, so that the same split made on another machine has the same hash.

@@ -27,7 +27,9 @@ def load_tensor_file(path: str) -> Dict[str, Any]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+        raise UserError(
+            f"Cannot read {path} ({error.strerror or error}): correct the path."
+        ) from None
     except Exception as error:
         # PyTorch has no exceptions of its own for these.
         refused = (
@@ -74,7 +76,9 @@ def _load_safetensors(path: str) -> Dict[str, Any]:
     try:
         return dict(load_file(path))
     except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror or error}.") from None
+        raise UserError(
+            f"Cannot read {path} ({error.strerror or error}): correct the path."
+        ) from None
     except Exception as error:
         raise UserError(
             f"{path} is cut off, damaged or no safetensors file ({' '.join(str(error).split())}): fetch it again."

@@ -114,7 +114,9 @@ class CvatSet(AnnotatedSet):
         for path in self.label_files():
             root = read_xml(path)
             if root.tag != "annotations":
-                raise UserError(f"{path} is no file of CVAT: its first tag is <{root.tag}>.")
+                raise UserError(
+                    f"{path} is no file of CVAT: its first tag is <{root.tag}>. Export the task as CVAT for images 1.1."
+                )
             classes[path] = tuple(label_names(root))
             subsets.update(image.get("subset", "") for image in root.iterfind("image"))
             for image in root.iterfind("image"):

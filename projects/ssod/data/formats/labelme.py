@@ -56,7 +56,9 @@ class LabelMeSet(AnnotatedSet):
 
     def label_files(self) -> List[str]:
         if os.path.isfile(self.annotations):
-            raise UserError(f"{self.annotations} is a file: ANNOTATIONS of LabelMe is the folder.")
+            raise UserError(
+                f"{self.annotations} is a file: name the folder of the JSON files in ANNOTATIONS."
+            )
         return files_below(self.annotations, ".json")
 
     def image_paths(self) -> List[str]:

@@ -143,7 +143,9 @@ def read_yolo_yaml(path: str) -> Dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not ("names" in content or "nc" in content):
-        raise UserError(f"{path} is no data.yaml of YOLO: it has no names.")
+        raise UserError(
+            f"{path} is not a data.yaml of YOLO: it has no names. Add the list of names, or correct ANNOTATIONS."
+        )
     return content
 
 
@@ -232,7 +234,9 @@ def _listed_images(path: str, root: str) -> List[str]:
             found.append(image if os.path.exists(image) else find_below(root, line))
     if not any(os.path.exists(image) for image in found):
         first = found[0] if found else "it is empty"
-        raise UserError(f"{path} lists {len(found)} images, none of which exists: {first}.")
+        raise UserError(
+            f"{path} lists {len(found)} images, none of which exists: {first}. Correct the paths in it."
+        )
     return found
 
 

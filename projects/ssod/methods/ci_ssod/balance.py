@@ -126,7 +126,7 @@ class ClassBalance(nn.Module):
         if not 0 <= self.cascade_stage < stages:
             raise UserError(
                 f"SSOD.GRADIENT_REWEIGHTING.CASCADE_STAGE is {self.cascade_stage}: the first stage is 0, and this detector has "
-                f"{stages}."
+                f"{stages}: use a number below that."
             )
 
     @property
