@@ -29,7 +29,7 @@ def build(methods: tuple[str, ...], *keys: Any) -> TeacherStudent:
 
 
 class Context:
-    """What methods read of a `StepContext`."""
+    """The parts of a `StepContext` that methods read."""
 
     def __init__(self, step: int = 0, **methods: Any) -> None:
         self.step, self.methods = step, methods

@@ -47,7 +47,7 @@ def make_valid_data(root: Path) -> None:
 
 
 def _changes(cfg: CfgNode, defaults: CfgNode) -> CfgNode:
-    """What differs from the defaults: a short file is read faster."""
+    """The differences from the defaults, because a short file is read faster."""
     changed = CfgNode()
     for key, value in cfg.items():
         if isinstance(value, CfgNode):
@@ -173,7 +173,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user sees.
+    """The output that a user gets.
 
     Attributes:
         error: the one line of a refusal; "" where the run ended well.

@@ -213,7 +213,7 @@ UNUSABLE = [
     ("beyond floats", {"bbox": [5, 5, 10**400, 10]}),
     ("of an unknown image", {"image_id": 12345}),
 ]
-# What must not change any number: the sizes, flags and areas that converters leave out or misuse.
+# No number depends on the sizes, flags and areas that converters leave out or misuse.
 HARMLESS = [
     ("areas left out", drop(BOXES, "area")),
     ("areas 0", every(BOXES, lambda _, a: a.update(area=0))),

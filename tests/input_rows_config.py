@@ -191,7 +191,7 @@ ROWS: List[Row] = [
         refused=("MODEL.ROI_BOX_CASCADE_HEAD.IOUS", "0.4", "MODEL.ROI_HEADS.IOU_THRESHOLDS"),
     ),
     Row("masks", semi("MODEL.MASK_ON", "True"), refused=("MODEL.MASK_ON",)),
-    # What trains on no unlabelled image says so.
+    # A run that trains on no unlabelled image says so.
     Row(
         "burn-in to the end",
         semi("SSOD.BURN_IN_STEPS", "5"),

@@ -230,7 +230,7 @@ def label_studio(
 
 
 def accept_predictions(path: Path) -> None:
-    """What Label Studio exports after an annotator has submitted each prediction as it is."""
+    """The export of Label Studio after an annotator has submitted each prediction unchanged."""
     tasks = json.loads(path.read_text())
     for task in tasks:
         task["annotations"] = [{"result": p["result"]} for p in task["predictions"]]
@@ -323,7 +323,7 @@ def coco(
 
 
 Writer = Callable[..., Dict[str, Any]]
-# What this project reads by `AnnotatedSet`, then COCO.
+# The labels that this project reads through `AnnotatedSet`, then COCO.
 ANNOTATED: Tuple[Writer, ...] = (
     ultralytics,
     roboflow_yolo,

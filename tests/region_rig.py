@@ -69,7 +69,7 @@ def ellipses(size: Tuple[int, int], boxes: Tensor) -> BitMasks:
 
 
 def plain(targets: Instances) -> Instances:
-    """What Detectron2 trains with."""
+    """The targets of Detectron2's own training."""
     found = Instances(targets.image_size, gt_boxes=Boxes(targets.gt_boxes.tensor.clone()))
     found.gt_classes = targets.gt_classes.clone()
     if targets.has("gt_masks"):

@@ -106,7 +106,8 @@ def some_but_not_all_selected(trainer: SSODTrainer) -> bool:
 @pytest.mark.trains
 def test_full_stack(squares: Path, tmp_path: Path) -> None:
     cfg = method_cfg(squares, tmp_path, FULL_STACK, 6)
-    # What the filter rejects is not mined: first there is something to distil, then to reject.
+    # PIM does not mine labels that the filter rejects. So there is first something to distil, then
+    # something to reject.
     cfg.SSOD.TWO_STAGE_FILTER.WARMUP_STEPS = 4
     trainer = train(cfg)
     assert_sane(trainer)

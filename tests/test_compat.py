@@ -20,7 +20,7 @@ from ssod import compat
 
 @pytest.fixture(autouse=True)
 def original_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What these tests apply does not show in the real list."""
+    """The fixes that these tests apply do not appear in the real list."""
     monkeypatch.setattr(compat, "_applied", [])
 
 
@@ -160,7 +160,7 @@ def test_pkg_resources_stands_in_for_the_model_zoo_only(
 
 
 def test_detectron2_works_with_the_shims() -> None:
-    """What default_setup, the model zoo and the evaluators import."""
+    """Imports the modules that default_setup, the model zoo and the evaluators import."""
     compat.apply()
     environment = importlib.import_module("detectron2.utils.collect_env")
     for name in ("engine", "model_zoo", "evaluation", "data.transforms", "modeling"):

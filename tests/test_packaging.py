@@ -24,7 +24,7 @@ from ssod import __version__
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("projects", "configs", "datasets", "docs", "requirements", "tests")
-# What a user has already, in a version that ssod must not choose.
+# Packages that a user has already. ssod must not choose their versions.
 OF_THE_USER = ("torch", "torchvision", "detectron2", "pb1-detectron2", "opencv", "nvidia", "triton")
 
 

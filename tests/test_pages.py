@@ -1,6 +1,5 @@
-"""Every code block of the README and of the docs is executed: Python and YAML as they are; of
-commands the arguments are parsed by the command itself, and the configs that they name are loaded
-with the keys that they give.
+"""Executes every code block of the README and of the docs. Python and YAML run unchanged. A command
+parses its own arguments, and the configs that it names are loaded with the keys that it gives.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PAGES = (
     "datasets/README.md",
     *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
 )
-# Words of commands that stand for something of the user's.
+# Words of commands that stand for the user's own files.
 PLACEHOLDERS = re.compile(r"^(\.\.\.|[A-Z]\.yaml|mine\.yaml|photos_ssod/config\.yaml)$")
 
 
@@ -79,7 +78,7 @@ def test_yaml_loads(page: str, block: str, tmp_path: Path) -> None:
 
 
 class Parsed(BaseException):
-    """Thrown instead of what a command does once it has read its arguments."""
+    """Thrown when a command has read its arguments, instead of running it."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -143,7 +142,7 @@ def test_command(words: List[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def parse(words: List[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the program makes of its arguments."""
+    """The arguments as the program parses them."""
 
     def stopping(original: Callable[..., argparse.Namespace]) -> Callable[..., Any]:
         def stop(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +185,7 @@ def key_of_the_config(pair: Tuple[str, str]) -> Tuple[str, ...]:
 
 @pytest.mark.trains
 def test_readme_from_python_in_a_fresh_folder(squares: Path, tmp_path: Path) -> None:
-    """A program of its own, which imports Detectron2 before ssod; nothing is there but the
+    """A separate program imports Detectron2 before ssod, in a folder that holds nothing but the
     config.
     """
     (code,) = [block for block in blocks("README.md", "python") if "SSODTrainer(cfg)" in block]

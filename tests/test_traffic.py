@@ -1,4 +1,4 @@
-"""What ranks send each other, counted on two processes."""
+"""The bytes that ranks send each other, counted on two processes."""
 
 from __future__ import annotations
 

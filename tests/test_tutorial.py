@@ -70,7 +70,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def correct(folder: Path) -> int:
-    """What the user does in LabelMe: here, one box in the middle of each image.
+    """Does the user's work in LabelMe: here, one box in the middle of each image.
 
     Images in which the detector found nothing have no file yet.
     """

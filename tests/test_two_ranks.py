@@ -60,7 +60,7 @@ def test_two_ranks_run_all_phases(found: Dict[str, Any]) -> None:
     record = json.loads((folder / "phases.json").read_text())
     assert list(record["test"]["squares_test"]["rows"]) == ["0", "1", "0~1"]
     labels = json.loads((folder / "phase_1" / "pseudo_labels.json").read_text())
-    # Of the 12 images those that have a label.
+    # Those of the 12 images that have a label.
     labelled = {row["image_id"] for row in labels["annotations"]}
     assert labelled and labelled == {image["id"] for image in labels["images"]}
     assert (folder / "phase_1" / "model_final.pth").exists() and (folder / "summary.md").exists()

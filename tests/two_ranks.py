@@ -1,5 +1,5 @@
-"""What the two-rank tests run in each process; one group serves all cases, since importing
-Detectron2 takes seconds.
+"""The functions that the two-rank tests run in each process. One group serves all cases, since
+importing Detectron2 takes seconds.
 """
 
 import ssod  # noqa: F401  isort: skip  (before Detectron2, which needs its shims)

@@ -60,7 +60,7 @@ def test_near_duplicates_do_not_fill_the_list() -> None:
     parts = {"uncertainty": np.array([9.0] * 20 + [1.0, 2.0, 3.0])}
     order = rank(Pool(parts, features, directions(0)), 4).order
     assert len([index for index in order if index < 20]) == 1
-    # By quality alone they do.
+    # With quality alone they do.
     assert all(index < 20 for index in rank(Pool(parts), 4).order)
 
 

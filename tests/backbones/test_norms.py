@@ -1,4 +1,6 @@
-"""What becomes of BatchNorm: timm's has its activation inside, and no replacement may lose it."""
+"""The replacement of BatchNorm. timm's BatchNorm has its activation inside, and no replacement may
+lose it.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def make_cfg(*opts: Any) -> CfgNode:
 
 
 def shapes(backbone: Any, images: torch.Tensor) -> Any:
-    """What comes out, and what `output_shape` says of it: name -> (channels, height)."""
+    """The outputs' shapes and those of `output_shape`: name -> (channels, height)."""
     with torch.no_grad():
         found = {k: (v.shape[1], v.shape[2]) for k, v in backbone(images).items()}
     said = {
@@ -147,7 +147,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("renamed", [False, True])
 def test_weights_of_a_package(package: Any, renamed: bool, caplog: Any) -> None:
-    """By timm's names, or one to one in order where someone else has written the same
+    """Weights match by timm's names, or one to one in order if someone else has written the same
     architecture.
     """
     model = timm.create_model("test_efficientnet")

@@ -49,7 +49,8 @@ def test_run_resume_and_export(
     assert parts.start_iter == 2
     assert digest(state_of(whole)) == digest(state_of(parts))
 
-    # What is frozen is as the first checkpoint has it, in student and teacher; the rest has moved.
+    # The frozen weights are those of the first checkpoint, in student and teacher. The rest has
+    # moved.
     first = torch.load(tmp_path / "parts" / "model_0000001.pth", weights_only=True)["model"]
     last = whole.core.student.state_dict()
     prefix = "backbone.bottom_up.body."

@@ -1,4 +1,4 @@
-"""Which images exist: asked by listing folders, with few left out and many refused."""
+"""Missing images are found by listing folders. A few are left out, many are refused."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_boxes_return_to_the_original_image(tmp_path: Path) -> None:
         uncut = (view[:, :2] > 0).all(1) & (view[:, 2] < width) & (view[:, 3] < height)
         whole += int(uncut.sum())
         assert torch.allclose(back[uncut], expected[uncut], atol=1e-3)
-        # What the crop cut off is missing, nothing else.
+        # Only the part that the crop cut off is missing.
         assert (back[:, :2] >= expected[:, :2] - 1e-3).all()
         assert (back[:, 2:] <= expected[:, 2:] + 1e-3).all()
     assert whole > 30

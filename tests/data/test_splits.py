@@ -1,4 +1,6 @@
-"""Which images keep their labels, the content hash of split files, and its check over ranks."""
+"""The choice of images that keep their labels, the content hash of split files, and its check over
+ranks.
+"""
 
 import json
 import random

@@ -123,7 +123,7 @@ def test_writes_a_small_dataset_once(digits, tmp_path, first_scenes, few_test_sc
 
     before = (tmp_path / "labeled" / "00000.png").stat().st_mtime_ns
     digits.main(arguments)
-    # Of data from a version without masks the annotations alone are written again.
+    # For data from a version without masks, only the annotations are written again.
     marker, written = tmp_path / ".scenes.json", (tmp_path / "all.json").read_text()
     marker.write_text(
         json.dumps({k: v for k, v in json.loads(marker.read_text()).items() if k != "masks"})

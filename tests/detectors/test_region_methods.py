@@ -17,7 +17,7 @@ from ssod.detectors.registry import families
 from ssod.methods import METHOD_REGISTRY
 
 ADAPTERS = {kind.family: kind for kind in families() if issubclass(kind, RegionCNN)}
-# What a method does on Faster R-CNN is tested with the method.
+# The method's own tests cover Faster R-CNN.
 NEW = ("Cascade R-CNN", "Mask R-CNN", "Cascade Mask R-CNN")
 
 

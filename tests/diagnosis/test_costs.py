@@ -1,4 +1,4 @@
-"""What errors cost, from AP values worked out by hand."""
+"""The cost of errors, from AP values worked out by hand."""
 
 from __future__ import annotations
 

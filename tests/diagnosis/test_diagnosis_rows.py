@@ -1,4 +1,4 @@
-"""Which runs a diagnosis makes of a recipe, and what it refuses."""
+"""The runs that a diagnosis makes of a recipe, and the recipes that it refuses."""
 
 from __future__ import annotations
 

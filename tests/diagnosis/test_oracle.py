@@ -35,7 +35,7 @@ def test_true_labels_reach_the_losses(recipe: CfgNode, squares: Path) -> None:
         wanted[:, 2:] += wanted[:, :2]
         assert torch.allclose(boxes, wanted, atol=1e-3)
         assert kept.gt_classes.tolist() == [a["category_id"] - 1 for a in own]
-    # With selective supervision only pasted boxes would regress; true ones do as well.
+    # With selective supervision only pasted boxes would be regressed. True boxes are regressed too.
     context = core.context(core.last_batch)
     views = core.student_views(core.last_batch, core.last_pseudo, context)
     assert views.unlabeled is not None

@@ -1,4 +1,4 @@
-"""What methods report to have changed, and the warning about those that changed nothing."""
+"""The changes that methods report, and the warning about methods that changed nothing."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_trainer_warns(squares: Any, tmp_path: Any, caplog: Any) -> None:
 
 
 def test_every_reason_is_a_line(squares: Any, tmp_path: Any) -> None:
-    """Of every registered method, in a run, for periods of all kinds."""
+    """Checks the reasons of every registered method, in a run, for periods of all kinds."""
     from runs import METHOD_NAMES
     from ssod.engine.trainer import SSODTrainer
 

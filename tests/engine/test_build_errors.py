@@ -1,4 +1,4 @@
-"""What cannot be built is said in the config's words."""
+"""Errors of building a model name the config's keys."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_a_killed_run_leaves_no_lock(command: List[str], tmp_path: Path) -> None
 
 
 def wait_for_signal(folder: str) -> None:
-    """What each of two processes runs."""
+    """The function that each of two processes runs."""
     stop: List[int] = []
     with OnSignal(stop.append, lambda number: None):
         (Path(folder) / str(os.getpid())).touch()

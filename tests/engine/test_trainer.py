@@ -311,7 +311,7 @@ def test_better_of_student_and_teacher_is_kept(squares: Path, tmp_path: Path) ->
     assert all(
         torch.equal(best[key], value) for key, value in trainer.core.student.state_dict().items()
     )
-    # By default the student is never chosen.
+    # The student is never chosen by default.
     cfg.SSOD.SELECT_FROM = ("teacher",)
     trainer._remember_best({"teacher": 1.9, "student": 9.0}, 8)
     assert trainer.best["step"] == 4

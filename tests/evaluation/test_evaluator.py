@@ -155,7 +155,7 @@ def test_dataset_without_json(tmp_path: Path, image_id: Any) -> None:
     }
     DatasetCatalog.register(name, lambda: [row])
     MetadataCatalog.get(name).set(thing_classes=["a", "b"])
-    # What an earlier run with other annotations has left must not count.
+    # Files of an earlier run with other annotations must not count.
     (tmp_path / f"{name}_coco_format.json").write_text("{}")
     results = run(build_evaluator(tiny_cfg(), name, str(tmp_path)), [perfect(image_id)])
     assert results["AP"] == pytest.approx(100) and math.isnan(results["AP-a"])

@@ -1,4 +1,6 @@
-"""What must not change any metric: ids, order, boxes that cannot be used, images without boxes."""
+"""No metric depends on ids, on the order, on boxes that cannot be used, or on images without
+boxes.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def cfg(tmp_path: Path) -> Any:
 
 
 def results(cfg: Any, output: Path, masks: List[np.ndarray], name: str = "masked") -> Any:
-    """Of one detection with the true box in each image, and of these masks."""
+    """Results for one detection with the true box in each image, with these masks."""
     evaluator: Any = build_evaluator(cfg, name, str(output))
     evaluator.reset()
     for image, mask in enumerate(masks):

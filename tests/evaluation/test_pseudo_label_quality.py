@@ -91,7 +91,7 @@ def test_no_image_at_all() -> None:
 
 
 def test_divergence() -> None:
-    # With 1 added to each count: truth (3, 1) -> (4, 2) / 6, labels (1, 3) -> (2, 4) / 6.
+    # After adding 1 to each count: truth (3, 1) -> (4, 2) / 6, labels (1, 3) -> (2, 4) / 6.
     labels, truth = torch.tensor([1, 3]), torch.tensor([3, 1])
     expected = 4 / 6 * math.log(2) + 2 / 6 * math.log(0.5)
     assert class_divergence(labels, truth) == pytest.approx(expected)

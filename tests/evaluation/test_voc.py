@@ -72,7 +72,7 @@ def found(boxes: List[List[float]], classes: List[int], scores: List[float]) -> 
     return {"instances": instances}
 
 
-# Of images a, b, c; class 0 is "a/b". Boxes count from 0.
+# Detections in images a, b, c. Class 0 is "a/b". Boxes count from 0.
 OUTPUTS = [
     found([[10, 10, 30, 30], [30, 30, 39, 39], [0, 0, 8, 8]], [1, 0, 1], [0.9, 0.95, 0.8]),
     found([[0, 0, 20, 15]], [1], [0.7]),

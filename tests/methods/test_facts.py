@@ -1,4 +1,4 @@
-"""What methods declare about themselves: groups, config keys, the lowest score that they select."""
+"""The facts that methods declare: groups, config keys, the lowest score that they select."""
 
 from __future__ import annotations
 

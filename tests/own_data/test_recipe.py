@@ -1,4 +1,4 @@
-"""What is chosen for which data and machine, by hand-computed sizes; and the YAML that it makes."""
+"""The choices for data and machine, by hand-computed sizes, and the YAML that results."""
 
 from __future__ import annotations
 

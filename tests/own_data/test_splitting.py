@@ -1,4 +1,4 @@
-"""Which images train and which validate."""
+"""The division of images into training and validation."""
 
 from __future__ import annotations
 

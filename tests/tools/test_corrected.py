@@ -159,7 +159,7 @@ def test_the_same_config_trains(project: Path, capsys: pytest.CaptureFixture) ->
     lines = yaml.safe_load(printed.split("say:\n")[1].split("\n\n")[0])
     assert lines["mine_labeled"] == {k: v for k, v in cfg.SSOD.DATASETS.mine_labeled.items()}
     content = json.loads((project / "new_labeled.json").read_text())
-    # What the file held stays: ids, masks, and how it was drawn.
+    # The file's content stays: ids, masks, and the description of the draw.
     assert [i["id"] for i in content["images"]] == [15, 10, 14]
     assert "segmentation" in content["annotations"][0]
     assert content["info"]["ssod_split"] == {"part": "labeled"}

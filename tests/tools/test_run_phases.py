@@ -55,7 +55,7 @@ def run(config: Path, *opts: str) -> None:
 
 
 def digest(folder: Path) -> Dict[str, Any]:
-    """What must not depend on interruptions."""
+    """The content of the files that must not depend on interruptions."""
     found: Dict[str, Any] = {}
     for phase in sorted(folder.glob("phase_*")):
         state = torch.load(phase / "model_final.pth", weights_only=True)["model"]

@@ -52,7 +52,7 @@ def test_every_layout(writer: Writer, here: Path, capsys: pytest.CaptureFixture[
     cfg = load_config(command[-1])
     assert check_classes(cfg) == ["cat", "dog"]
     labelled, unlabelled = load_labeled(cfg), load_unlabeled(cfg)
-    # Where the data names train and val, these folders of the tools share their images.
+    # If the data names train and val, these folders of the tools share their images.
     assert len(labelled) == (10 if "as named in the data" in out else 8)
     assert sorted(Path(r["file_name"]).name for r in unlabelled) == [f"u{i}.jpg" for i in range(6)]
     assert "annotations" not in unlabelled[0]

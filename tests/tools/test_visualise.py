@@ -1,4 +1,4 @@
-"""What is drawn is what the dataset, the loader and the models give, at the right place."""
+"""The pictures show the labels of the dataset, the loader and the models, at the right place."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def records(path: Path) -> List[Any]:
-    """What an offline run's file holds: a log of LevelDB's format behind seven bytes.
+    """The records in an offline run's file: a log of LevelDB's format behind seven bytes.
 
     Blocks of 32 KiB hold pieces of records: checksum (4 bytes), length (2), kind (1), content. A
     piece is a whole record (kind 1), or the first, a middle or the last piece of one (2, 3, 4).

@@ -1,4 +1,4 @@
-"""What each format's files look like when they are not as the manual says."""
+"""Files of each format that are not as the manual says."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ def cvat_file(
         ('<box label="cat" xtl="-2" ytl="20" xbr="30" ybr="81"/>', (-2, 20, 30, 81)),
         # Turned by a right angle about its centre, 20 x 10 becomes 10 x 20.
         ('<box label="cat" xtl="10" ytl="20" xbr="30" ybr="30" rotation="90"/>', (15, 15, 25, 35)),
-        # By 45 degrees, half of the diagonal of a square of 20 is 14.1.
+        # After a turn by 45 degrees, half of the diagonal of a square of 20 is 14.1.
         ('<box label="cat" xtl="10" ytl="20" xbr="30" ybr="40" rotation="45"/>', (5.9, 15.9, 34.1, 44.1)),
         ('<polygon label="cat" points="10,20;30.5,25;15,40"/>', (10, 20, 30.5, 40)),
         ('<ellipse label="cat" cx="50" cy="40" rx="20" ry="10"/>', (30, 30, 70, 50)),

@@ -1,4 +1,4 @@
-"""What lies in a folder, and the right FORMAT in place of a wrong one."""
+"""Finds the data sets in a folder, and names the right FORMAT in place of a wrong one."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def labels(tmp_path: Path) -> LabelSet:
 
 
 def read(folder: Path) -> Found:
-    """What this project reads in the folder: image -> (class, corners)."""
+    """The labels that this project reads in the folder: image -> (class, corners)."""
     (found,) = find_datasets(str(folder))[:1]
     dataset = parse_declaration("mine", found.node)
     names = dataset.classes()
@@ -284,7 +284,7 @@ def test_cvat_xml(labels: LabelSet, tmp_path: Path) -> None:
 
 
 def test_yolo_lines_have_five_numbers(labels: LabelSet, tmp_path: Path) -> None:
-    """With a sixth one Ultralytics refuses the file."""
+    """Ultralytics refuses a file with a sixth number."""
     folder = tmp_path / "out"
     write_labels_for("yolo", labels, str(folder))
     described = yaml.safe_load((folder / "data.yaml").read_text())

@@ -39,7 +39,7 @@ def labels_of(*counts: int) -> DetrLabels:
 
 
 def library_losses(kind: str, model: Any, batch: Any, empty: bool) -> Dict[str, float]:
-    """What the library's own loss function gives, by this project's names."""
+    """The results of the library's own loss function, by this project's names."""
     from transformers.loss.loss_deformable_detr import DeformableDetrForObjectDetectionLoss
     from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 

@@ -56,7 +56,7 @@ def test_the_latest_labels_of_an_image_replace_the_former() -> None:
     assert content(bank) == {3: [(1, 1.0, (0, 0, 9, 9))], 2: [(2, 0.75, (1, 1, 2, 2))]}
     published = bank.instances()
     assert published.offsets.tolist() == [0, 0, 1, 2] and published.sizes.tolist() == [[50, 60]] * 2
-    # Of two entries of one image in a step, the later counts.
+    # If a step has two entries of one image, the later counts.
     bank.replace(
         np.concatenate([packed(3, []), packed(3, [(0, 0.5, (1, 1, 2, 2))]), packed(3, [])])
     )

@@ -59,7 +59,7 @@ def test_splits_have_the_right_share(percent: str) -> None:
         assert path == f"datasets/coco/splits/coco_{percent}pct_fold0_{kind}.json"
 
 
-# Of Tables 4, 5 and 6: methods, class sampling, selective supervision ("-": no CropBank).
+# The rows of Tables 4, 5 and 6: methods, class sampling, selective supervision ("-": no CropBank).
 ROWS: Dict[str, Tuple[Any, ...]] = {
     "two_stage": (("TwoStageFilter",), "-", "-"),
     "two_stage_mine": (("TwoStageFilter",), "-", "-"),

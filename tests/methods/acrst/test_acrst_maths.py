@@ -89,7 +89,7 @@ def test_visibility_equals_rasterised_masks(seed: int, count: int) -> None:
     expected = [rasterised(box, above) for box in boxes]
     found = visible_fraction(boxes, above)
     assert found.tolist() == pytest.approx(expected, abs=1e-6)
-    # What is hidden or free entirely is so exactly.
+    # Boxes that are entirely hidden or entirely free have exactly 0 or 1.
     assert all((f == 0) == (e == 0) and (f == 1) == (e == 1) for f, e in zip(found, expected))
 
 

@@ -1,4 +1,4 @@
-"""What background RoIs and anchors weigh, worked out from the teacher's own outputs."""
+"""The weights of background RoIs and anchors, worked out from the teacher's own outputs."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_hyperparameters(name: str) -> None:
     reweighted = "GradientReweighting" in methods or name.startswith("focal")
     assert cfg.SSOD.ROI_CLS_LOSS == ("focal" if reweighted else "cross_entropy")
     assert cfg.SSOD.FOCAL_GAMMA == 1.0
-    # What selects among the host's labels must find them there.
+    # The host must keep the labels that another method selects among.
     host_threshold = 0.9
     if "GradientThresholding" in methods or name.startswith("threshold_05"):
         host_threshold = 0.5

@@ -29,7 +29,7 @@ def test_two_clear_groups() -> None:
     assert mixtures.shares[1].tolist() == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
     assert high[1, 3] == 0  # not valid
     assert mixture_thresholds(scores, counts, "boundary").tolist() == pytest.approx([0.8, 0.6])
-    # Of 0.8 and 0.9 only the second is above their mean.
+    # Only 0.9 is above the mean of 0.8 and 0.9.
     assert mixture_thresholds(scores, counts, "mean").tolist() == pytest.approx([0.9, 0.6])
 
 

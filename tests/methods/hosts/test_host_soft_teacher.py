@@ -143,8 +143,8 @@ def test_regression_has_its_own_assignment() -> None:
         outputs = outputs_of(core, pseudo, context)
         losses = method.losses(outputs, pseudo, context)
     assert list(losses) == ["loss_box_reg_reliable"]
-    # By hand: the unselected label of score 0.7 regresses the first image's proposals that overlap
-    # it by half.
+    # Worked out by hand: the unselected label of score 0.7 regresses the first image's proposals
+    # that overlap it by half.
     heads, view = core.student.roi_heads, outputs.unlabeled
     box = pseudo.instances[0].gt_boxes[1:2]
     boxes = Boxes.cat([view.proposals[0].proposal_boxes, box])

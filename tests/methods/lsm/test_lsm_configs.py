@@ -1,4 +1,4 @@
-"""What the paper prints about its settings, typed by hand."""
+"""The paper's settings, typed by hand."""
 
 from __future__ import annotations
 

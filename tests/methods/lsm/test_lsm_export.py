@@ -1,4 +1,4 @@
-"""What is deployed has neither PIM's weights nor its cost."""
+"""The deployed model has neither PIM's weights nor its cost."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_own_levels_pool_as_detectron2() -> None:
 
 
 class Heads:
-    """Of `StandardROIHeads` what pooling needs; the box head keeps the middle bin."""
+    """The parts of `StandardROIHeads` that pooling needs. The box head keeps the middle bin."""
 
     box_in_features = NAMES
     box_pooler = pooler(3)

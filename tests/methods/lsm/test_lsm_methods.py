@@ -160,7 +160,7 @@ def test_a_loss_that_weighs_0_is_no_activity(name: str) -> None:
 
 
 def gradients(rig: Rig, names: Sequence[str]) -> Dict[str, bool]:
-    """Which parts get a gradient from these losses alone."""
+    """The parts that get a gradient from these losses alone."""
     losses = rig.step(False)
     sum(losses[name] for name in names).backward()
     student = rig.core.student

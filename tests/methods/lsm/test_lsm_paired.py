@@ -179,7 +179,7 @@ def test_online_run_resumes_to_the_bit(squares: Path, tmp_path: Path) -> None:
     (tmp_path / "parts" / "last_checkpoint").write_text("model_0000001.pth")
     parts = train(cfg_in("parts"), resume=True)
     assert digest(state_of(whole)) == digest(state_of(parts))
-    # What is exported has nothing of PIM.
+    # The exported model has nothing of PIM.
     _, weights, _ = export(cfg_in("whole"), str(tmp_path / "whole"), str(tmp_path / "out"))
     names = set(torch.load(weights, weights_only=True)["model"])
     assert names == set(whole.core.student.state_dict())

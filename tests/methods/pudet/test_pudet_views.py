@@ -1,4 +1,4 @@
-"""What PUDet's configs ask of the views: colours change on wild images only."""
+"""The views of PUDet's configs: colours change on wild images only."""
 
 from __future__ import annotations
 
