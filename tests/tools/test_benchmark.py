@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 
+from runs import FCOS, RETINANET
 from ssod.benchmark import bench as bench_module
 from ssod.benchmark import measure
 from ssod.benchmark.bench import SECTIONS, Bench, Stopwatch
@@ -99,7 +100,10 @@ def test_lower_bound_sees_the_same_images(cfg: CfgNode, tmp_path: Path) -> None:
 
 
 @pytest.mark.trains
-def test_lower_bound_changes_no_number_of_training(cfg: CfgNode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [[], RETINANET, FCOS])
+def test_lower_bound_changes_no_number_of_training(cfg: CfgNode, tmp_path: Path, keys: Any) -> None:
+    cfg.merge_from_list(keys)
+
     def run(name: str, bound: bool) -> Any:
         bench = Bench(cfg.clone(), str(tmp_path / name))
         for _ in range(3):

@@ -5,6 +5,7 @@ same images.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
@@ -188,6 +190,8 @@ class Bench:
         assert self.views is not None
         inputs = plain_inputs(self.views, self.core.last_batch.unlabeled)
         student, teacher = self.core.student, self.core.teacher
+        state = self.core.checkpointables()
+        before = {name: copy.deepcopy(item.state_dict()) for name, item in state.items()}
         watch = Stopwatch(self._synchronize_inside)
         self._synchronize()
         start = time.perf_counter()
@@ -199,9 +203,15 @@ class Bench:
                 loss.backward()
             if inputs.teacher:
                 with watch.time("teacher"), torch.no_grad(), self.loop._autocast():
-                    teacher.inference(inputs.teacher, do_postprocess=False)
+                    if isinstance(teacher, GeneralizedRCNN):
+                        teacher.inference(inputs.teacher, do_postprocess=False)
+                    else:
+                        teacher(inputs.teacher)
         self._synchronize()
         watch.seconds["total"] = time.perf_counter() - start
+        # The model's own forward moves a loss normaliser, for one.
+        for name, value in before.items():
+            state[name].load_state_dict(value)
         self.loop.optimizer.zero_grad(set_to_none=True)
         return watch.seconds
 

@@ -106,7 +106,11 @@ def _keys_with(cfg: CfgNode, name: str, levels: List[str]) -> str:
 
 def _is_used(cfg: CfgNode, key: str) -> bool:
     """False for keys of other meta-architectures. Their defaults name features too."""
-    owners = {"RETINANET": ("RetinaNet",), "SEM_SEG_HEAD": ("PanopticFPN", "SemanticSegmentor")}
+    owners = {
+        "RETINANET": ("RetinaNet",),
+        "FCOS": ("FCOS",),
+        "SEM_SEG_HEAD": ("PanopticFPN", "SemanticSegmentor"),
+    }
     part = key.split(".")[1]
     return part not in owners or cfg.MODEL.META_ARCHITECTURE in owners[part]
 

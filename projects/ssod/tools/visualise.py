@@ -228,6 +228,7 @@ def detection_cells(
     cfg = cfg.clone()
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = score
+    cfg.MODEL.FCOS.SCORE_THRESH_TEST = score
     model = load_detector(cfg, weights, role)
     names = model_classes(cfg, loaded[1])
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
