@@ -57,7 +57,6 @@ def test_methods_train(squares: Path, tmp_path: Path, names: Tuple[str, ...]) ->
     assert_sane(trainer)
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("names", [*ALONE, FULL_STACK])
 def test_method_resumes_to_the_bit(squares: Path, tmp_path: Path, names: Tuple[str, ...]) -> None:
     whole = train(method_cfg(squares, tmp_path / "whole", names, 5))

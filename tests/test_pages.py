@@ -183,7 +183,6 @@ def key_of_the_config(pair: Tuple[str, str]) -> Tuple[str, ...]:
 # ---------------------------------------------------------------- Python
 
 
-@pytest.mark.trains
 def test_readme_from_python_in_a_fresh_folder(squares: Path, tmp_path: Path) -> None:
     """A separate program imports Detectron2 before ssod, in a folder that holds nothing but the
     config.

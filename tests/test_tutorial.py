@@ -91,7 +91,6 @@ def test_ten_commands_or_fewer() -> None:
     ]
 
 
-@pytest.mark.trains
 def test_tutorial(folder: Path, capsys: pytest.CaptureFixture) -> None:
     for package in ("timm", "onnx", "onnxruntime"):
         pytest.importorskip(package)

@@ -17,7 +17,7 @@ from ssod.tools.pseudo_label import work as pseudo_label
 from tiny import tiny_cfg, with_squares
 
 # One worker of pytest-xdist runs them all, since `found` takes a minute.
-pytestmark = [pytest.mark.trains, pytest.mark.xdist_group("two_ranks")]
+pytestmark = pytest.mark.xdist_group("two_ranks")
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,6 @@ def test_the_families_are_those_of_the_rig() -> None:
     assert set(ADAPTERS) == set(KEYS)
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("family, names", cells())
 def test_trains_three_steps(
     squares: Path, tmp_path: Path, family: str, names: Tuple[str, ...]

@@ -55,7 +55,6 @@ def test_resumes_to_the_bit(squares: Path, tmp_path: Path, family: str) -> None:
         assert highest(whole, "loss_box_reg_stage2_unlabeled") > 0
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize(
     "keys",
     [
@@ -73,7 +72,6 @@ def test_trains_with(squares: Path, tmp_path: Path, keys: list) -> None:
     assert all(torch.isfinite(value).all() for value in state_of(trainer).values())
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("family", NEW)
 def test_export_is_plain_detectron2(squares: Path, tmp_path: Path, family: str) -> None:
     names = ("TwoStageFilter", "UncertainNegatives")  # with heads of their own
@@ -98,7 +96,6 @@ def test_export_is_plain_detectron2(squares: Path, tmp_path: Path, family: str) 
     assert not [key for key in weights if "ssod_heads" in key or "embedding" in key]
 
 
-@pytest.mark.trains
 def test_the_lower_bound_trains_masks_too(squares: Path, tmp_path: Path) -> None:
     bench = Bench(family_cfg(squares, tmp_path / "run", BOTH, 3), str(tmp_path / "bench"))
     bench.step(split=False)
@@ -106,7 +103,6 @@ def test_the_lower_bound_trains_masks_too(squares: Path, tmp_path: Path) -> None
     assert {"student forward", "backward", "teacher", "total"} == set(found)
 
 
-@pytest.mark.trains
 def test_gradients_of_a_chosen_stage(squares: Path, tmp_path: Path) -> None:
     """The matrix of the last stage is another one than the first's; a fourth stage is refused."""
     matrices = []

@@ -52,7 +52,6 @@ class Stopped(SSODTrainer):
         return super()._evaluate(role)
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("where", ["at_step", "at_evaluation"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_goes_on_to_the_same_bits(
@@ -100,7 +99,6 @@ def start(command: List[str], output: Path) -> "subprocess.Popen[bytes]":
     return process
 
 
-@pytest.mark.trains
 def test_a_signal_to_all_processes_and_a_second_run(
     command: List[str], squares: Path, tmp_path: Path
 ) -> None:
@@ -154,7 +152,6 @@ def test_second_signal_ends_at_once(squares: Path, tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.trains
 def test_fewer_steps_than_there_are(squares: Path, tmp_path: Path) -> None:
     cfg = config(squares, tmp_path / "run")
     train(cfg.clone())
@@ -163,7 +160,6 @@ def test_fewer_steps_than_there_are(squares: Path, tmp_path: Path) -> None:
         train(cfg, resume=True)
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("first, then", [("SGD", "AdamW"), ("AdamW", "SGD")])
 def test_another_optimiser(squares: Path, tmp_path: Path, first: str, then: str) -> None:
     cfg = config(squares, tmp_path / "run")

@@ -99,7 +99,6 @@ def test_lower_bound_sees_the_same_images(cfg: CfgNode, tmp_path: Path) -> None:
     assert all(p.grad is None for p in student.parameters())
 
 
-@pytest.mark.trains
 @pytest.mark.parametrize("keys", [[], RETINANET, FCOS])
 def test_lower_bound_changes_no_number_of_training(cfg: CfgNode, tmp_path: Path, keys: Any) -> None:
     cfg.merge_from_list(keys)

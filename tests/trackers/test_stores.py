@@ -44,7 +44,6 @@ def mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-@pytest.mark.trains
 def test_mlflow_file_store(squares: Path, tmp_path: Path, mlflow: Any) -> None:
     cfg = config(squares, tmp_path / "run", "mlflow")
     number = stopped_and_resumed(cfg)
@@ -144,7 +143,6 @@ def history(found: List[Any]) -> List[Dict[str, Any]]:
     return rows
 
 
-@pytest.mark.trains
 def test_wandb_offline_store(squares: Path, tmp_path: Path, offline: Any) -> None:
     cfg = config(squares, tmp_path / "run", "wandb")
     number = stopped_and_resumed(cfg)

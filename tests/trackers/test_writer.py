@@ -104,7 +104,6 @@ def test_flatten() -> None:
     assert rows == [("A.B", "[1, 2]"), ("A.C.D", "True"), ("E", "")]
 
 
-@pytest.mark.trains
 def test_a_run_and_its_continuation(squares: Path, tmp_path: Path, recorder: Any) -> None:
     cfg = config(squares, tmp_path / "run")
     train(cfg, until=2)
