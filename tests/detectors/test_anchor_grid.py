@@ -9,8 +9,8 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 
-from ssod.detectors.features import extract_features
 from ssod.detectors.anchor_grid import AnchorGrid
+from ssod.detectors.features import extract_features
 from ssod.detectors.rcnn.rpn import objectness_of, run_rpn
 from ssod.structures import make_targets
 from tiny import tiny_cfg
