@@ -109,6 +109,9 @@ def _is_used(cfg: CfgNode, key: str) -> bool:
     owners = {
         "RETINANET": ("RetinaNet",),
         "FCOS": ("FCOS",),
+        "SSD": ("SSD",),
+        "DEFORMABLE_DETR": ("DeformableDETR",),
+        "RT_DETR": ("RTDETRV2",),
         "SEM_SEG_HEAD": ("PanopticFPN", "SemanticSegmentor"),
     }
     part = key.split(".")[1]
