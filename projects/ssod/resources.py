@@ -77,11 +77,11 @@ def near_configs(name: str) -> str:
     )
 
 
-def mend_missing(path: str) -> str:
+def advice_if_missing(path: str) -> str:
     """What helps where a dataset's file is missing, for a message.
 
     Example:
-        >>> mend_missing("mine/labels.json")
+        >>> advice_if_missing("mine/labels.json")
         'correct its path or create it'
     """
     drawn = "/digit_scenes/" in f"/{path}".replace(os.sep, "/")

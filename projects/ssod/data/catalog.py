@@ -310,7 +310,7 @@ def _check_foreign(cfg: CfgNode, name: str) -> None:
         return
     dataset_records(name)
     known = _loaded[name, True]
-    records = drop_missing(known.records, name, mend="correct its loader")
+    records = drop_missing(known.records, name, advice="correct its loader")
     _loaded[name, True] = replace(known, records=records)
     key, number = class_number(cfg)
     found = {a["category_id"] for record in records for a in record.get("annotations", ())}
@@ -494,7 +494,7 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
             found = _read(_registered[name], False)
         else:
             found = [_foreign_image(name, *row) for row in enumerate(_load_builtin(name))]
-            found = drop_missing(found, name, sample=True, mend="correct its loader")
+            found = drop_missing(found, name, sample=True, advice="correct its loader")
         if not found:
             raise UserError(f"{_source(name)} lists no images: use another dataset.")
         records += [_named(_image_alone(record), name) for record in found]

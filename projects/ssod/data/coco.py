@@ -19,7 +19,7 @@ from ssod.data.formats.registry import optional_path, register_format, resolve_p
 from ssod.data.masks import read_mask
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError, relative_to
-from ssod.resources import mend_missing
+from ssod.resources import advice_if_missing
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def read_json(path: str) -> Any:
             data = file.read()
     except FileNotFoundError:
         raise UserError(
-            f"{path} does not exist{relative_to(path)}: {mend_missing(path)}."
+            f"{path} does not exist{relative_to(path)}: {advice_if_missing(path)}."
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct its path.") from None

@@ -53,14 +53,14 @@ def _names_in(folder: str) -> Set[str]:
 
 
 def drop_missing(
-    rows: Sequence[_Row], source: str, *, sample: bool = False, mend: str = "correct IMAGES"
+    rows: Sequence[_Row], source: str, *, sample: bool = False, advice: str = "correct IMAGES"
 ) -> List[_Row]:
     """The records whose image exists. The few others are left out, and `missing_images` returns
     them.
 
     Args:
         rows: dicts with a "file_name". source: the file or folder that lists them, for messages.
-        sample: check only a few images, and leave none out. mend: the advice in messages.
+        sample: check only a few images, and leave none out. advice: the advice in messages.
 
     Raises:
         UserError: more than one in a hundred is missing, or one of the sample.
@@ -76,7 +76,7 @@ def drop_missing(
         others = f", like {len(missing) - 1} others of {len(asked)}" if len(missing) > 1 else ""
         raise UserError(
             f"{missing[0]}, listed in {source}, does not exist{relative_to(missing[0])}{others}{_near(missing[0])}: "
-            f"{mend}."
+            f"{advice}."
         )
     _missing[source] = [] if sample else missing
     gone = set(missing)

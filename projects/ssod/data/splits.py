@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from ssod.data.coco import object_under, read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.errors import UserError, relative_to
-from ssod.resources import mend_missing
+from ssod.resources import advice_if_missing
 from ssod.utils.atomic import write_atomically
 
 _HASHES_AS_THEY_ARE = 4
@@ -121,7 +121,7 @@ def verified_hash(path: str) -> str:
     """
     if not os.path.isfile(path):
         what = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"{path} {what}{relative_to(path)}: {mend_missing(path)}.")
+        raise UserError(f"{path} {what}{relative_to(path)}: {advice_if_missing(path)}.")
     if not _mentions(path, HASH_KEY.encode()):
         return _raw_hash(path)
     content = read_json(path)
