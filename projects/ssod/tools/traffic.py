@@ -34,7 +34,7 @@ def work(args: argparse.Namespace, folder: str) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.traffic",
+        prog="ssod traffic",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
