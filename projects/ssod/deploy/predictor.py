@@ -1,7 +1,7 @@
 """Runs what `python -m ssod.tools.export` has written.
 
-    from ssod.deploy.predictor import predictor
-    predictor("exported")(cv2.imread("image.jpg"))
+from ssod.deploy.predictor import predictor
+predictor("exported")(cv2.imread("image.jpg"))
 """
 
 from __future__ import annotations
