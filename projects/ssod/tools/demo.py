@@ -86,7 +86,6 @@ def measured(path: str = RESULTS) -> str:
         {
             "system": line["row"],
             "AP": line["AP_mean"],
-            "gap closed (%)": line["gap_closed_percent"],
             "runs": line["runs"].split(" (")[0],
         }
         for line in lines
