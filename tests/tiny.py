@@ -17,7 +17,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.structures import Boxes, Instances
 
 from ssod.config import add_ssod_config
-from ssod.structures import Geometry, Sample, SampleRef
+from ssod.structures import Geometry, Sample, SampleRef, View, make_targets
 
 CLASSES = ("red", "green", "blue")
 SIZE = 64
@@ -180,3 +180,18 @@ def make_sample(index: int, labeled: bool, size: tuple[int, int] = (SIZE, SIZE))
         geometry=Geometry(np.eye(2, 3), size),
         instances=instances,
     )
+
+
+def labels(index: int, count: Any = None, size: Any = (64, 64), **weights: float) -> Instances:
+    """The targets of `make_sample`, the first `count` of them; `weights` by column."""
+    found = make_sample(index, True, size).instances
+    assert found is not None
+    found = found[:count]
+    columns = {name: torch.full((len(found),), value) for name, value in weights.items()}
+    return make_targets(size, found.gt_boxes.tensor, found.gt_classes, weights=columns)
+
+
+def view(targets: List[Instances]) -> View:
+    """These targets on images of their own sizes."""
+    images = [make_sample(i, True, t.image_size).weak for i, t in enumerate(targets)]
+    return View(images, targets)

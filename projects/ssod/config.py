@@ -14,8 +14,6 @@ from detectron2.config import CfgNode as CN
 # MODEL.ROI_HEADS.NUM_CLASSES. Families add theirs, as do models of your own.
 CLASS_KEYS: Dict[str, str] = {
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "DeformableDETR": "MODEL.DEFORMABLE_DETR.NUM_CLASSES",
-    "RTDETRV2": "MODEL.RT_DETR.NUM_CLASSES",
 }
 
 

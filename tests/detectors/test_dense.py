@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.modeling.meta_arch.fcos import FCOS as PlainFCOS
-from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 
 from runs import DENSE, digest, state_of, train
@@ -21,8 +20,8 @@ from ssod.detectors.dense.centerness import centerness_targets
 from ssod.detectors.registry import build_adapter
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.methods import build_methods
-from ssod.structures import SSODBatch, View, Views, make_targets
-from tiny import make_sample, tiny_cfg, with_squares
+from ssod.structures import SSODBatch, View, Views
+from tiny import labels, make_sample, tiny_cfg, view, with_squares
 
 FAMILIES = sorted(DENSE)
 
@@ -40,19 +39,6 @@ def build(family: str, *pairs: Any) -> Any:
     student = build_model(cfg)
     torch.nn.init.normal_(student.head.cls_score.weight, std=0.5)
     return student, build_adapter(cfg, student)
-
-
-def labels(index: int, count: Any = None, size: Any = (64, 64), **weights: float) -> Instances:
-    found = make_sample(index, True, size).instances
-    assert found is not None
-    found = found[:count]
-    columns = {name: torch.full((len(found),), value) for name, value in weights.items()}
-    return make_targets(size, found.gt_boxes.tensor, found.gt_classes, weights=columns)
-
-
-def view(targets: List[Instances]) -> View:
-    images = [make_sample(i, True, t.image_size).weak for i, t in enumerate(targets)]
-    return View(images, targets)
 
 
 def run(adapter: Any, labeled: View, unlabeled: Any = None) -> Any:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage
 from torchvision.models.detection import ssd300_vgg16
 
@@ -16,8 +15,8 @@ from runs import SSD, state_of, train
 from ssod.detectors.registry import build_adapter
 from ssod.detectors.ssd import SSDDetector
 from ssod.errors import UserError
-from ssod.structures import View, Views, make_targets
-from tiny import make_sample, tiny_cfg, with_squares
+from ssod.structures import View, Views
+from tiny import labels, make_sample, tiny_cfg, view, with_squares
 
 
 def ssd_cfg(*pairs: Any) -> Any:
@@ -31,19 +30,6 @@ def build() -> Any:
     cfg = ssd_cfg()
     student = build_model(cfg)
     return student, build_adapter(cfg, student)
-
-
-def labels(index: int, count: Any = None, size: Any = (64, 64), **weights: float) -> Instances:
-    found = make_sample(index, True, size).instances
-    assert found is not None
-    found = found[:count]
-    columns = {name: torch.full((len(found),), value) for name, value in weights.items()}
-    return make_targets(size, found.gt_boxes.tensor, found.gt_classes, weights=columns)
-
-
-def view(targets: List[Instances]) -> View:
-    images = [make_sample(i, True, t.image_size).weak for i, t in enumerate(targets)]
-    return View(images, targets)
 
 
 def losses_of(adapter: Any, own: View) -> Any:

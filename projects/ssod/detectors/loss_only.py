@@ -131,6 +131,14 @@ class LossOnlyModel(Detector):
             ) from error
 
 
+def refuse_all_but_boxes(cfg: CfgNode, name: str) -> None:
+    """Raises `UserError` for masks, keypoints, and keys of two-stage heads."""
+    for key in ("MASK_ON", "KEYPOINT_ON"):
+        if cfg.MODEL[key]:
+            raise UserError(f"MODEL.{key} is set, but {name} has boxes alone: set it to False.")
+    refuse_two_stage_keys(cfg, name)
+
+
 def refuse_two_stage_keys(cfg: CfgNode, name: str) -> None:
     """Raises `UserError` for keys of a two-stage detector's heads that `name` does not have.
 

@@ -16,7 +16,7 @@ from typing import List, Optional
 from ssod.data.formats.writing.registry import WRITERS
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
-from ssod.tools.pseudo_label import add_launch_arguments, launch_from
+from ssod.tools.pseudo_label import add_launch_arguments, launch_from, parse_threshold
 
 
 def work(args: argparse.Namespace) -> None:
@@ -43,18 +43,6 @@ def work(args: argparse.Namespace) -> None:
         label_for_tool(cfg, weights_or_run(cfg, args.weights), request)
     elif comm.is_main_process():
         label_with_truth(cfg, request)
-
-
-def _threshold(text: str) -> Optional[float]:
-    if text == "matched":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise UserError(f"--threshold {text}: use 'matched' or a score between 0 and 1.")
-    return value
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -106,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
     args = build_parser().parse_intermixed_args(argv)
-    args.score = _threshold(args.threshold)
+    args.score = parse_threshold(args.threshold, "--threshold")
     if args.image_url and args.to != "labelstudio":
         raise UserError("--image-url is for --to labelstudio: leave it out.")
     if args.truth and (args.weights or args.threshold != "matched"):

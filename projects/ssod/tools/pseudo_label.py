@@ -72,7 +72,12 @@ def launch_from(main_func: Any, args: argparse.Namespace) -> None:
     )
 
 
-def _threshold(text: str) -> Optional[float]:
+def parse_threshold(text: str, option: str) -> Optional[float]:
+    """None for "matched", else a score.
+
+    Raises:
+        UserError: it is neither; the message names the option.
+    """
     if text == "matched":
         return None
     try:
@@ -80,7 +85,7 @@ def _threshold(text: str) -> Optional[float]:
     except ValueError:
         value = -1.0
     if not 0.0 <= value <= 1.0:
-        raise UserError(f"--thresholds {text}: use 'matched' or a score between 0 and 1.")
+        raise UserError(f"{option} {text}: use 'matched' or a score between 0 and 1.")
     return value
 
 
@@ -116,7 +121,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     add_cluster_arguments(parser)
     add_launch_arguments(parser)
     args = parser.parse_intermixed_args(argv)
-    args.thresholds = _threshold(args.thresholds)
+    args.thresholds = parse_threshold(args.thresholds, "--thresholds")
     parse_share(args.share)
     if args.cluster:
         own = without_cluster_arguments(sys.argv[1:] if argv is None else argv)

@@ -18,10 +18,9 @@ from ssod.detectors.detr.rt_detr import RTDETRV2
 from ssod.detectors.detr.stream_losses import stream_losses
 from ssod.detectors.detr.targets import DetrLabels
 from ssod.detectors.features import keep_running_statistics
-from ssod.detectors.loss_only import refuse_two_stage_keys
+from ssod.detectors.loss_only import refuse_all_but_boxes
 from ssod.detectors.outputs import Outputs, TeacherOutputs
 from ssod.detectors.registry import register_detector
-from ssod.errors import UserError
 from ssod.structures import Views, make_targets
 
 CLASS_KEYS["DeformableDETR"] = "MODEL.DEFORMABLE_DETR.NUM_CLASSES"
@@ -49,12 +48,7 @@ class TransformerAdapter(Detector):
     @classmethod
     def from_config(cls, cfg: CfgNode, student: nn.Module) -> "TransformerAdapter":
         """Refuses masks and keys of two-stage detectors."""
-        for key in ("MASK_ON", "KEYPOINT_ON"):
-            if cfg.MODEL[key]:
-                raise UserError(
-                    f"MODEL.{key} is set, but {cls.family} has boxes alone: set it to False."
-                )
-        refuse_two_stage_keys(cfg, cls.family)
+        refuse_all_but_boxes(cfg, cls.family)
         assert isinstance(student, TransformerDetector)
         return cls(student)
 

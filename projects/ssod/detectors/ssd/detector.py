@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from ssod.detectors.base import Capability, Detector
-from ssod.detectors.loss_only import refuse_two_stage_keys
+from ssod.detectors.loss_only import refuse_all_but_boxes
 from ssod.detectors.outputs import Outputs, Rows, StreamOutputs, TeacherOutputs
 from ssod.detectors.registry import register_detector
 from ssod.detectors.ssd.config import add_ssd_config
 from ssod.detectors.ssd.model import SSD, Predictions
-from ssod.errors import UserError
 from ssod.structures import View, Views
 
 
@@ -99,12 +98,7 @@ class SSDDetector(Detector):
     @classmethod
     def from_config(cls, cfg: CfgNode, student: nn.Module) -> "SSDDetector":
         """Refuses masks and keys of two-stage detectors."""
-        for key in ("MASK_ON", "KEYPOINT_ON"):
-            if cfg.MODEL[key]:
-                raise UserError(
-                    f"MODEL.{key} is set, but {cls.family} has boxes alone: set it to False."
-                )
-        refuse_two_stage_keys(cfg, cls.family)
+        refuse_all_but_boxes(cfg, cls.family)
         assert isinstance(student, SSD)
         return cls(student)
 
