@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from ssod.config import add_ssod_config
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled, register_datasets
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
+from ssod.data.readings import register_datasets
 from ssod.data.records import Record, read_image_size
 from ssod.data.splits import check_split_hashes
 from ssod.errors import UserError

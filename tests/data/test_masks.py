@@ -15,11 +15,12 @@ from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, BoxMode
 
 from ssod.data.augmentation import StrongAugmentation
-from ssod.data.catalog import dataset_records, load_labeled, load_unlabeled, read_test_sets
+from ssod.data.catalog import load_labeled, load_unlabeled, read_test_sets
 from ssod.data.coco import CocoSet
 from ssod.data.loader import pack, unpack
 from ssod.data.mapper import TwoViewMapper, UnreadableImage
 from ssod.data.masks import decode_mask, encode_mask, read_mask, tight_boxes
+from ssod.data.readings import dataset_records
 from ssod.errors import UserError
 from ssod.structures import PseudoLabels, SampleRef, make_targets
 from ssod.tools.visualise import load_dataset

@@ -17,8 +17,9 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from PIL import Image
 
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
 from ssod.data.class_lists import COCO_TO_OBJECTS365
+from ssod.data.classes import check_classes
 from ssod.data.splits import check_split_hashes
 from ssod.data.voc import VocSet
 from ssod.engine.setup import load_config

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from detectron2.config import CfgNode
 
-from ssod.data.catalog import load_labeled, register_datasets
+from ssod.data.catalog import load_labeled
+from ssod.data.readings import register_datasets
 from ssod.diagnosis.rows import ROWS, check_recipe, make_rows, without_unlabeled
 from ssod.engine.setup import load_config
 from ssod.errors import UserError

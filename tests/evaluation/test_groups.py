@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import LVISEvaluator
 from detectron2.structures import Boxes, Instances
 
-from ssod.data.catalog import register_datasets
+from ssod.data.readings import register_datasets
 from ssod.data.splits import check_split_hashes
 from ssod.errors import UserError
 from ssod.evaluation import build_evaluator

@@ -18,7 +18,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import Boxes, Instances
 
 from ssod.config import add_ssod_config
-from ssod.data.catalog import register_datasets
+from ssod.data.readings import register_datasets
 from ssod.evaluation import FastCOCOEvaluator
 from ssod.evaluation import coco as coco_module
 

@@ -12,8 +12,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from ssod.data.catalog import register_datasets
 from ssod.data.masks import as_json, encode_mask
+from ssod.data.readings import register_datasets
 from ssod.evaluation import build_evaluator
 from ssod.evaluation import coco as coco_module
 from ssod.plotting.run_data import metrics_by_name

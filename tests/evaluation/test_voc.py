@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from ssod.config import add_ssod_config
-from ssod.data.catalog import register_datasets
+from ssod.data.readings import register_datasets
 from ssod.errors import UserError
 from ssod.evaluation import build_evaluator
 

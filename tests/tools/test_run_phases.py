@@ -13,7 +13,7 @@ import torch
 import yaml
 from detectron2.structures import Boxes, Instances
 
-from ssod.data.catalog import register_datasets
+from ssod.data.readings import register_datasets
 from ssod.data.truth import ImageTruth
 from ssod.engine.setup import load_config
 from ssod.engine.trainer import SSODTrainer

@@ -22,7 +22,8 @@ from layouts import (
     roboflow_yolo,
     save_image,
 )
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.engine.setup import load_config, run_cli
 from ssod.own_data.start import name_of
 from ssod.tools.start import main

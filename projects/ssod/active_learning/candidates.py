@@ -9,8 +9,9 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from detectron2.config import CfgNode
 
-from ssod.data.catalog import dataset_records, load_labeled, load_unlabeled, register_datasets
+from ssod.data.catalog import load_labeled, load_unlabeled
 from ssod.data.declarations import suggestion
+from ssod.data.readings import dataset_records, register_datasets
 from ssod.errors import UserError, first_names
 
 logger = logging.getLogger(__name__)

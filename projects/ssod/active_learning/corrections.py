@@ -18,7 +18,8 @@ from detectron2.data import MetadataCatalog
 
 from ssod.active_learning.candidates import FileFinder, evaluated_images, image_sets, same_file
 from ssod.active_learning.moving import SplitSet, open_set
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.data.declarations import suggestion
 from ssod.data.splits import sealed, write_files
 from ssod.errors import UserError, first_names

@@ -11,7 +11,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 from detectron2.config import CfgNode
 from detectron2.structures import BoxMode
 
-from ssod.data.coco import CocoSet, read_coco
+from ssod.data.coco import CocoSet
+from ssod.data.coco_content import read_coco
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.data.splits import verified_hash
 from ssod.errors import UserError

@@ -23,7 +23,8 @@ from ssod.active_learning.candidates import (
     unlabelled_images,
 )
 from ssod.active_learning.detection import box_counts, detect, thresholds
-from ssod.data.catalog import check_classes, dataset_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes, dataset_classes
 from ssod.data.coco import CocoSet
 from ssod.data.formats.writing.labels import LabelSet, ScoredBox, ScoredImage
 from ssod.data.formats.writing.registry import WRITERS, check_output, write_labels_for

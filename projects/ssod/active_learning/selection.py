@@ -34,7 +34,8 @@ from ssod.active_learning.scores import (
 )
 from ssod.active_learning.sheet import Picture, write_sheet
 from ssod.active_learning.table import by_class, number, write_table
-from ssod.data.catalog import check_classes, load_labeled
+from ssod.data.catalog import load_labeled
+from ssod.data.classes import check_classes
 from ssod.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from detectron2.structures import BoxMode
 
-from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.voc import VocSet
 from ssod.errors import UserError
 

@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Any, Dict, List, Optional, Sequence, Set
 
 from ssod.data.boxes import box_problem
-from ssod.data.coco import corners
+from ssod.data.coco_content import corners
 from ssod.errors import UserError
 
 Coco = Dict[str, Any]

@@ -12,8 +12,8 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ssod.data.coco import object_under, read_json
 from ssod.data.declarations import DeclaredSet, parse_declarations
+from ssod.data.json_file import object_under, read_json
 from ssod.errors import UserError, relative_to
 from ssod.resources import advice_if_missing
 from ssod.utils.atomic import write_atomically

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 import numpy as np
 
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.masks import NO_MASK, Rle, read_mask
 from ssod.data.records import Record
 from ssod.errors import UserError

@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ssod.data.boxes import box_problem
-from ssod.data.coco import category_map, corners, read_coco
+from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.masks import Rle, read_mask
 from ssod.errors import UserError
 

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ssod.config import class_number
-from ssod.data.catalog import register_datasets
+from ssod.data.readings import register_datasets
 from ssod.errors import UserError
 
 

@@ -9,7 +9,7 @@ from typing import List, Optional
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from ssod.data.catalog import dataset_records, register_datasets
+from ssod.data.readings import dataset_records, register_datasets
 from ssod.deploy.predict import SUFFIXES
 from ssod.errors import UserError
 

@@ -14,8 +14,9 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ssod.data.catalog import load_unlabeled, register_datasets
-from ssod.data.coco import category_map, read_coco
+from ssod.data.catalog import load_unlabeled
+from ssod.data.coco_content import category_map, read_coco
+from ssod.data.readings import register_datasets
 from ssod.data.truth import HiddenTruth
 from ssod.diagnosis.oracle import OracleLabels
 from ssod.diagnosis.substitution import SUBSTITUTIONS

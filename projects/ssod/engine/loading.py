@@ -10,7 +10,8 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from ssod.backbones.loading import backbone_prefixes, own_names
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.engine.build_errors import explain_build_error
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.teacher_student import TeacherStudent

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ssod.data.boxes import skipped_boxes
-from ssod.data.catalog import skipped_of
+from ssod.data.readings import skipped_of
 from ssod.evaluation.build import unreadable_images
 from ssod.utils.atomic import write_atomically
 

@@ -19,14 +19,10 @@ from detectron2.evaluation import (
 from detectron2.utils import comm
 from torch import nn
 
-from ssod.data.catalog import (
-    check_classes,
-    dataset_classes,
-    dataset_records,
-    has_box,
-    read_test_sets,
-)
+from ssod.data.catalog import has_box, read_test_sets
+from ssod.data.classes import check_classes, dataset_classes
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.readings import dataset_records
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator
 from ssod.evaluation.groups import GroupCOCOEvaluator, read_groups

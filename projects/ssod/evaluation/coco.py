@@ -23,7 +23,7 @@ from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ssod.data.coco import corners
+from ssod.data.coco_content import corners
 from ssod.data.masks import read_mask
 from ssod.evaluation.loader import Unreadable
 from ssod.evaluation.truth import coco_api, evaluation_truth

@@ -16,7 +16,8 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssod.data.coco import object_under, read_coco
+from ssod.data.coco_content import read_coco
+from ssod.data.json_file import object_under
 from ssod.data.split_rules import usable_classes
 from ssod.errors import UserError
 from ssod.evaluation.coco import FastCOCOEvaluator, per_class_ap

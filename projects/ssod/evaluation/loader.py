@@ -12,8 +12,8 @@ from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader, detection_utils
 from detectron2.data import transforms as T
 
-from ssod.data.catalog import dataset_records
 from ssod.data.mapper import UnreadableImage, read_image
+from ssod.data.readings import dataset_records
 from ssod.utils.progress import progress
 
 _UNREADABLE = "unreadable"

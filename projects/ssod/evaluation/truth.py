@@ -16,8 +16,10 @@ from detectron2.structures import BoxMode
 from pycocotools.coco import COCO
 
 from ssod.data.boxes import box_problem
-from ssod.data.catalog import dataset_records, declared_set
-from ssod.data.coco import CocoSet, corners, file_stamp, read_coco, read_json
+from ssod.data.coco import CocoSet
+from ssod.data.coco_content import corners, read_coco
+from ssod.data.json_file import file_stamp, read_json
+from ssod.data.readings import dataset_records, declared_set
 
 # COCO ignores boxes with an area above this one.
 _LARGEST_AREA = 1e10

@@ -19,7 +19,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import BoxMode
 
-from ssod.data.catalog import dataset_classes, dataset_records
+from ssod.data.classes import dataset_classes
+from ssod.data.readings import dataset_records
 from ssod.evaluation.coco import FastCOCOEvaluator
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog
 
-from ssod.data.catalog import dataset_classes, register_datasets
+from ssod.data.classes import dataset_classes
 from ssod.data.declarations import parse_declarations, suggestion
+from ssod.data.readings import register_datasets
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.own_data.choose import common_folder, read_chosen, read_with_masks

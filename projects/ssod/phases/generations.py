@@ -19,7 +19,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor
 
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.data.records import trained_classes
 from ssod.engine.setup import load_config, setup
 from ssod.errors import UserError

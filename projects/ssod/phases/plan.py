@@ -8,7 +8,8 @@ from typing import List, Sequence, Tuple
 
 from detectron2.config import CfgNode
 
-from ssod.data.catalog import load_labeled, load_unlabeled, register_datasets
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.readings import register_datasets
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.sweep.plan import changed_since

@@ -18,7 +18,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from torch import Tensor
 
-from ssod.data.catalog import check_classes, load_unlabeled, register_datasets
+from ssod.data.catalog import load_unlabeled
+from ssod.data.classes import check_classes
+from ssod.data.readings import register_datasets
 from ssod.data.records import trained_annotations
 from ssod.data.truth import HiddenTruth, ImageTruth
 from ssod.engine.trainer import SSODTrainer

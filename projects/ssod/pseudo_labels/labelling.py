@@ -20,7 +20,8 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor
 
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.data.masks import as_json, mask_area
 from ssod.data.truth import HiddenTruth
 from ssod.errors import UserError

@@ -16,8 +16,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ssod.data.catalog import check_classes, load_labeled
-from ssod.data.coco import read_json
+from ssod.data.catalog import load_labeled
+from ssod.data.classes import check_classes
+from ssod.data.json_file import read_json
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
 from ssod.purification.classifier import build_classifier

@@ -15,7 +15,7 @@ from typing import IO, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ssod.data.coco import read_coco
+from ssod.data.coco_content import read_coco
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically

@@ -15,9 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ssod.data.catalog import register_datasets
 from ssod.data.masks import decode_mask, is_rle
 from ssod.data.pixels import read_pixels
+from ssod.data.readings import register_datasets
 from ssod.data.records import trained_annotations
 from ssod.errors import UserError
 from ssod.plotting.run_data import RunData

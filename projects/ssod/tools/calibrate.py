@@ -29,7 +29,8 @@ def work(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
     from detectron2.utils.logger import setup_logger
 
-    from ssod.data.catalog import check_classes, load_labeled
+    from ssod.data.catalog import load_labeled
+    from ssod.data.classes import check_classes
     from ssod.engine.checkpoint import SSODCheckpointer
     from ssod.engine.loading import build_detector, load_detector
     from ssod.evaluation import evaluate

@@ -24,17 +24,13 @@ from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from ssod.data.catalog import (
-    check_classes,
-    dataset_classes,
-    declared_set,
-    register_datasets,
-    with_masks,
-)
+from ssod.data.classes import check_classes, dataset_classes
 from ssod.data.coco import CocoSet
 from ssod.data.declarations import suggestion
+from ssod.data.foreign import with_masks
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, read_image
 from ssod.data.masks import bit_masks, decode_mask, is_rle
+from ssod.data.readings import declared_set, register_datasets
 from ssod.engine.loading import load_detector, load_teacher, methods_with_data
 from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError

@@ -21,7 +21,8 @@ from layouts import (
     table,
     ultralytics,
 )
-from ssod.data.catalog import check_classes, load_labeled, load_unlabeled
+from ssod.data.catalog import load_labeled, load_unlabeled
+from ssod.data.classes import check_classes
 from ssod.data.declarations import parse_declaration
 from ssod.data.splits import check_split_hashes, dataset_hash
 from ssod.engine.trainer import SSODTrainer

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Dict, List, Sequence
 
-from ssod.data.coco import image_file_name
+from ssod.data.coco_content import image_file_name
 from ssod.data.formats.csv_table import read_table
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.label_studio import image_names, image_of, is_label_studio

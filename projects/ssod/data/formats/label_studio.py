@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from ssod.data.coco import read_json
 from ssod.data.formats.annotated import AnnotatedSet, ImageLabels, LabelReader, Reading
 from ssod.data.formats.geometry import box_around, box_around_ellipse, corners_of, rotate
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import register_format
+from ssod.data.json_file import read_json
 from ssod.errors import UserError
 
 # The keys under which a region keeps its class names. Other results (choices, texts, ratings) label

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Dict, List, Optional
 
-from ssod.data.coco import read_json
 from ssod.data.formats.annotated import AnnotatedSet, ImageLabels, LabelReader, Reading
 from ssod.data.formats.geometry import box_around
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import register_format
 from ssod.data.formats.walk import files_below
+from ssod.data.json_file import read_json
 from ssod.errors import UserError
 
 # Shapes with an inside. A point or a line has no box.

@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from ssod.data.catalog import dataset_classes
+from ssod.data.classes import dataset_classes
 from ssod.data.mapper import TwoViewMapper, UnreadableImage
 from ssod.data.records import trained_classes
 from ssod.data.sampler import STREAMS

@@ -1,0 +1,1 @@
+"""Divides a labelled dataset into a labelled and an unlabelled part."""
