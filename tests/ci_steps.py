@@ -5,27 +5,23 @@ from __future__ import annotations
 from typing import Any, List
 
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from ssod.engine.teacher_student import TeacherStudent
-from ssod.methods import build_methods
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
+from ssod.structures import PseudoLabels
+from steps import cfg_with, core_of
 
 GBR, GBT, CRS = "GradientReweighting", "GradientThresholding", "ClassRebalancingSampling"
 
 
 def build(methods: tuple[str, ...], *keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = methods
-    cfg.SSOD.BURN_IN_STEPS = 0
+    """The step without burn-in and warm-up."""
+    cfg = cfg_with(methods, "SSOD.BURN_IN_STEPS", 0)
     for node in ("GRADIENT_REWEIGHTING", "GRADIENT_THRESHOLDING", "LABEL_MATCH"):
         cfg.SSOD[node].WARMUP_STEPS = 0
     cfg.SSOD.CLASS_REBALANCING_SAMPLING.WARMUP_STEPS = 0
     cfg.merge_from_list(list(keys))
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    return core_of(cfg)
 
 
 class Context:
@@ -33,13 +29,6 @@ class Context:
 
     def __init__(self, step: int = 0, **methods: Any) -> None:
         self.step, self.methods = step, methods
-
-
-def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True) for i in range(labeled)],
-        [make_sample(10 + i, False) for i in range(unlabeled)],
-    )
 
 
 def labels_of(rows: List[List[tuple[int, float]]], selected: float = 0.0) -> PseudoLabels:

@@ -279,6 +279,9 @@ def _read(path: Path) -> Dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+Change = Callable[[Case], Any]
+
+
 @dataclass(frozen=True)
 class Row:
     """One input of a user and what must come of it.
@@ -296,7 +299,7 @@ class Row:
     """
 
     name: str
-    change: Callable[[Case], Any]
+    change: Change
     refused: Tuple[str, ...] = ()
     says: Tuple[str, ...] = ()
     silent: Tuple[str, ...] = ()
@@ -310,7 +313,7 @@ def unchanged(case: Case) -> None:
     """The valid data as they are."""
 
 
-def check_row(row: Row, run: Callable[[Callable[[Case], Any]], Outcome]) -> None:
+def check_row(row: Row, run: Callable[[Change], Outcome]) -> None:
     """Runs a row and compares. `run` takes a change; it may remember outcomes."""
     found = run(row.change)
     if row.refused:

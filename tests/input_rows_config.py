@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, List
 
 import torch
 
-from input_case import Case, Row
+from input_case import Case, Change, Row
 
 # Keys that turn a Faster R-CNN into a Cascade R-CNN.
 CASCADE = (
@@ -17,7 +17,7 @@ CASCADE = (
 )
 
 
-def opts(*pairs: str) -> Callable[[Case], Any]:
+def opts(*pairs: str) -> Change:
     """KEY VALUE pairs on the command line."""
     return lambda case: case.opts.extend(pairs)
 
@@ -27,7 +27,7 @@ def number(key: str, value: str, *words: str) -> Row:
     return Row(f"{key} {value}", opts(key, value), refused=(f"{key} is {value}", *words))
 
 
-def semi(*pairs: str) -> Callable[[Case], Any]:
+def semi(*pairs: str) -> Change:
     """A semi-supervised run with KEY VALUE pairs."""
 
     def change(case: Case) -> None:
@@ -37,14 +37,14 @@ def semi(*pairs: str) -> Callable[[Case], Any]:
     return change
 
 
-def yaml_text(text: str) -> Callable[[Case], Any]:
+def yaml_text(text: str) -> Change:
     """A YAML file as it is written, `{root}` being the folder of the data."""
     return lambda case: case.raw.update(
         {"config.yaml": text.replace("{root}", str(case.root)).encode()}
     )
 
 
-def same_set(key: str) -> Callable[[Case], Any]:
+def same_set(key: str) -> Change:
     def change(case: Case) -> None:
         case.config["DATASETS"][key] = ["train"]
 
@@ -63,7 +63,7 @@ def boxless(case: Case) -> None:
     case.config["DATASETS"]["VAL"] = ["val"]
 
 
-def weights(**tensors: Any) -> Callable[[Case], Any]:
+def weights(**tensors: Any) -> Change:
     """MODEL.WEIGHTS of these names and shapes, dots written as two underscores."""
 
     def change(case: Case) -> None:

@@ -12,20 +12,18 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
+from detections import detections
 from runs import digest, state_of, train, with_stored_labels
 from ssod.data.catalog import load_unlabeled
 from ssod.data.mapper import TwoViewMapper, stored_instances
 from ssod.data.stored_labels import attach_stored_labels
-from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
 from ssod.structures import SampleRef, SSODBatch
+from steps import cfg_with, core_of
 from tiny import CLASSES, make_sample, tiny_cfg, with_squares
 
 
@@ -210,17 +208,10 @@ def test_methods_that_need_the_teacher_are_refused(squares: Path, tmp_path: Path
 
 
 def test_stored_labels_replace_detections_in_the_step() -> None:
-    found = Instances((64, 64))
-    found.pred_boxes = Boxes(torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
-    found.scores, found.pred_classes = torch.tensor([0.4]), torch.tensor([2])
-
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold",)
-
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = core_of(cfg_with(("ScoreThreshold",)))
     sample = make_sample(3, False)
-    sample.stored = found
-    context = StepContext(0, SSODBatch([], [sample]), core.student, core.teacher)
+    sample.stored = detections([0.4], [2], [[1.0, 2.0, 30.0, 40.0]])
+    context = core.context(SSODBatch([], [sample]))
     with EventStorage():
         pseudo = core.pseudo_labels(context)
     assert context.teacher_outputs is None

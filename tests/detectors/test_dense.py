@@ -18,9 +18,8 @@ from ssod.detectors.base import Capability
 from ssod.detectors.dense import FCOSDetector, RetinaNetDetector
 from ssod.detectors.dense.centerness import centerness_targets
 from ssod.detectors.registry import build_adapter
-from ssod.engine.teacher_student import TeacherStudent
-from ssod.methods import build_methods
 from ssod.structures import SSODBatch, View, Views
+from steps import core_of
 from tiny import labels, make_sample, tiny_cfg, view, with_squares
 
 FAMILIES = sorted(DENSE)
@@ -222,7 +221,7 @@ def test_turns_of_the_streams(squares: Path) -> None:
     """A micro-batch may lack labelled images."""
     cfg = dense_cfg("FCOS")
     cfg.SSOD.METHODS = ("ScoreThreshold",)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = core_of(cfg)
     with EventStorage():
         losses = core(SSODBatch([], [make_sample(3, False)]))
         assert losses and all(name.endswith("_unlabeled") for name in losses)

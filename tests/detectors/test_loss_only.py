@@ -12,17 +12,17 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 import toy_method  # noqa: F401  (registers Toy)
+from detections import stored_sample
 from own_detector import OWN
 from runs import state_of, train, with_stored_labels
 from ssod.detectors.loss_only import LossOnlyModel
 from ssod.detectors.rcnn import FasterRCNN
 from ssod.detectors.registry import find_detector
 from ssod.detectors.score_floor import lowered_scores
-from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.trainer import evaluate_checkpoint
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.structures import SSODBatch
+from steps import core_of
 from tiny import make_sample, tiny_cfg, with_squares
 
 METHODS = ("ScoreThreshold", "PseudoBoxRegression")
@@ -40,23 +40,10 @@ def own_cfg(methods: tuple[str, ...] = METHODS) -> CfgNode:
     return cfg
 
 
-def core_of(cfg: CfgNode) -> TeacherStudent:
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-
-
-def stored_sample(index: int, scores: list[float]) -> Any:
-    sample = make_sample(index, True)
-    found = sample.instances
-    assert found is not None
-    found.pred_boxes, found.pred_classes = found.gt_boxes, found.gt_classes
-    found = found[:1].cat([found[:1]] * len(scores)) if scores else found[:0]
-    found.scores = torch.tensor(scores)
-    sample.stored, sample.instances = found, None
-    return sample
-
-
 def batch(scores: list[float]) -> SSODBatch:
-    return SSODBatch([make_sample(1, True), make_sample(2, True)], [stored_sample(3, scores)])
+    """Two labelled images, and an unlabelled one with the same stored box at each score."""
+    own = [make_sample(1, True), make_sample(2, True)]
+    return SSODBatch(own, [stored_sample(3, scores, same=True)])
 
 
 def test_the_built_model_chooses_the_adapter() -> None:

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from ssod.detectors.rcnn.losses import (
@@ -12,10 +11,9 @@ from ssod.detectors.rcnn.losses import (
     foreground_deltas,
     roi_classification_loss,
 )
-from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.structures import SSODBatch
+from steps import core_of
 from tiny import make_sample, tiny_cfg
 
 
@@ -68,7 +66,7 @@ def test_supervised_losses_equal_detectron2(storage, loss_type: str, agnostic: b
     cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE = cfg.MODEL.RPN.BBOX_REG_LOSS_TYPE = loss_type
     cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = agnostic
     cfg.MODEL.RPN.BBOX_REG_LOSS_WEIGHT = 0.7
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = core_of(cfg)
     samples = [make_sample(i, labeled=True) for i in range(3)]
     samples[1].instances = samples[1].instances[:0]  # an image without objects
     inputs = [{"image": s.strong, "instances": s.instances} for s in samples]

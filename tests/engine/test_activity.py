@@ -9,30 +9,22 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 
+from detections import pseudo_labels
 from runs import method_cfg, train
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.outputs import ViewOutputs
 from ssod.engine.activity import changed_labels, note_changes, reweighted_rois
 from ssod.engine.inert import InertWatch
-from ssod.methods import InertPeriod, Method, StepContext
+from ssod.methods import InertPeriod, Method
 from ssod.methods.lsm import AreaMining
 from ssod.methods.score_threshold import ScoreThreshold
-from ssod.structures import PseudoLabels, SSODBatch
+from ssod.structures import PseudoLabels
+from steps import bare_context
 
 
 def labels(*scores: float) -> PseudoLabels:
-    found = Instances((10, 10))
-    found.pred_boxes = Boxes(torch.zeros(len(scores), 4))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
-    return PseudoLabels.from_detections([found])
-
-
-def context() -> StepContext:
-    nothing: Any = None
-    return StepContext(0, SSODBatch([], []), nothing, nothing)
+    return pseudo_labels(scores, [0] * len(scores))
 
 
 def test_changed_labels() -> None:
@@ -76,7 +68,7 @@ def test_reweighted_rois() -> None:
 
 
 def test_default_activity_is_what_the_phases_changed() -> None:
-    method, now = Method(), context()
+    method, now = Method(), bare_context()
     method.name = "Mine"
     assert method.activity(None, None, now) == 0
     before = labels(0.9, 0.1)
@@ -88,7 +80,7 @@ def test_default_activity_is_what_the_phases_changed() -> None:
 
 
 def test_own_activity_is_not_measured() -> None:
-    method, now = ScoreThreshold(threshold=0.5), context()
+    method, now = ScoreThreshold(threshold=0.5), bare_context()
     method.name = "ScoreThreshold"
     before = labels(0.9, 0.4)
     after = method.refine(before, now)

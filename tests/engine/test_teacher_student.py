@@ -10,47 +10,26 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 import toy_method  # noqa: F401  (registers Toy)
+from detections import detections
 from ssod.detectors.rcnn.roi_heads import BoxPredictions, detect
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.structures import PseudoLabels, SSODBatch
+from steps import batch, cfg_with, core_of, teacher_finds
 from tiny import make_sample, tiny_cfg
 
 
 def build(
     methods: tuple[str, ...] = ("ScoreThreshold",), norm: str = "GN", **keys: object
 ) -> TeacherStudent:
-    cfg = tiny_cfg(norm)
-    cfg.SSOD.METHODS = methods
-    for key, value in keys.items():
-        cfg.SSOD[key] = value
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-
-
-def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True) for i in range(labeled)],
-        [make_sample(10 + i, False) for i in range(unlabeled)],
-    )
+    own = [word for key, value in keys.items() for word in (f"SSOD.{key}", value)]
+    return core_of(cfg_with(methods, *own, norm=norm))
 
 
 def fake_labels(core: TeacherStudent, scores: list[float]) -> None:
     """Makes the teacher detect one box of class 1 a score in each image."""
-
-    def label(samples):
-        found = []
-        for sample in samples:
-            row = Instances(tuple(sample.weak.shape[1:]))
-            row.pred_boxes = Boxes(torch.tensor([[8.0, 8.0, 40.0, 40.0]] * len(scores)))
-            row.scores = torch.tensor(scores)
-            row.pred_classes = torch.ones(len(scores), dtype=torch.int64)
-            found.append(row)
-        outputs = TeacherStudent.label(core, samples)
-        outputs.detections = found
-        return outputs
-
-    core.label = label  # type: ignore[method-assign]
+    teacher_finds(core, [detections(scores, [1] * len(scores))])
 
 
 DETECTION_LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}

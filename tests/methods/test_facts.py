@@ -11,21 +11,18 @@ from detectron2.config import CfgNode, get_cfg
 
 import runs  # noqa: F401  (registers all methods)
 from ssod.errors import UserError
-from ssod.methods import METHOD_REGISTRY, Method, StepContext, build_methods
+from ssod.methods import METHOD_REGISTRY, Method, build_methods
 from ssod.methods.composition import shared_group
 from ssod.methods.selection import main_threshold
-from ssod.structures import SSODBatch
+from steps import bare_context, cfg_with
 from tiny import tiny_cfg
 
 KINDS = [kind for _, kind in METHOD_REGISTRY]
 
 
 def config(*names: str, **keys: Any) -> CfgNode:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = names
-    for key, value in keys.items():
-        cfg.merge_from_list([f"SSOD.{key.replace('__', '.')}", value])
-    return cfg
+    own = [word for k, v in keys.items() for word in (f"SSOD.{k.replace('__', '.')}", v)]
+    return cfg_with(names, *own)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -139,7 +136,7 @@ def test_main_threshold(names: Tuple[str, ...], expected: Tuple[str, float]) -> 
 def test_upper_end_of_pim_is_the_hosts(method: str, per_class: bool) -> None:
     """Classes 0 to 2 and background; a host with class thresholds has one t for each class."""
     methods: Any = build_methods(config(method, "PIM"))
-    context = StepContext(0, SSODBatch([], []), None, None, methods=dict(methods.items()))  # type: ignore[arg-type]
+    context = bare_context(methods=dict(methods.items()))
     if per_class:
         methods[method].thresholds = lambda context: torch.tensor([0.6, 0.9, 0.04])
     found = methods["PIM"].upper_scores(torch.tensor([0, 1, 2, 3]), context)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 
-from ssod.engine.teacher_student import TeacherStudent
+from detections import detections, pseudo_labels
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.methods.acrst.crop_bank.paste import Pasted
 from ssod.methods.acrst.mixup_mosaic.mixing import MixedLabels, mix_labels
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
-
-
-def labels(scores: List[float]) -> PseudoLabels:
-    found = Instances((64, 64))
-    found.pred_boxes = Boxes(torch.tensor([[4.0, 4.0, 24.0, 24.0]]).repeat(len(scores), 1))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.zeros(len(scores), dtype=torch.int64)
-    return PseudoLabels.from_detections([found])
+from ssod.structures import PseudoLabels
+from steps import batch, cfg_with, core_of, teacher_finds
 
 
 def numbers(pseudo: PseudoLabels) -> tuple[int, int]:
@@ -32,7 +22,7 @@ def numbers(pseudo: PseudoLabels) -> tuple[int, int]:
 
 
 def test_rpn_keeps_its_own_rows_whichever_method_selects_first() -> None:
-    pseudo = labels([0.4, 0.6, 0.8, 0.95])
+    pseudo = pseudo_labels([0.4, 0.6, 0.8, 0.95])
     scores = pseudo.instances[0].scores
     low, high, last = [scores >= 0.5], [scores >= 0.9], [scores < 0.9]
     assert numbers(pseudo.select(low)) == (3, 3)
@@ -41,46 +31,41 @@ def test_rpn_keeps_its_own_rows_whichever_method_selects_first() -> None:
     assert numbers(apart.select(last)) == numbers(pseudo.select(last).select(low, high)) == (2, 0)
     # The RPN's are no part of the RoI head's: LabelMatch may ask for more than 0.9.
     assert numbers(pseudo.select(high, low)) == (1, 3)
-    assert numbers(labels([])) == numbers(labels([]).select([torch.zeros(0) > 0])) == (0, 0)
+    assert (
+        numbers(pseudo_labels([]))
+        == numbers(pseudo_labels([]).select([torch.zeros(0) > 0]))
+        == (0, 0)
+    )
 
 
 @pytest.mark.parametrize(
     "method, node", [("ScoreThreshold", "SSOD"), ("SoftTeacher", "SSOD.SOFT_TEACHER")]
 )
 def test_step_trains_each_head_on_its_labels(storage: Any, method: str, node: str) -> None:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = (method,)
-    cfg.merge_from_list([f"{node}.SCORE_THRESHOLD", 0.5, f"{node}.RPN_SCORE_THRESHOLD", 0.9])
-    torch.manual_seed(0)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    found = labels([0.4, 0.6, 0.95]).instances[0]
-    detections = Instances((64, 64), pred_boxes=found.gt_boxes, scores=found.scores)
-    detections.pred_classes = found.gt_classes
-    original, seen = core.label, core.run_student
-
-    def label(samples: Any) -> Any:
-        outputs = original(samples)
-        outputs.detections = [detections]
-        return outputs
-
+    own = [f"{node}.SCORE_THRESHOLD", 0.5, f"{node}.RPN_SCORE_THRESHOLD", 0.9]
+    core = core_of(cfg_with((method,), *own))
+    teacher_finds(core, [detections([0.4, 0.6, 0.95])])
+    seen = core.run_student
     views: Dict[str, Any] = {}
 
     def run(given: Any) -> Any:
         views["last"] = given
         return seen(given)
 
-    core.label, core.run_student = label, run  # type: ignore[method-assign]
-    losses = core(SSODBatch([make_sample(0, True)], [make_sample(9, False)]))
+    core.run_student = run  # type: ignore[method-assign]
+    losses = core(batch(1, 1))
     assert torch.isfinite(sum(losses.values()))
     view = views["last"].unlabeled
     assert [len(t) for t in view.targets] == [2] and [len(t) for t in view.rpn_targets] == [1]
     core.methods[method].rpn_threshold = core.methods[method].rpn_score_threshold = 0.0
-    core(SSODBatch([make_sample(0, True)], [make_sample(9, False)]))
+    core(batch(1, 1))
     assert views["last"].unlabeled.rpn_targets is None
 
 
 def test_pasted_and_mixed_in_objects_are_labels_of_both_heads() -> None:
-    pseudo = labels([0.6, 0.95]).select([torch.tensor([True, True])], [torch.tensor([False, True])])
+    pseudo = pseudo_labels([0.6, 0.95]).select(
+        [torch.tensor([True, True])], [torch.tensor([False, True])]
+    )
     (row,) = pseudo.instances
     mixed = MixedLabels(
         boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
@@ -92,8 +77,7 @@ def test_pasted_and_mixed_in_objects_are_labels_of_both_heads() -> None:
     found = mix_labels(row, mixed, 0.25)
     assert found.selected.tolist() == [True, True, True]
     assert found.rpn_selected.tolist() == [False, True, True]
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold", "CropBank")
+    cfg = cfg_with(("ScoreThreshold", "CropBank"))
     bank: Any = build_methods(cfg)["CropBank"]
     pasted = Pasted(
         boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
@@ -107,8 +91,7 @@ def test_pasted_and_mixed_in_objects_are_labels_of_both_heads() -> None:
 
 @pytest.mark.parametrize("node", ["SSOD", "SSOD.SOFT_TEACHER"])
 def test_bad_threshold_is_one_line(node: str) -> None:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold" if node == "SSOD" else "SoftTeacher",)
-    cfg.merge_from_list([f"{node}.RPN_SCORE_THRESHOLD", 1.5])
+    methods = ("ScoreThreshold" if node == "SSOD" else "SoftTeacher",)
+    cfg = cfg_with(methods, f"{node}.RPN_SCORE_THRESHOLD", 1.5)
     with pytest.raises(UserError, match=f"{node}.RPN_SCORE_THRESHOLD is 1.5: use a score"):
         build_methods(cfg)

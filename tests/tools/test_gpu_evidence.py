@@ -22,7 +22,7 @@ from ssod.gpu_evidence.scenes import FULL, TINY, draw_set
 from ssod.gpu_evidence.steps import CASES, SYSTEMS, TYPES, config_of, in_process
 from ssod.gpu_evidence.variants import VARIANTS, channels_last, overlapped
 from ssod.tools.gpu_evidence import build_parser, main, make_parts
-from tiny import make_sample, tiny_cfg
+from steps import batch, cfg_with, core_of
 
 ROOT = Path(__file__).parents[2]
 ROW = {
@@ -139,24 +139,14 @@ def test_drawn_photographs_are_a_coco_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", [channels_last, overlapped])
 def test_variants_change_no_loss(variant, storage) -> None:
-    from detectron2.modeling import build_model
-
-    from ssod.engine.teacher_student import TeacherStudent
-    from ssod.methods import build_methods
-    from ssod.structures import SSODBatch
-
-    batch = SSODBatch([make_sample(0, True), make_sample(1, True)], [make_sample(2, False)])
+    images = batch(2, 1)
     found = []
     for change in (None, variant):
-        cfg = tiny_cfg()
-        cfg.SSOD.METHODS, cfg.DATASETS.UNLABELED = ("ScoreThreshold",), ("x",)
-        cfg.SSOD.SCORE_THRESHOLD = 0.1
-        torch.manual_seed(0)
-        core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+        core = core_of(cfg_with(("ScoreThreshold",), "SSOD.SCORE_THRESHOLD", 0.1))
         if change is not None:
             change(core)
         torch.manual_seed(0)
-        losses = core(batch)
+        losses = core(images)
         sum(losses.values()).backward()
         gradient = core.student.backbone.fpn_output2.weight.grad
         found.append(({k: v.item() for k, v in losses.items()}, gradient))

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from ssod.engine.checkpoint import SSODCheckpointer
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.report.contact_sheet import Panel, captioned, contact_sheet, draw_panel, grid, single_size
 from ssod.tools import visualise
 from ssod.tools.visualise import load_dataset, main, model_classes, spread, view_cells
 from ssod.utils.draw import PALETTE, draw_boxes
+from steps import core_of
 from tiny import tiny_cfg, with_squares
 from toy_method import Toy
 
@@ -47,7 +46,7 @@ def command(cfg: CfgNode, tmp_path: Path) -> Any:
 
 
 def save_teacher(cfg: CfgNode, folder: Path) -> str:
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = core_of(cfg)
     checkpointer = SSODCheckpointer(core.student, str(folder))
     return checkpointer.save_weights("teacher", core.teacher.state_dict())
 

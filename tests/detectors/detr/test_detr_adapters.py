@@ -17,26 +17,18 @@ from ssod.detectors.outputs import Outputs
 from ssod.detectors.registry import build_adapter, find_detector
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.pseudo_labels.predictions import _build
 from ssod.structures import SSODBatch, View, Views, make_targets
-from tiny import make_sample, with_squares
+from steps import batch, core_of
+from tiny import with_squares
 
 pytest.importorskip("transformers")
 BOTH = ("deformable", "rt_detr")
 UNBIASED = ("ScoreThreshold",)
 
 
-def core_of(kind: str, methods: Tuple[str, ...] = UNBIASED, *keys: Any) -> TeacherStudent:
-    cfg = detr_cfg(kind, "SSOD.METHODS", methods, *keys)
-    return TeacherStudent.from_config(cfg, build(kind), build_methods(cfg))
-
-
-def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True) for i in range(labeled)],
-        [make_sample(10 + i, False) for i in range(unlabeled)],
-    )
+def build_core(kind: str, methods: Tuple[str, ...] = UNBIASED, *keys: Any) -> TeacherStudent:
+    return core_of(detr_cfg(kind, "SSOD.METHODS", methods, *keys))
 
 
 def step(core: TeacherStudent, values: SSODBatch) -> Dict[str, torch.Tensor]:
@@ -66,7 +58,7 @@ def test_what_the_families_refuse() -> None:
     with pytest.raises(
         UserError, match="GradientReweighting needs a softmax.*RT-DETR v2 does not have"
     ):
-        core_of("rt_detr", ("ScoreThreshold", "GradientReweighting"))
+        build_core("rt_detr", ("ScoreThreshold", "GradientReweighting"))
 
 
 def run_views(kind: str) -> Tuple[Any, Any, Views]:
@@ -147,8 +139,8 @@ def test_detections_are_labels(kind: str) -> None:
 @pytest.mark.parametrize("kind", BOTH)
 def test_pseudo_boxes_regress_only_if_asked(kind: str) -> None:
     keys = ("SSOD.SCORE_THRESHOLD", 0.0, "SSOD.PSEUDO_SCORE_FLOOR", 0.0)
-    plain = step(core_of(kind, UNBIASED, *keys), batch())
-    asked = step(core_of(kind, (*UNBIASED, "PseudoBoxRegression"), *keys), batch())
+    plain = step(build_core(kind, UNBIASED, *keys), batch())
+    asked = step(build_core(kind, (*UNBIASED, "PseudoBoxRegression"), *keys), batch())
     boxes = [n for n in plain if "cls" not in n and n.endswith("_unlabeled")]
     assert boxes and all(float(plain[name].detach()) == 0.0 for name in boxes)
     assert all(float(asked[name].detach()) > 0.0 for name in boxes)
@@ -156,9 +148,9 @@ def test_pseudo_boxes_regress_only_if_asked(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_step_without_pseudo_labels(kind: str) -> None:
-    losses = step(core_of(kind, UNBIASED, "SSOD.SCORE_THRESHOLD", 0.999), batch())
+    losses = step(build_core(kind, UNBIASED, "SSOD.SCORE_THRESHOLD", 0.999), batch())
     assert all(torch.isfinite(loss) for loss in losses.values())
-    burn_in = step(core_of(kind), batch(unlabeled=0))
+    burn_in = step(build_core(kind), batch(unlabeled=0))
     assert {f"{name}_unlabeled" for name in burn_in} | set(burn_in) == set(losses)
 
 

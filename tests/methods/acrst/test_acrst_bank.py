@@ -13,6 +13,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
+from detections import pseudo_labels
 from ssod.data.mapper import affine_matrix
 from ssod.methods.acrst.crop_bank.bank import (
     Instances,
@@ -155,7 +156,7 @@ def test_on_visit_boxes_are_in_original_coordinates(seed: int) -> None:
 
     sample = make_sample(0, labeled=False)
     sample.geometry = Geometry(affine_matrix(transforms, height, width), (height, width))
-    pseudo = PseudoLabels.from_detections([_detections(boxes, view)])
+    pseudo = labels(boxes, view)
     rows = pack_batch(pseudo, [sample])
     assert rows[0, 1:4].tolist() == [-1, height, width] and (rows[:, 0] == sample.ref.index).all()
 
@@ -168,25 +169,19 @@ def test_on_visit_boxes_are_in_original_coordinates(seed: int) -> None:
     assert rows[1:, 3:] == pytest.approx(visible[kept], abs=0.02)
 
 
-def _detections(boxes: np.ndarray, view: Tuple[int, int]):
-    from detectron2.structures import Boxes
-    from detectron2.structures import Instances as Detections
-
-    found = Detections(view)
-    found.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
-    found.scores = torch.linspace(0.5, 0.9, len(boxes))
-    found.pred_classes = torch.arange(len(boxes)) % 3
-    return found
+def labels(boxes: np.ndarray, view: Tuple[int, int]) -> PseudoLabels:
+    """Boxes of a view (height, width) with scores of 0.5 to 0.9."""
+    return pseudo_labels(np.linspace(0.5, 0.9, len(boxes)), boxes=boxes, size=view)
 
 
 def test_only_selected_labels_enter() -> None:
     sample = make_sample(7, labeled=False)
     boxes = np.array([[1.0, 2, 30, 40], [5, 5, 9, 9]])
-    pseudo = PseudoLabels.from_detections([_detections(boxes, (64, 64))])
+    pseudo = labels(boxes, (64, 64))
     rows = pack_batch(pseudo.select([torch.tensor([False, True])]), [sample])
     assert rows.tolist() == [
         [7, -1, 64, 64, 0, 0, 0],
         [7, 1, pytest.approx(0.9), 5, 5, 9, 9],
     ]
-    none = PseudoLabels.from_detections([_detections(boxes[:0], (64, 64))])
+    none = labels(boxes[:0], (64, 64))
     assert pack_batch(none, [sample]).tolist() == [[7, -1, 64, 64, 0, 0, 0]]

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 
+from detections import pseudo_labels
 from runs import digest, state_of, train
-from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import StepContext, TrainingData, build_methods
 from ssod.methods.acrst import CropBank
@@ -25,16 +24,15 @@ from ssod.methods.acrst.crop_bank.bank import pack_labels
 from ssod.methods.acrst.crop_bank.paste import Pasted
 from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, View, Views
+from steps import bare_context, cfg_with, core_of
 from tiny import CLASSES, make_sample, tiny_cfg, with_squares
 
 FULL = [[10.0, 10, 20, 20], [30, 30, 50, 50], [0, 40, 8, 60]]
 
 
 def config(**keys: Any) -> CfgNode:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold", "CropBank")
-    for key, value in keys.items():
-        cfg.SSOD.CROP_BANK[key] = value
+    cfg = cfg_with(("ScoreThreshold", "CropBank"))
+    cfg.SSOD.CROP_BANK.update(keys)
     return cfg
 
 
@@ -50,12 +48,8 @@ def labeled_record(classes: List[int]) -> dict:
     return {"file_name": "l.png", "height": 64, "width": 64, "annotations": notes}
 
 
-def pseudo_labels(boxes: List[List[float]] = FULL) -> PseudoLabels:
-    found = Instances((64, 64))
-    found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
-    found.scores = torch.linspace(0.9, 0.5, len(boxes))
-    found.pred_classes = torch.arange(len(boxes)) % 3
-    return PseudoLabels.from_detections([found])
+def some_labels(boxes: List[List[float]] = FULL) -> PseudoLabels:
+    return pseudo_labels(np.linspace(0.9, 0.5, len(boxes)), boxes=boxes)
 
 
 def pasted(boxes: List[List[float]]) -> Pasted:
@@ -74,7 +68,7 @@ def run_views(
     sample = make_sample(0, labeled=False)
     if extra is not None:
         sample.extras["CropBank"] = extra
-    context = StepContext(0, SSODBatch([], [sample]), None, None, methods=dict.fromkeys(others))
+    context = bare_context([sample], dict.fromkeys(others))
     before = [row.get_fields().copy() for row in pseudo.instances]
     views = Views(View([], []), View([sample.strong], [], pseudo))
     after = built.views(views, pseudo, context)
@@ -83,7 +77,7 @@ def run_views(
 
 
 def test_labels_are_merged_and_hidden_ones_removed() -> None:
-    pseudo = pseudo_labels().with_columns([{"other": torch.tensor([[1.0, 2], [3, 4], [5, 6]])}])
+    pseudo = some_labels().with_columns([{"other": torch.tensor([[1.0, 2], [3, 4], [5, 6]])}])
     pseudo = pseudo.select([torch.tensor([True, False, True])])
     row = run_views(
         method(config()), pseudo, pasted([[8.0, 8, 22, 15], [8, 15, 22, 22], [40, 30, 60, 50]])
@@ -104,25 +98,25 @@ def test_labels_are_merged_and_hidden_ones_removed() -> None:
 
 def test_without_selective_supervision_the_host_decides() -> None:
     built, extra = method(config(SELECTIVE_SUPERVISION=False)), pasted([[0.0, 0, 5, 5]])
-    row = run_views(built, pseudo_labels(), extra)
+    row = run_views(built, some_labels(), extra)
     assert row.rpn_reg_weight.tolist() == row.roi_reg_weight.tolist() == [0] * 4  # Eq. 5
     ones = [{"rpn_reg_weight": torch.ones(3), "roi_reg_weight": torch.ones(3)}]
-    row = run_views(built, pseudo_labels().with_columns(ones), extra, ["PseudoBoxRegression"])
+    row = run_views(built, some_labels().with_columns(ones), extra, ["PseudoBoxRegression"])
     assert row.rpn_reg_weight.tolist() == row.roi_reg_weight.tolist() == [1] * 4
-    row = run_views(method(config()), pseudo_labels().with_columns(ones), extra)
+    row = run_views(method(config()), some_labels().with_columns(ones), extra)
     assert row.rpn_reg_weight.tolist() == row.roi_reg_weight.tolist() == [0, 0, 0, 1]
 
 
 def test_visible_fraction_threshold() -> None:
     half = pasted([[10.0, 10, 20, 15]])
-    kept = run_views(method(config(MIN_VISIBLE_FRACTION=0.4)), pseudo_labels(), half)
+    kept = run_views(method(config(MIN_VISIBLE_FRACTION=0.4)), some_labels(), half)
     assert len(kept) == 4
-    assert len(run_views(method(config(MIN_VISIBLE_FRACTION=0.5)), pseudo_labels(), half)) == 3
+    assert len(run_views(method(config(MIN_VISIBLE_FRACTION=0.5)), some_labels(), half)) == 3
 
 
 @pytest.mark.parametrize("extra", [None, pasted([[1.0, 1, 9, 9]])])
 def test_images_without_pseudo_labels(extra: Optional[Pasted]) -> None:
-    row = run_views(method(config()), pseudo_labels([]), extra)
+    row = run_views(method(config()), some_labels([]), extra)
     assert len(row) == (0 if extra is None else 1)
     target = PseudoLabels([row]).to_targets()[0]
     assert target.gt_roi_reg_weight.tolist() == [1] * len(row)
@@ -134,14 +128,14 @@ def test_no_stray_weight_reaches_background(storage: Any) -> None:
     """
     cfg = config()
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 64
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    core = core_of(cfg)
     built = core.methods["CropBank"]
     built.setup(TrainingData([], [{"file_name": "0.png"}] * 4, CLASSES))
     sample = make_sample(0, labeled=False)
     sample.extras["CropBank"] = pasted([[40.0, 2, 60, 22]])
     batch = SSODBatch([make_sample(1, labeled=True)], [sample])
     context = StepContext(0, batch, core.student, core.teacher)
-    views = core.student_views(batch, pseudo_labels(), context)
+    views = core.student_views(batch, some_labels(), context)
     outputs = core.run_student(views).unlabeled
     assert outputs is not None
     roi = outputs.rois[0]
@@ -161,7 +155,7 @@ def test_no_stray_weight_reaches_background(storage: Any) -> None:
     # The losses see exactly the pasted boxes: without them the regression losses are zero, yet
     # back-propagate.
     sample.extras.clear()
-    alone = core.run_student(core.student_views(batch, pseudo_labels(), context)).unlabeled
+    alone = core.run_student(core.student_views(batch, some_labels(), context)).unlabeled
     losses = core._detection_losses(alone)
     assert losses["loss_box_reg"].item() == 0 and losses["loss_rpn_loc"].item() == 0
     assert losses["loss_cls"].item() > 0
@@ -341,7 +335,7 @@ def test_a_crop_without_a_label_still_hides() -> None:
     """
     cfg = config(MIN_VISIBLE_FRACTION=0.5)
     built = method(cfg, [labeled_record([0])])
-    own = pseudo_labels([[0.0, 0, 10, 10]])
+    own = some_labels([[0.0, 0, 10, 10]])
     kept = pasted([[40.0, 40, 60, 60]])
     assert len(run_views(built, own, kept)) == 2
     covering = torch.tensor([[0.0, 0, 10, 6], [40, 40, 60, 60]])

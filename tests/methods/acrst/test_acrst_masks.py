@@ -28,8 +28,9 @@ from ssod.methods.acrst.crop_bank.masks import (
 from ssod.methods.acrst.crop_bank.paste import PasteCrops, Pasted, PasteSettings
 from ssod.methods.acrst.crop_bank.visibility import hide_pixels
 from ssod.methods.acrst.mixup_mosaic.mixing import MixedLabels, Tile, cover_tile, mix_labels
-from ssod.methods.base import StepContext, TrainingData
-from ssod.structures import Geometry, PseudoLabels, SSODBatch, View, Views
+from ssod.methods.base import TrainingData
+from ssod.structures import Geometry, PseudoLabels, View, Views
+from steps import bare_context
 from tiny import SIZE, make_sample, tiny_cfg
 
 PLAIN = PasteSettings(
@@ -268,7 +269,7 @@ def test_pseudo_labels_lose_exactly_the_pixels_that_are_covered() -> None:
         over,
         over[0],
     )
-    context = StepContext(0, SSODBatch([], [sample]), None, None)  # type: ignore[arg-type]
+    context = bare_context([sample])
     views = Views(View([], []), View([sample.strong], [], labels))
     row = built.views(views, labels, context).unlabeled.pseudo.instances[0]
     assert row.gt_classes.tolist() == [0, 1, 2]

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BoxMode, Instances
 
+from detections import pseudo_labels
 from ssod.data.mapper import TwoViewMapper
 from ssod.errors import UserError
 from ssod.methods import build_methods
@@ -32,11 +33,7 @@ HEIGHT, WIDTH = 40, 60
 
 
 def labels(boxes: List[List[float]], scores: List[float]) -> Instances:
-    found = Instances((HEIGHT, WIDTH))
-    found.pred_boxes = Boxes(torch.tensor(boxes).reshape(-1, 4))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.arange(len(scores))
-    return PseudoLabels.from_detections([found]).instances[0]
+    return pseudo_labels(scores, boxes=boxes, size=(HEIGHT, WIDTH)).instances[0]
 
 
 def test_clip_boxes_by_hand() -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 
+from detections import detections
 from ssod.errors import UserError
 from ssod.methods.acrst import two_stage_filter
 
 
 def predictions(scores: list[float], classes: list[int]) -> Instances:
-    found = Instances((10, 10))
-    found.pred_boxes = Boxes(torch.arange(4.0 * len(scores)).reshape(-1, 4))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    return found
+    boxes = torch.arange(4.0 * len(scores))
+    return detections(scores, classes, boxes, (10, 10))
 
 
 @pytest.mark.parametrize("mode, kept", [("filter", [0, 3]), ("mine", [0, 1, 2, 3])])

@@ -11,32 +11,25 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+from detections import detections
 from runs import method_cfg, train
-from ssod.detectors.outputs import TeacherOutputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import Method, StepContext, TrainingData, build_methods
+from ssod.methods import StepContext, TrainingData, build_methods
 from ssod.methods.acrst.two_stage.head_quality import HeadQuality
 from ssod.methods.acrst.two_stage.report import two_stage_section
 from ssod.plotting.run_data import RunData
-from ssod.structures import PseudoLabels, SSODBatch, View, Views
-from tiny import CLASSES, make_sample, tiny_cfg
+from ssod.structures import PseudoLabels, View, Views
+from steps import batch, cfg_with, core_of, no_images, teacher_finds
+from tiny import CLASSES, tiny_cfg
 
 
-def build(*opts: Any) -> TeacherStudent:
-    torch.manual_seed(0)
-    cfg: CfgNode = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("TwoStageFilter",)])
-    cfg.merge_from_list(["SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 0, *opts])
-    methods = build_methods(cfg)
-    for method in methods.values():
-        assert isinstance(method, Method)
-        method.setup(TrainingData([], [], CLASSES))
-    return TeacherStudent.from_config(cfg, build_model(cfg), methods)
+def build(*keys: Any) -> TeacherStudent:
+    own = ["SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 0]
+    return core_of(cfg_with(("TwoStageFilter",), *own, *keys), data=no_images())
 
 
 def set_head(core: TeacherStudent, logits: List[float]) -> None:
@@ -47,34 +40,10 @@ def set_head(core: TeacherStudent, logits: List[float]) -> None:
         head.bias.copy_(torch.tensor(logits))
 
 
-def detections(scores: List[float], classes: List[int]) -> Instances:
-    found = Instances((64, 64))
-    found.pred_boxes = Boxes(torch.tensor([[4.0, 4.0, 40.0, 40.0]] * len(scores)).reshape(-1, 4))
-    found.scores, found.pred_classes = torch.tensor(scores), torch.tensor(classes, dtype=torch.long)
-    return found
-
-
-def label_with(found: List[Instances], monkeypatch: Any) -> None:
-    """Lets the teacher find what we say."""
-    label = TeacherStudent.label
-
-    def fake(self: TeacherStudent, samples: Any) -> TeacherOutputs:
-        return replace(label(self, samples), detections=found)
-
-    monkeypatch.setattr(TeacherStudent, "label", fake)
-
-
-def batch(labeled: int = 2) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True) for i in range(labeled)],
-        [make_sample(10, False), make_sample(11, False)],
-    )
-
-
-def test_both_stages_select(monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
+def test_both_stages_select(storage: Any) -> None:
     core = build()
     set_head(core, [-1.0, -2.0, 3.0])  # 0.27, 0.12 and 0.95: class 1 is inactive
-    label_with([detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)
+    teacher_finds(core, [detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])])
     losses = core(batch())
     assert core.last_pseudo is not None
     assert [row.selected.tolist() for row in core.last_pseudo.instances] == [
@@ -89,10 +58,10 @@ def test_both_stages_select(monkeypatch: pytest.MonkeyPatch, storage: Any) -> No
     assert latest["two_stage_filter/active/blue"][0] == pytest.approx(1.0)
 
 
-def test_mining_adds_to_the_first_stage(monkeypatch: pytest.MonkeyPatch, storage: Any) -> None:
+def test_mining_adds_to_the_first_stage(storage: Any) -> None:
     core = build("SSOD.TWO_STAGE_FILTER.MODE", "mine")
     set_head(core, [-1.0, -2.0, 3.0])
-    label_with([detections([0.9, 0.8, 0.6, 0.6], [0, 1, 2, 1]), detections([], [])], monkeypatch)
+    teacher_finds(core, [detections([0.9, 0.8, 0.6, 0.6], [0, 1, 2, 1]), detections([], [])])
     core(batch())
     assert core.last_pseudo is not None
     assert core.last_pseudo.instances[0].selected.tolist() == [True, True, True, False]
@@ -119,7 +88,7 @@ def test_image_level_targets(monkeypatch: pytest.MonkeyPatch, storage: Any) -> N
         )
 
     monkeypatch.setattr(method, "views", paste)
-    label_with([detections([], []), detections([], [])], monkeypatch)
+    teacher_finds(core, [detections([], []), detections([], [])])
     given = batch(labeled=1)
     sample = given.labeled[0]
     changed = Instances((64, 64))
@@ -135,7 +104,7 @@ def test_image_level_targets(monkeypatch: pytest.MonkeyPatch, storage: Any) -> N
 
 def test_no_pseudo_labels_and_no_labeled_images(monkeypatch: Any, storage: Any) -> None:
     core = build()
-    label_with([detections([], []), detections([], [])], monkeypatch)
+    teacher_finds(core, [detections([], []), detections([], [])])
     method = core.methods["TwoStageFilter"]
     losses = core(batch())
     assert all(torch.isfinite(loss) for loss in losses.values())
@@ -162,7 +131,7 @@ def test_warm_up(mode: str, monkeypatch: pytest.MonkeyPatch, storage: Any) -> No
     """
     core = build("SSOD.TWO_STAGE_FILTER.MODE", mode, "SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", 2)
     set_head(core, [-1.0, -2.0, 3.0])
-    label_with([detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])], monkeypatch)
+    teacher_finds(core, [detections([0.9, 0.8, 0.6], [0, 1, 2]), detections([], [])])
     head = core.student.ssod_heads["TwoStageFilter"]
     chosen, losses = [], []
     for core.step in (0, 0, 1, 2):  # two micro-batches of step 0
@@ -182,7 +151,7 @@ def test_warm_up_counts_steps_with_labelled_images(storage: Any) -> None:
     core = build("SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", -1, "SSOD.BURN_IN_STEPS", 7)
     method: Any = core.methods["TwoStageFilter"]
     assert method.warmup == 7
-    core(SSODBatch([make_sample(0, True), make_sample(1, True)], []))
+    core(batch(2, 0))
     head = core.student.ssod_heads["TwoStageFilter"]
     assert int(head.labeled_steps) == 1
     assert "ssod_heads.TwoStageFilter.labeled_steps" in core.student.state_dict()
@@ -202,7 +171,7 @@ def test_bias_is_the_prior_of_the_labelled_set() -> None:
 
 def test_burn_in_trains_the_head_on_labeled_images(storage: Any) -> None:
     core = build()
-    losses = core(SSODBatch([make_sample(0, True)], []))
+    losses = core(batch(1, 0))
     assert "loss_multi_label" in losses and "loss_multi_label_unlabeled" not in losses
     sum(losses.values()).backward()
     assert float(core.student.ssod_heads["TwoStageFilter"].linear.weight.grad.abs().sum()) > 0

@@ -6,35 +6,28 @@ from typing import Any, Tuple
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 
 from ssod.detectors.outputs import Outputs
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
-from ssod.structures import SSODBatch
-from tiny import make_sample, tiny_cfg
+from ssod.methods import StepContext
+from steps import batch, cfg_with, core_of, run_student, spread_predictions
 
 
 def build(*keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
     methods = ("ScoreThreshold", "BackgroundWeights")
-    cfg.merge_from_list(["SSOD.METHODS", methods, "SSOD.SCORE_THRESHOLD", 0.15, *keys])
-    torch.manual_seed(1)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    torch.nn.init.normal_(core.student.roi_heads.box_predictor.cls_score.weight, std=0.5)
-    core.teacher.load_state_dict(core.student.state_dict())
+    core = core_of(cfg_with(methods, "SSOD.SCORE_THRESHOLD", 0.15, *keys), seed=1)
+    spread_predictions(core, classes=0.5)
     return core
 
 
 def weighed(core: TeacherStudent, count: int = 2) -> Tuple[Outputs, Outputs, StepContext]:
     """Outputs before and after `weigh`."""
-    batch = SSODBatch([make_sample(0, True)], [make_sample(10 + i, False) for i in range(count)])
-    context = core.context(batch)
+    context = core.context(batch(1, count))
     pseudo = core.pseudo_labels(context) if count else None
-    before = core.run_student(core.student_views(batch, pseudo, context))
+    before = run_student(core, pseudo, context)
     method = core.methods["BackgroundWeights"]
     return before, method.weigh(before, pseudo, context), context  # type: ignore[operator]
 

@@ -11,19 +11,14 @@ from detectron2.modeling import build_model
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.methods.ci_ssod.equalization import SigmoidOutputLayers, equalization_weights
-from ssod.structures import SSODBatch
-from tiny import make_sample, tiny_cfg
+from steps import batch, cfg_with, core_of
+from tiny import tiny_cfg
 
 
 def build(roi_heads: str = "SigmoidROIHeads") -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold", "EQLv2")
-    cfg.MODEL.ROI_HEADS.NAME = roi_heads
-    cfg.SSOD.SCORE_THRESHOLD = 0.0
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    own = ["MODEL.ROI_HEADS.NAME", roi_heads, "SSOD.SCORE_THRESHOLD", 0.0]
+    return core_of(cfg_with(("ScoreThreshold", "EQLv2"), *own))
 
 
 def test_weights_by_hand() -> None:
@@ -64,8 +59,7 @@ def test_another_head_is_refused() -> None:
 
 def test_step_teacher_and_saved_weights(storage: Any) -> None:
     core = build()
-    batch = SSODBatch([make_sample(0, True)], [make_sample(10, False)])
-    losses = core(batch)
+    losses = core(batch(1, 1))
     assert torch.isfinite(sum(losses.values()))
     sums: Any = core.student.roi_heads.box_predictor
     assert sums.negative.sum() > 0

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ci_steps import CRS, GBR, GBT, batch, build
+from ci_steps import CRS, GBR, GBT, build
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.ci_ssod import gradient_matrix, jacobi_target, solve_class_weights
+from steps import batch
 
 
 class Spy:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from ci_steps import CRS, GBR, GBT, Context, batch, build, labels_of
+from ci_steps import CRS, GBR, GBT, Context, build, labels_of
 from ssod.methods import TrainingData
 from ssod.methods.ci_ssod import (
     ClassRebalancingSampling,
     image_repeat_factors,
 )
 from ssod.methods.ci_ssod.label_memory import LabelMemory
+from steps import batch
 from tiny import make_sample
 
 

@@ -7,12 +7,13 @@ from typing import Any, List
 import pytest
 import torch
 
-from ci_steps import GBR, GBT, Context, batch, build, labels_of
+from ci_steps import GBR, GBT, Context, build, labels_of
 from ssod.methods import TrainingData
 from ssod.methods.ci_ssod import (
     GradientThresholding,
     LabelMatchThresholds,
 )
+from steps import batch
 
 
 def test_thresholding_alone_has_the_same_weights_as_with_reweighting(storage: Any) -> None:

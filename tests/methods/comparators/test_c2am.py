@@ -12,19 +12,14 @@ from detectron2.modeling import build_model
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.methods.c2am import CosineOutputLayers, angular_margins, margin_loss
-from ssod.structures import SSODBatch
-from tiny import make_sample, tiny_cfg
+from steps import batch, cfg_with, core_of
+from tiny import tiny_cfg
 
 
 def build(*keys: Any, roi_heads: str = "CosineROIHeads") -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold", "C2AM")
-    cfg.MODEL.ROI_HEADS.NAME = roi_heads
-    cfg.merge_from_list(["SSOD.SCORE_THRESHOLD", 0.0, *keys])
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    own = ["MODEL.ROI_HEADS.NAME", roi_heads, "SSOD.SCORE_THRESHOLD", 0.0]
+    return core_of(cfg_with(("ScoreThreshold", "C2AM"), *own, *keys))
 
 
 def test_margins_by_hand() -> None:
@@ -74,7 +69,7 @@ def test_logits_are_cosines_whatever_the_lengths(storage: Any) -> None:
     labels = torch.ones(7, dtype=torch.int64)
     loss = predictor.classification_loss(logits, labels)
     assert (loss > F.cross_entropy(logits, labels, reduction="none")).all()
-    losses = core(SSODBatch([make_sample(0, True)], [make_sample(10, False)]))
+    losses = core(batch(1, 1))
     sum(losses.values()).backward()
     assert predictor.cls_score.weight.grad.abs().sum() > 0
     # The weights bring the scale along.

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 
-from ssod.engine.teacher_student import TeacherStudent
+from detections import pseudo_labels
 from ssod.errors import UserError
 from ssod.methods import TrainingData, build_methods
 from ssod.methods.crest import (
@@ -22,8 +20,7 @@ from ssod.methods.crest import (
     target_distribution,
 )
 from ssod.methods.shared.relabelling import Labelled
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
+from steps import batch, cfg_with, core_of
 
 
 def test_shares_by_hand() -> None:
@@ -73,22 +70,19 @@ def test_alignment_by_hand() -> None:
 
 
 def test_alignment_in_the_step(storage: Any) -> None:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS, cfg.SSOD.BURN_IN_STEPS = ("DistributionAlignment",), 0
-    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.1])
-    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.EMA_DECAY", 0.75])
-    torch.manual_seed(0)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    node = "SSOD.DISTRIBUTION_ALIGNMENT"
+    own = [f"{node}.SCORE_THRESHOLD", 0.1, f"{node}.EMA_DECAY", 0.75, "SSOD.BURN_IN_STEPS", 0]
+    core = core_of(cfg_with(("DistributionAlignment",), *own))
     method = core.methods["DistributionAlignment"]
     assert isinstance(method, DistributionAlignment)
     records = [{"annotations": [{"category_id": c} for c in (0, 0, 0, 0, 1)]}]
     records += [{"annotations": [{"category_id": 2}] * 9, "dataset_name": "crest_labels"}]  # type: ignore[dict-item]
     method.setup(TrainingData(labeled=records, unlabeled=[], class_names=["a", "b", "c"]))
-    batch = SSODBatch([make_sample(0, True)], [make_sample(10, False), make_sample(11, False)])
-    core(batch)
+    images = batch(1, 2)
+    core(images)
     first = method.model.clone()
     assert float(first.sum()) == pytest.approx(1.0)  # it starts with the first batch
-    core(batch)
+    core(images)
     assert float(method.model.sum()) == pytest.approx(1.0)
     # The labelled set has no object of class 2: none is left among the labels.
     assert not any((row.gt_classes == 2).any() for row in core.last_pseudo.instances)
@@ -96,16 +90,12 @@ def test_alignment_in_the_step(storage: Any) -> None:
 
 
 def test_activity_counts_what_alignment_changes() -> None:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("DistributionAlignment",)
-    cfg.merge_from_list(["SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.5])
+    cfg = cfg_with(("DistributionAlignment",), "SSOD.DISTRIBUTION_ALIGNMENT.SCORE_THRESHOLD", 0.5)
     method: Any = build_methods(cfg)["DistributionAlignment"]
     # The last two labels are of the same box: the second one is never learnt, whatever alignment
     # does.
-    found = Instances((100, 100))
-    found.pred_boxes = Boxes(torch.tensor([[10.0 * i, 0, 10.0 * i + 8, 8] for i in (0, 1, 2, 2)]))
-    found.scores = torch.tensor([0.6, 0.4, 0.9, 0.1])
-    found.pred_classes = torch.tensor([0, 1, 0, 1])
+    boxes = [[10.0 * i, 0, 10.0 * i + 8, 8] for i in (0, 1, 2, 2)]
+    pseudo = pseudo_labels([0.6, 0.4, 0.9, 0.1], [0, 1, 0, 1], boxes)
     probabilities = torch.tensor([[0.6, 0.2], [0.3, 0.4], [0.9, 0.1], [0.9, 0.1]])
     aligned = torch.tensor([[0.2, 0.6], [0.1, 0.6], [0.9, 0.1], [0.9, 0.1]])
     predictor = SimpleNamespace(test_nms_thresh=0.5)
@@ -114,7 +104,7 @@ def test_activity_counts_what_alignment_changes() -> None:
         context: Any = SimpleNamespace(step=100, teacher=teacher, shared={})
         method.judge = lambda *_: Labelled(probabilities, torch.zeros(4, 1), torch.zeros(()))
         method.redistribute = lambda *_, value=distribution: value
-        refined = method.refine(PseudoLabels.from_detections([found]), context)
+        refined = method.refine(pseudo, context)
         assert float(method.activity(None, refined, context)) == changed
     # Another class; selected only now; as before; the same box as before.
     assert refined.instances[0].gt_classes.tolist() == [1, 1, 0, 0]
@@ -125,8 +115,6 @@ def test_activity_counts_what_alignment_changes() -> None:
     "key, value", [("TEMPERATURE", 1.5), ("EMA_DECAY", -0.5), ("SCORE_THRESHOLD", -0.5)]
 )
 def test_bad_keys_are_one_line(key: str, value: float) -> None:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("DistributionAlignment",)
-    cfg.merge_from_list([f"SSOD.DISTRIBUTION_ALIGNMENT.{key}", value])
+    cfg = cfg_with(("DistributionAlignment",), f"SSOD.DISTRIBUTION_ALIGNMENT.{key}", value)
     with pytest.raises(UserError, match=f"DISTRIBUTION_ALIGNMENT.{key} is {value}: use"):
         build_methods(cfg)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
@@ -19,7 +18,7 @@ from ssod.methods.daso import (
     semantic_alignment_loss,
     semantic_distribution,
 )
-from ssod.structures import SSODBatch
+from steps import batch, cfg_with, core_of
 from tiny import make_sample, tiny_cfg
 
 KNOWN = torch.tensor([True, True, False])
@@ -27,18 +26,9 @@ PROTOTYPES = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
 
 
 def build(*keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS, cfg.SSOD.BURN_IN_STEPS = ("DASO",), 0
-    cfg.merge_from_list(["SSOD.DASO.WARMUP_STEPS", 0, "SSOD.DASO.SCORE_THRESHOLD", 0.1, *keys])
-    cfg.SSOD.DASO.RPN_SCORE_THRESHOLD = 0.2
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-
-
-def batch() -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True) for i in range(2)], [make_sample(10 + i, False) for i in range(2)]
-    )
+    own = ["SSOD.DASO.WARMUP_STEPS", 0, "SSOD.DASO.SCORE_THRESHOLD", 0.1]
+    own += ["SSOD.DASO.RPN_SCORE_THRESHOLD", 0.2, "SSOD.BURN_IN_STEPS", 0]
+    return core_of(cfg_with(("DASO",), *own, *keys))
 
 
 def test_semantic_distribution_by_hand() -> None:

@@ -23,22 +23,19 @@ from ssod.methods.defrcn import (
 )
 from ssod.methods.defrcn.calibration import CalibratedDetector, ImageFeatures
 from ssod.structures import SSODBatch
+from steps import batch, cfg_with, core_of
 from tiny import CLASSES, make_sample, tiny_cfg
 
 HEADS = ("MODEL.RPN.HEAD_NAME", "DecoupledRPNHead", "MODEL.ROI_HEADS.NAME", "DecoupledROIHeads")
 
 
 def config(*keys: Any) -> Any:
-    cfg = tiny_cfg()
-    cfg.SSOD.METHODS = ("ScoreThreshold", "DeFRCN")
-    cfg.merge_from_list([*HEADS, "SSOD.DEFRCN.PHASE", "tuning", "SSOD.SCORE_THRESHOLD", 0.0, *keys])
-    return cfg
+    own = ["SSOD.DEFRCN.PHASE", "tuning", "SSOD.SCORE_THRESHOLD", 0.0]
+    return cfg_with(("ScoreThreshold", "DeFRCN"), *HEADS, *own, *keys)
 
 
 def build(*keys: Any) -> TeacherStudent:
-    cfg = config(*keys)
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    return core_of(config(*keys))
 
 
 def test_scaled_gradient_and_affine_map_by_hand() -> None:
@@ -59,7 +56,7 @@ def test_scaled_gradient_and_affine_map_by_hand() -> None:
 @pytest.mark.parametrize("rpn, roi", [(0.0, 0.0), (0.0, 0.5), (1.0, 0.0)])
 def test_backbone_gets_the_part_of_each_branch(storage: Any, rpn: float, roi: float) -> None:
     core = build("SSOD.DEFRCN.RPN_GRADIENT", rpn, "SSOD.DEFRCN.TUNING_ROI_GRADIENT", roi)
-    losses = core(SSODBatch([make_sample(0, True)], []))
+    losses = core(batch(1, 0))
     branch = {n: loss for n, loss in losses.items() if n.startswith("loss_rpn") == (rpn > 0)}
     sum(branch.values()).backward(retain_graph=True)
     backbone = core.student.backbone.bottom_up.stem.weight.grad

@@ -18,25 +18,15 @@ from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
 from ssod.methods import build_methods
 from ssod.methods.dense_teacher import learning_region, quality_focal_loss
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
+from ssod.structures import PseudoLabels
+from steps import batch, cfg_with, core_of
+from tiny import tiny_cfg
 
 
 def build(family: str = "FCOS", **keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.merge_from_list([*DENSE[family], "SSOD.METHODS", ("DenseTeacher",)])
-    cfg.merge_from_list(["SSOD.DENSE_TEACHER.RAMP_STEPS", 0, "SSOD.UNSUP_LOSS_WEIGHT", 1.0])
-    for key, value in keys.items():
-        cfg.SSOD.DENSE_TEACHER[key] = value
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-
-
-def batch(labeled: int = 1, unlabeled: int = 2, size: Any = (64, 64)) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True, size) for i in range(labeled)],
-        [make_sample(10 + i, False) for i in range(unlabeled)],
-    )
+    cfg = cfg_with(("DenseTeacher",), *DENSE[family], "SSOD.UNSUP_LOSS_WEIGHT", 1.0)
+    cfg.SSOD.DENSE_TEACHER.update({"RAMP_STEPS": 0, **keys})
+    return core_of(cfg)
 
 
 def test_quality_focal_loss() -> None:
@@ -57,7 +47,7 @@ def test_learning_region() -> None:
 @pytest.mark.parametrize("family", sorted(DENSE))
 def test_losses_follow_from_the_teachers_probabilities(family: str) -> None:
     core = build(family, TOP_FRACTION=0.05)
-    data = batch()
+    data = batch(1)
     with EventStorage():
         context = core.context(data)
         pseudo = core.pseudo_labels(context)
@@ -92,7 +82,7 @@ def test_boxes_do_not_train_even_if_there_are_some() -> None:
     core.label = sure  # type: ignore[method-assign]
     core.pseudo_score_floor = 0.0
     with EventStorage():
-        losses = core(batch())
+        losses = core(batch(1))
     assert core.last_pseudo is not None
     assert all(row.selected.sum() == 1 for row in core.last_pseudo.instances)  # shown
     own = {name: loss for name, loss in losses.items() if name.endswith("_unlabeled")}
@@ -106,7 +96,7 @@ def test_it_needs_no_detection_at_all() -> None:
     core = build()
     core.pseudo_score_floor = 0.99
     with EventStorage():
-        losses = core(batch())
+        losses = core(batch(1))
         burn_in = core(batch(unlabeled=0))
     assert losses["loss_dense_cls"] > 0 and torch.isfinite(losses["loss_dense_reg"])
     assert not any("dense" in name for name in burn_in)

@@ -7,26 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from runs import DENSE
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.methods.listen2student import better_sides, box_sides, power_likelihood_loss
 from ssod.structures import SSODBatch
-from tiny import make_sample, tiny_cfg
+from steps import cfg_with, core_of
+from tiny import make_sample
 
 
 def build(family: str = "RetinaNet", **keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.merge_from_list([*DENSE[family], "SSOD.METHODS", ("ScoreThreshold", "Listen2Student")])
-    cfg.merge_from_list(["SSOD.SCORE_THRESHOLD", 0.0, "SSOD.PSEUDO_SCORE_FLOOR", 0.005])
-    for key, value in {"MARGIN": 0.0, "CERTAINTY": 0.0, **keys}.items():
-        cfg.SSOD.LISTEN2STUDENT[key] = value
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    own = [*DENSE[family], "SSOD.SCORE_THRESHOLD", 0.0, "SSOD.PSEUDO_SCORE_FLOOR", 0.005]
+    cfg = cfg_with(("ScoreThreshold", "Listen2Student"), *own)
+    cfg.SSOD.LISTEN2STUDENT.update({"MARGIN": 0.0, "CERTAINTY": 0.0, **keys})
+    return core_of(cfg)
 
 
 def step(core: TeacherStudent) -> dict[str, torch.Tensor]:

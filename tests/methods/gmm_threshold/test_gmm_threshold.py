@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, List
+from typing import Any
 
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
 
+from detections import pseudo_labels
 from ssod.engine.setup import load_config
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
+from ssod.methods import build_methods
 from ssod.methods.gmm_threshold import GMMThreshold, fit_mixtures, mixture_thresholds
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import tiny_cfg
+from ssod.structures import PseudoLabels
+from steps import bare_context, cfg_with
 
 
 def test_two_clear_groups() -> None:
@@ -54,21 +54,11 @@ def test_scores_that_are_all_alike() -> None:
 
 
 def method(*keys: Any) -> GMMThreshold:
-    cfg = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("GMMThreshold",), "SSOD.GMM_THRESHOLD.MIN_SCORES", 2])
-    cfg.merge_from_list(list(keys))
+    cfg = cfg_with(("GMMThreshold",), "SSOD.GMM_THRESHOLD.MIN_SCORES", 2, *keys)
     return build_methods(cfg)["GMMThreshold"]  # type: ignore[return-value]
 
 
-def labels(scores: List[float], classes: List[int]) -> PseudoLabels:
-    row = Instances((64, 64))
-    row.pred_boxes = Boxes(torch.tensor([[0.0, 0, 8, 8]]).repeat(len(scores), 1))
-    row.scores = torch.tensor(scores)
-    row.pred_classes = torch.tensor(classes, dtype=torch.int64)
-    return PseudoLabels.from_detections([row])
-
-
-CONTEXT = StepContext(0, SSODBatch([], []), None, None)  # type: ignore[arg-type]
+CONTEXT = bare_context()
 
 
 def update(kind: GMMThreshold, pseudo: PseudoLabels) -> None:
@@ -78,23 +68,23 @@ def update(kind: GMMThreshold, pseudo: PseudoLabels) -> None:
 def test_thresholds_follow_the_scores() -> None:
     kind = method("SSOD.GMM_THRESHOLD.SCORES_PER_CLASS", 4, "SSOD.GMM_THRESHOLD.POLICY", "boundary")
     assert kind.thresholds(CONTEXT).tolist() == [0.5, 0.5, 0.5]
-    update(kind, labels([0.1, 0.9, 0.1, 0.3], [0, 0, 0, 1]))
+    update(kind, pseudo_labels([0.1, 0.9, 0.1, 0.3], [0, 0, 0, 1]))
     assert kind.limits.tolist() == pytest.approx([0.9, 0.5, 0.5])  # class 1 has too few
     assert kind.counts.tolist() == [3, 1, 0]
     # Two more: the oldest of five leaves.
-    update(kind, labels([0.2, 0.8, 0.6], [0, 0, 1]))
+    update(kind, pseudo_labels([0.2, 0.8, 0.6], [0, 0, 1]))
     assert kind.scores[0].tolist() == pytest.approx([0.9, 0.1, 0.2, 0.8])
     assert kind.limits.tolist() == pytest.approx([0.8, 0.6, 0.5])
-    chosen = kind.refine(labels([0.79, 0.81, 0.61, 0.49, 0.51], [0, 0, 1, 2, 2]), CONTEXT)
+    chosen = kind.refine(pseudo_labels([0.79, 0.81, 0.61, 0.49, 0.51], [0, 0, 1, 2, 2]), CONTEXT)
     assert chosen.instances[0].selected.tolist() == [False, True, True, False, True]
 
 
 def test_bounds_and_no_labels() -> None:
     kind = method("SSOD.GMM_THRESHOLD.LOW", 0.4, "SSOD.GMM_THRESHOLD.HIGH", 0.7)
-    update(kind, labels([0.1, 0.2, 0.1, 0.95], [0, 0, 1, 1]))
+    update(kind, pseudo_labels([0.1, 0.2, 0.1, 0.95], [0, 0, 1, 1]))
     assert kind.limits.tolist() == pytest.approx([0.4, 0.7, 0.5])
     before = kind.state_dict()
-    update(kind, labels([], []))
+    update(kind, pseudo_labels([], []))
     update(kind, PseudoLabels([]))
     kind.update(None, None, None)  # type: ignore[arg-type]
     assert all(torch.equal(before[key], value) for key, value in kind.state_dict().items())

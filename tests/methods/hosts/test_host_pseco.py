@@ -11,35 +11,27 @@ from typing import List, Tuple
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, pairwise_iou
 from detectron2.utils.events import EventStorage
-from torch import nn
 
+from detections import detections
 from ssod.detectors.outputs import Outputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
+from ssod.methods import StepContext
 from ssod.methods.hosts import PseCo
 from ssod.methods.shared.half_size import HALF_SIZE
 from ssod.plotting.run_data import load_runs
-from ssod.structures import PseudoLabels, SSODBatch, make_targets
-from tiny import make_sample, tiny_cfg
+from ssod.structures import PseudoLabels, make_targets
+from steps import batch, cfg_with, core_of, run_student, spread_predictions
 
 
 def build(*keys: object) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("PseCo",), "SSOD.UNSUP_LOSS_WEIGHT", 2.0, *keys])
     # Many proposals, so that several overlap each label.
-    cfg.merge_from_list(["MODEL.RPN.PRE_NMS_TOPK_TEST", 300, "MODEL.RPN.POST_NMS_TOPK_TEST", 150])
-    cfg.merge_from_list(["MODEL.RPN.NMS_THRESH", 0.9])
-    torch.manual_seed(1)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    # As sure and as bold as a trained head.
-    predictor = core.student.roi_heads.box_predictor
-    nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
-    nn.init.normal_(predictor.cls_score.weight, std=0.5)
-    core.teacher.load_state_dict(core.student.state_dict())
+    own = ["MODEL.RPN.PRE_NMS_TOPK_TEST", 300, "MODEL.RPN.POST_NMS_TOPK_TEST", 150]
+    own += ["MODEL.RPN.NMS_THRESH", 0.9, "SSOD.UNSUP_LOSS_WEIGHT", 2.0]
+    core = core_of(cfg_with(("PseCo",), *own, *keys), seed=1)
+    spread_predictions(core, classes=0.5, boxes=0.1)
     return core
 
 
@@ -47,25 +39,14 @@ def step(core: TeacherStudent, scores: List[List[float]]) -> Tuple[PseudoLabels,
     """Refined labels of unlabelled images; the teacher is made to detect its own proposals with
     these scores.
     """
-    batch = SSODBatch(
-        [make_sample(0, True)], [make_sample(10 + i, False) for i in range(len(scores))]
-    )
-    methods = {method.name: method for method in core.method_list}
-    context = StepContext(0, batch, core.student, core.teacher, methods=methods)
-    found, detections = core.label(batch.unlabeled), []
+    context = core.context(batch(1, len(scores)))
+    found, rows = core.label(context.batch.unlabeled), []
     for proposals, row in zip(found.proposals, scores):
         boxes = proposals.proposal_boxes
         large = boxes.area().argsort(descending=True)[: 30 * len(row) : 30]
-        instances = Instances(proposals.image_size)
-        instances.pred_boxes, instances.scores = boxes[large], torch.tensor(row)
-        instances.pred_classes = torch.arange(len(row)) % 3
-        detections.append(instances)
-    context.teacher_outputs = replace(found, detections=detections)
+        rows.append(detections(row, boxes=boxes.tensor[large]))
+    context.teacher_outputs = replace(found, detections=rows)
     return core.refine(context), context
-
-
-def run(core: TeacherStudent, pseudo: PseudoLabels, context: StepContext) -> Outputs:
-    return core.run_student(core.student_views(context.batch, pseudo, context))
 
 
 def test_every_label_above_the_threshold_classifies_and_regresses() -> None:
@@ -85,7 +66,7 @@ def test_rois_are_the_teachers_proposals_by_its_predictions() -> None:
     )
     with EventStorage(0):
         pseudo, context = step(core, [[0.9, 0.6, 0.3], [0.2]])
-        outputs = run(core, pseudo, context)
+        outputs = run_student(core, pseudo, context)
     teacher = context.teacher_outputs
     heads, positives = core.teacher.roi_heads, 0
     first = 0
@@ -153,7 +134,7 @@ def test_boxes_weigh_what_the_student_predicts_for_them() -> None:
     method = core.methods["PseCo"]
     with EventStorage(0):
         pseudo, context = step(core, [[0.9, 0.8], [], [0.7]])
-        outputs = run(core, pseudo, context)
+        outputs = run_student(core, pseudo, context)
         weighed = method.weigh(outputs, pseudo, context).unlabeled
     assert weighed.cls_weights is outputs.unlabeled.cls_weights
     transform = core.student.roi_heads.box_predictor.box2box_transform
@@ -181,7 +162,7 @@ def test_second_view_learns_the_same_rois_and_the_rpn() -> None:
     method = core.methods["PseCo"]
     with EventStorage(0):
         pseudo, context = step(core, [[0.9, 0.8], []])
-        outputs = method.weigh(run(core, pseudo, context), pseudo, context)
+        outputs = method.weigh(run_student(core, pseudo, context), pseudo, context)
         losses = method.losses(outputs, pseudo, context)
         names = ["loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"]
         assert sorted(losses) == sorted(f"{name}_pseco" for name in names)
@@ -211,7 +192,7 @@ def test_without_pseudo_labels_and_in_burn_in() -> None:
     method = core.methods["PseCo"]
     with EventStorage(0):
         pseudo, context = step(core, [[0.1], []])
-        outputs = method.weigh(run(core, pseudo, context), pseudo, context)
+        outputs = method.weigh(run_student(core, pseudo, context), pseudo, context)
         losses = method.losses(outputs, pseudo, context)
         burn_in = replace(outputs, unlabeled=None)
         idle = method.losses(burn_in, None, context)["loss_cls_pseco"]

@@ -11,53 +11,40 @@ from typing import List, Tuple
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from detections import detections
 from ssod.detectors.rcnn.roi_heads import classify
 from ssod.engine.ema import MovingAverage
 from ssod.engine.hooks import TeacherUpdate
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
+from ssod.methods import StepContext
 from ssod.methods.hosts import SoftTeacher
 from ssod.plotting.run_data import load_runs
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
+from ssod.structures import PseudoLabels
+from steps import batch, cfg_with, core_of, run_student, spread_predictions
 
 
 def build(*keys: object) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("SoftTeacher",), "SSOD.UNSUP_LOSS_WEIGHT", 4.0, *keys])
-    torch.manual_seed(0)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    # Deltas as large as those of a trained head, so that refinements differ.
-    for model in (core.student, core.teacher):
-        nn.init.normal_(model.roi_heads.box_predictor.bbox_pred.weight, std=0.2)
-    core.teacher.load_state_dict(core.student.state_dict())
+    core = core_of(cfg_with(("SoftTeacher",), "SSOD.UNSUP_LOSS_WEIGHT", 4.0, *keys))
+    spread_predictions(core, boxes=0.2)  # so that refinements differ
     return core
 
 
-def detections(scores: List[float]) -> Instances:
-    found = Instances((64, 64))
+def row_of_boxes(scores: List[float]) -> Instances:
+    """Boxes of 20 x 20 pixels, each shifted by 6 against the one before."""
     corner = torch.arange(len(scores)).float()[:, None] * 6 + torch.tensor([4.0, 2.0])
-    found.pred_boxes = Boxes(torch.cat([corner, corner + 20], dim=1))
-    found.scores = torch.tensor(scores)
-    found.pred_classes = torch.arange(len(scores)) % 3
-    return found
+    return detections(scores, boxes=torch.cat([corner, corner + 20], dim=1))
 
 
 def step(core: TeacherStudent, scores: List[List[float]]) -> Tuple[PseudoLabels, StepContext]:
     """Refined labels of unlabelled images on which the teacher is made to detect these scores."""
-    batch = SSODBatch(
-        [make_sample(0, True)], [make_sample(10 + i, False) for i in range(len(scores))]
-    )
-    methods = {method.name: method for method in core.method_list}
-    context = StepContext(0, batch, core.student, core.teacher, methods=methods)
-    found = core.label(batch.unlabeled)
-    context.teacher_outputs = replace(found, detections=[detections(row) for row in scores])
+    context = core.context(batch(1, len(scores)))
+    found = core.label(context.batch.unlabeled)
+    context.teacher_outputs = replace(found, detections=[row_of_boxes(row) for row in scores])
     return core.refine(context), context
 
 
@@ -106,16 +93,12 @@ def test_refine_repeats_and_draws_no_global_random_number() -> None:
     assert torch.equal(first.instances[0].roi_reg_weight, again.instances[0].roi_reg_weight)
 
 
-def outputs_of(core: TeacherStudent, pseudo: PseudoLabels, context: StepContext):
-    return core.run_student(core.student_views(context.batch, pseudo, context))
-
-
 def test_background_weighs_what_the_teacher_says() -> None:
     core = build()
     with EventStorage(0):
         pseudo, context = step(core, [[0.95, 0.6], [0.3]])
         nn.init.normal_(core.teacher.roi_heads.box_predictor.cls_score.weight, std=0.5)
-        outputs = outputs_of(core, pseudo, context)
+        outputs = run_student(core, pseudo, context)
         weighed = core.methods["SoftTeacher"].weigh(outputs, pseudo, context)
     assert weighed.labeled is outputs.labeled
     view, heads = weighed.unlabeled, core.teacher.roi_heads
@@ -140,7 +123,7 @@ def test_regression_has_its_own_assignment() -> None:
         pseudo, context = step(core, [[0.95, 0.7, 0.6], [0.95]])
         weights = [torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0])]
         pseudo = pseudo.with_columns([{"roi_reg_weight": weight} for weight in weights])
-        outputs = outputs_of(core, pseudo, context)
+        outputs = run_student(core, pseudo, context)
         losses = method.losses(outputs, pseudo, context)
     assert list(losses) == ["loss_box_reg_reliable"]
     # Worked out by hand: the unselected label of score 0.7 regresses the first image's proposals
@@ -167,7 +150,7 @@ def test_nothing_regresses_and_burn_in() -> None:
     method = core.methods["SoftTeacher"]
     with EventStorage(0):
         pseudo, context = step(core, [[0.3], []])
-        outputs = outputs_of(core, pseudo, context)
+        outputs = run_student(core, pseudo, context)
         losses = method.losses(outputs, pseudo, context)
         burn_in = replace(outputs, unlabeled=None)
         assert method.losses(burn_in, None, context) == {}

@@ -11,42 +11,33 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch import Tensor
 
-from detr_case import build, detr_cfg
+from detections import stored_sample
+from detr_case import detr_cfg
 from runs import digest, state_of, train
 from ssod.deploy.plain import export
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import build_methods
 from ssod.methods.lsm.distillation import bernoulli_distillation_loss
 from ssod.methods.lsm.paired import paired_losses, run_paired
 from ssod.methods.shared.half_size import HALF_SIZE
 from ssod.structures import SSODBatch
+from steps import core_of
 from tiny import make_sample, with_squares
 
 pytest.importorskip("transformers")
 LSM = ("ScoreThreshold", "PseudoBoxRegression", "PIM", "SelfDistillation")
 
 
-def stored(index: int, scores: Tuple[float, ...]) -> Any:
-    """An unlabelled sample whose true boxes are stored labels with these scores."""
-    sample = make_sample(index, True)
-    found = sample.instances
-    assert found is not None and len(found) >= len(scores)
-    found = found[: len(scores)]
-    found.pred_boxes, found.pred_classes = found.gt_boxes, found.gt_classes
-    found.scores = torch.tensor(scores)
-    sample.stored, sample.instances = found, None
-    return sample
-
-
-def core_of(kind: str = "deformable", methods: Tuple[str, ...] = LSM, *keys: Any) -> TeacherStudent:
-    cfg = detr_cfg(kind, "SSOD.METHODS", methods, "SSOD.PSEUDO_LABELS", "stored.json", *keys)
-    return TeacherStudent.from_config(cfg, build(kind), build_methods(cfg))
+def build_core(
+    kind: str = "deformable", methods: Tuple[str, ...] = LSM, *keys: Any
+) -> TeacherStudent:
+    own = ["SSOD.METHODS", methods, "SSOD.PSEUDO_LABELS", "stored.json"]
+    return core_of(detr_cfg(kind, *own, *keys))
 
 
 def step(core: TeacherStudent, *scores: Tuple[float, ...]) -> Tuple[Dict[str, Tensor], Any]:
     """Losses of a step on images with stored labels of these scores, and the student's outputs."""
-    samples = [stored(21 + index, own) for index, own in enumerate(scores)]
+    samples = [stored_sample(21 + index, own) for index, own in enumerate(scores)]
     kept = []
     run = core.run_student
     core.run_student = lambda views: kept.append(run(views)) or kept[0]  # type: ignore
@@ -61,7 +52,7 @@ def value(losses: Dict[str, Tensor], name: str) -> float:
 
 
 def test_labels_between_the_thresholds_are_mined() -> None:
-    core = core_of()
+    core = build_core()
     mined, _ = step(core, (0.6,), (0.9,))
     certain, _ = step(core, (), (0.9,))
     low, _ = step(core, (0.4,), (0.9,))
@@ -78,7 +69,7 @@ def test_labels_between_the_thresholds_are_mined() -> None:
 
 
 def test_no_label_at_all() -> None:
-    losses, _ = step(core_of(), (), ())
+    losses, _ = step(build_core(), (), ())
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert value(losses, "loss_bbox_pim") == value(losses, "loss_self_distillation") == 0.0
     assert value(losses, "loss_cls_pim") > 0.0  # background
@@ -86,7 +77,7 @@ def test_no_label_at_all() -> None:
 
 
 def test_the_main_branchs_matching_is_imposed() -> None:
-    core = core_of()
+    core = build_core()
     _, outputs = step(core, (0.6,), (0.9,))
     main, half = outputs.unlabeled.predictions, outputs.extra[HALF_SIZE]
     targets = outputs.unlabeled.view.pseudo.to_targets()
@@ -108,7 +99,7 @@ def test_the_main_branchs_matching_is_imposed() -> None:
 
 
 def test_the_auxiliary_classifier_is_pims() -> None:
-    core = core_of()
+    core = build_core()
     losses, outputs = step(core, (0.6,), (0.9,))
     core.zero_grad()
     losses["loss_cls_pim"].backward()
@@ -143,7 +134,7 @@ def test_divergence_by_hand() -> None:
 
 
 def test_mlc_learns_the_main_labels_with_the_main_classifier() -> None:
-    core = core_of("deformable", ("ScoreThreshold", "PseudoBoxRegression", "MLC"))
+    core = build_core("deformable", ("ScoreThreshold", "PseudoBoxRegression", "MLC"))
     losses, _ = step(core, (0.6,), (0.9,))
     certain, _ = step(core, (), (0.9,))
     assert value(losses, "loss_bbox_mlc") == pytest.approx(
@@ -159,7 +150,7 @@ def test_mlc_learns_the_main_labels_with_the_main_classifier() -> None:
 )
 def test_queries_of_the_encoder_are_refused(kind: str, family: str) -> None:
     with pytest.raises(UserError, match=f"PIM needs .* which {family} does not have; it runs on"):
-        core_of(kind)
+        build_core(kind)
 
 
 @pytest.mark.trains

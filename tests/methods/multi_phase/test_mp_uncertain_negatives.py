@@ -11,26 +11,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
+from ssod.methods import StepContext
 from ssod.methods.multi_phase import background_weights, similarity_loss
 from ssod.methods.multi_phase.heat_map import DrawWeights, WeightedImage, weight_map, weight_section
 from ssod.plotting.run_data import load_runs
 from ssod.structures import PseudoLabels, SSODBatch, View, Views, make_targets
-from tiny import make_sample, tiny_cfg
+from steps import cfg_with, core_of
+from tiny import make_sample
 
 
 def build(tmp_path: Path, *keys: object) -> TeacherStudent:
-    cfg = tiny_cfg()
-    cfg.merge_from_list(["SSOD.METHODS", ("ScoreThreshold", "UncertainNegatives"), *keys])
-    cfg.OUTPUT_DIR = str(tmp_path)
-    torch.manual_seed(0)
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+    methods = ("ScoreThreshold", "UncertainNegatives")
+    return core_of(cfg_with(methods, "OUTPUT_DIR", str(tmp_path), *keys))
 
 
 def targets(*boxes: List[float]) -> Instances:

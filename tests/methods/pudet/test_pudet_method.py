@@ -19,6 +19,7 @@ from ssod.methods import METHOD_REGISTRY, build_methods
 from ssod.methods.pudet.proposals import label_proposals
 from ssod.plotting.run_data import load_runs
 from ssod.structures import SSODBatch
+from steps import batch, core_of
 from tiny import make_sample, tiny_cfg, with_squares
 
 NAMES = {"loss_bounded_hint", "loss_bounded_cls", "loss_bounded_box"}
@@ -32,15 +33,10 @@ def distil_cfg(methods: Tuple[str, ...] = ("ScoreThreshold", "BoundedDistillatio
     return cfg
 
 
-def build(cfg: CfgNode) -> TeacherStudent:
-    return TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-
-
-def batch(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
-    return SSODBatch(
-        [make_sample(i, True, (64, 64 + 32 * i)) for i in range(labeled)],
-        [make_sample(10 + i, False) for i in range(unlabeled)],
-    )
+def two_sizes(labeled: int = 2, unlabeled: int = 2) -> SSODBatch:
+    """A batch in which each labelled image is 32 pixels wider than the one before."""
+    own = [make_sample(i, True, (64, 64 + 32 * i)) for i in range(labeled)]
+    return SSODBatch(own, batch(0, unlabeled).unlabeled)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +58,10 @@ def frozen(cfg: CfgNode, teacher: Tuple[str, str]) -> CfgNode:
 
 
 def test_all_losses_reach_student_and_adapters(storage: Any) -> None:
-    core = build(distil_cfg())
+    core = core_of(distil_cfg())
     for parameter in core.student.parameters():
         parameter.data.mul_(1.1)  # else it has nothing to learn
-    losses = core(batch())
+    losses = core(two_sizes())
     assert NAMES <= set(losses) and all(torch.isfinite(loss) for loss in losses.values())
     torch.stack([losses[name] for name in NAMES]).sum().backward()
     assert core.student.backbone.bottom_up.stem.weight.grad.abs().sum() > 0
@@ -80,8 +76,8 @@ def test_all_losses_reach_student_and_adapters(storage: Any) -> None:
 
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(storage: Any) -> None:
     """The moving average starts as a copy and the adapters as the identity."""
-    core = build(distil_cfg())
-    losses = core(batch())
+    core = core_of(distil_cfg())
+    losses = core(two_sizes())
     assert all(losses[name].item() == pytest.approx(0.0, abs=1e-5) for name in NAMES)
 
 
@@ -96,8 +92,8 @@ def test_teacher_sees_the_students_images(storage: Any, monkeypatch: pytest.Monk
         lambda model, images, groups: seen.append((model, list(images)))
         or extract(model, images, groups),
     )
-    core = build(distil_cfg())
-    step = batch()
+    core = core_of(distil_cfg())
+    step = two_sizes()
     core(step)
     ((teacher, images),) = seen
     assert teacher is core.teacher and not teacher.training
@@ -110,8 +106,8 @@ def test_teacher_sees_the_students_images(storage: Any, monkeypatch: pytest.Monk
 def test_each_loss_is_switchable(storage: Any, off: str) -> None:
     cfg = distil_cfg()
     cfg.SSOD.BOUNDED_DISTILLATION[off] = False
-    core = build(cfg)
-    assert NAMES & set(core(batch())) == NAMES - {f"loss_bounded_{off.lower()}"}
+    core = core_of(cfg)
+    assert NAMES & set(core(two_sizes())) == NAMES - {f"loss_bounded_{off.lower()}"}
     assert bool(core.methods["BoundedDistillation"].adapters) == (off != "HINT")
 
 
@@ -122,9 +118,9 @@ def test_weights_multiply(storage: Any, wide_teacher: Tuple[str, str]) -> None:
         cfg = frozen(distil_cfg(), wide_teacher)
         cfg.SSOD.BOUNDED_DISTILLATION.HINT_WEIGHT = factor
         cfg.SSOD.BOUNDED_DISTILLATION.KD_WEIGHT = factor
-        core = build(cfg)
+        core = core_of(cfg)
         torch.manual_seed(2)
-        found[factor] = {k: v.item() for k, v in core(batch()).items() if k in NAMES}
+        found[factor] = {k: v.item() for k, v in core(two_sizes()).items() if k in NAMES}
     assert all(found[1.0][name] > 0 for name in NAMES - {"loss_bounded_cls"})
     for name in NAMES:
         assert found[3.0][name] == pytest.approx(3 * found[1.0][name], rel=1e-4)
@@ -136,7 +132,7 @@ def test_hint_by_hand(storage: Any, wide_teacher: Tuple[str, str]) -> None:
     from ssod.methods.pudet import imitation_mask
 
     cfg = frozen(distil_cfg(), wide_teacher)
-    core = build(cfg)
+    core = core_of(cfg)
     step = SSODBatch([make_sample(3, True)], [])
     loss = core(step)["loss_bounded_hint"]
     method = core.methods["BoundedDistillation"]
@@ -165,7 +161,7 @@ def test_hint_by_hand(storage: Any, wide_teacher: Tuple[str, str]) -> None:
 def test_images_without_boxes_give_zero_hint_and_box(
     storage: Any, wide_teacher: Tuple[str, str]
 ) -> None:
-    core = build(frozen(distil_cfg(), wide_teacher))
+    core = core_of(frozen(distil_cfg(), wide_teacher))
     step = SSODBatch([make_sample(0, True)], [])
     assert step.labeled[0].instances is not None
     step.labeled[0].instances = step.labeled[0].instances[:0]
@@ -183,7 +179,7 @@ def test_images_of_many_sizes(storage: Any, norm: str) -> None:
     """
     cfg = distil_cfg()
     cfg.MODEL.RESNETS.NORM = norm
-    core = build(cfg)
+    core = core_of(cfg)
     step = SSODBatch(
         [make_sample(0, True, (64, 128)), make_sample(1, True, (64, 64))],
         [make_sample(3, False, (160, 64)), make_sample(4, False, (64, 64))],
@@ -197,18 +193,18 @@ def test_images_of_many_sizes(storage: Any, norm: str) -> None:
 def test_moving_average_teaches_after_burn_in_only(storage: Any) -> None:
     cfg = distil_cfg()
     cfg.SSOD.BURN_IN_STEPS = 5
-    core = build(cfg)
+    core = core_of(cfg)
     core.teacher.backbone.fpn_lateral2.weight.data.add_(0.5)
     core.step = 4
-    assert all(core(batch(2, 0))[name].item() == 0 for name in NAMES)
+    assert all(core(two_sizes(2, 0))[name].item() == 0 for name in NAMES)
     core.step = 5
-    assert core(batch(2, 0))["loss_bounded_hint"].item() > 0
+    assert core(two_sizes(2, 0))["loss_bounded_hint"].item() > 0
 
 
 @pytest.mark.parametrize("labeled, unlabeled", [(2, 0), (0, 2)])
 def test_one_stream_alone(storage: Any, labeled: int, unlabeled: int) -> None:
-    core = build(distil_cfg())
-    losses = core(batch(labeled, unlabeled))
+    core = core_of(distil_cfg())
+    losses = core(two_sizes(labeled, unlabeled))
     assert NAMES <= set(losses)
     assert ("loss_cls" in losses) == bool(labeled)
     assert ("loss_cls_unlabeled" in losses) == bool(unlabeled)
@@ -276,7 +272,7 @@ def test_teacher_with_the_other_channel_order(storage: Any, tmp_path: Path) -> N
     turned round too.
     """
     cfg = distil_cfg()
-    core = build(cfg)
+    core = core_of(cfg)
     state = core.student.state_dict()
     state["backbone.bottom_up.stem.weight"] = state["backbone.bottom_up.stem.weight"].flip(1)
     state = {k: v for k, v in state.items() if not k.startswith("pixel")}
@@ -286,7 +282,7 @@ def test_teacher_with_the_other_channel_order(storage: Any, tmp_path: Path) -> N
     (tmp_path / "rgb.yaml").write_text(other.dump())
     torch.save({"model": state}, tmp_path / "rgb.pth")
     cfg = frozen(cfg, (str(tmp_path / "rgb.yaml"), str(tmp_path / "rgb.pth")))
-    losses = TeacherStudent.from_config(cfg, core.student, build_methods(cfg))(batch())
+    losses = TeacherStudent.from_config(cfg, core.student, build_methods(cfg))(two_sizes())
     assert losses["loss_bounded_hint"].item() == pytest.approx(0.0, abs=1e-6)
 
 
@@ -300,10 +296,10 @@ def test_resnet_18_learns_from_resnet_50(
     weights = str(tmp_path / "teacher.pth")
     torch.save({"model": teacher.state_dict()}, weights)
     keys = ["SSOD.BOUNDED_DISTILLATION.TEACHER_WEIGHTS", weights]
-    core = build(load_config("configs/digit_scenes/pudet/r18_under_r50.yaml", keys))
+    core = core_of(load_config("configs/digit_scenes/pudet/r18_under_r50.yaml", keys))
     assert teacher.backbone.output_shape()["p2"].channels == 128
     assert core.student.backbone.output_shape()["p2"].channels == 64
-    losses = core(batch(unlabeled=0))
+    losses = core(two_sizes(unlabeled=0))
     total = torch.stack([losses[name] for name in NAMES]).sum()
     total.backward()
     assert torch.isfinite(total) and losses["loss_bounded_hint"] > 0

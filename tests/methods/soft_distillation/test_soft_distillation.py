@@ -9,16 +9,15 @@ from typing import Any, Tuple
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from ssod.detectors.outputs import Outputs
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import UserError
-from ssod.methods import StepContext, build_methods
+from ssod.methods import StepContext
 from ssod.methods.soft_distillation import covered_by, sharpened, soft_cross_entropy
-from ssod.structures import PseudoLabels, SSODBatch
-from tiny import make_sample, tiny_cfg
+from ssod.structures import PseudoLabels
+from steps import batch, cfg_with, core_of, spread_predictions
 
 
 def test_sharpened_distribution() -> None:
@@ -58,15 +57,9 @@ def test_boxes_on_pasted_objects() -> None:
 
 
 def build(*keys: Any) -> TeacherStudent:
-    cfg = tiny_cfg()
     methods = ("ScoreThreshold", "SoftDistillation")
-    cfg.merge_from_list(["SSOD.METHODS", methods, "SSOD.SCORE_THRESHOLD", 0.15, *keys])
-    torch.manual_seed(1)
-    core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
-    predictor = core.student.roi_heads.box_predictor
-    torch.nn.init.normal_(predictor.cls_score.weight, std=0.5)
-    torch.nn.init.normal_(predictor.bbox_pred.weight, std=0.1)
-    core.teacher.load_state_dict(core.student.state_dict())
+    core = core_of(cfg_with(methods, "SSOD.SCORE_THRESHOLD", 0.15, *keys), seed=1)
+    spread_predictions(core, classes=0.5, boxes=0.1)
     return core
 
 
@@ -91,10 +84,9 @@ def with_pasted(pseudo: PseudoLabels) -> PseudoLabels:
 def step(
     core: TeacherStudent, pasted: bool = False, count: int = 2
 ) -> Tuple[Outputs, Any, StepContext]:
-    batch = SSODBatch([make_sample(0, True)], [make_sample(10 + i, False) for i in range(count)])
-    context = core.context(batch)
+    context = core.context(batch(1, count))
     pseudo = core.pseudo_labels(context) if count else None
-    views = core.student_views(batch, pseudo, context)
+    views = core.student_views(context.batch, pseudo, context)
     if pasted and views.unlabeled and views.unlabeled.pseudo:
         labels = with_pasted(views.unlabeled.pseudo)
         changed = replace(views.unlabeled, pseudo=labels, targets=labels.to_targets())
