@@ -156,6 +156,26 @@ def test_edited_split_files_are_refused(tmp_path):
         splits.check_split_hashes(cfg)
 
 
+def test_large_files_are_checked_by_their_bytes(tmp_path, monkeypatch):
+    path, small = tmp_path / "s.json", tmp_path / "small.json"
+    content = splits.split_coco(make_coco([[0], [1]]), {1}, {"source": "a"})["labeled"]
+    splits.write_files({small: content})
+    monkeypatch.setattr(splits.json_lists, "LARGE", 0)
+    assert splits.write_files({path: content}) == [path]
+    assert splits.write_files({path: content}) == []
+    wanted = splits.verified_hash(str(small))
+    with monkeypatch.context() as patch:
+        patch.setattr(splits, "read_json", None)  # it is not read as JSON
+        assert splits.verified_hash(str(path)) == wanted
+    data = path.read_bytes()
+    # Another layout has another sum of bytes, but the same content.
+    path.write_text(json.dumps(json.loads(data), indent=1))
+    assert splits.verified_hash(str(path)) == wanted
+    path.write_bytes(data.replace(b'.png"', b'.jpg"', 1))
+    with pytest.raises(UserError, match="was changed after make_splits wrote it"):
+        splits.verified_hash(str(path))
+
+
 def test_files_without_own_hash_and_folders_are_compared_too(tmp_path):
     from ssod.data.coco import CocoSet
     from ssod.data.folder import FolderSet

@@ -159,7 +159,7 @@ def _shared_end(first: List[str], second: List[str]) -> int:
     return count
 
 
-def select_listed(records: Records, path: str) -> Records:
+def select_listed(records: Sequence[Dict[str, Any]], path: str) -> Records:
     """The records that a list names, in its order.
 
     Raises:

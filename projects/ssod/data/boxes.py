@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
+
 logger = logging.getLogger(__name__)
 _LISTED = 5
 
@@ -37,6 +39,22 @@ def box_problem(box: Sequence[float], height: Optional[int], width: Optional[int
     ):
         return "outside of the image"
     return None
+
+
+def box_problems(boxes: np.ndarray, height: np.ndarray, width: np.ndarray) -> Dict[int, str]:
+    """Row -> what `box_problem` says, for the boxes that cannot be used.
+
+    Args:
+        boxes: float64 (A, 4) XYXY. height, width: (A,) of each box's image, 0 if unknown.
+    """
+    x0, y0, x1, y1 = boxes.T
+    usable = np.isfinite(boxes).all(axis=1) & (x1 > x0) & (y1 > y0) & (x1 > 0) & (y1 > 0)
+    usable &= ((x0 < width) | (width == 0)) & ((y0 < height) | (height == 0))
+    found = {}
+    for row in np.flatnonzero(~usable).tolist():
+        size = int(height[row]) or None, int(width[row]) or None
+        found[row] = str(box_problem(boxes[row].tolist(), *size))
+    return found
 
 
 @dataclass(frozen=True)

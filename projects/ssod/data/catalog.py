@@ -18,7 +18,9 @@ from ssod.data.boxes import skipped_boxes
 from ssod.data.classes import check_classes, check_foreign
 from ssod.data.existence import drop_missing
 from ssod.data.foreign import image_record, load_foreign, with_masks
+from ssod.data.label_columns import has_trained_box, label_columns
 from ssod.data.masks import NO_MASK
+from ssod.data.packed import PackedRecords, column_of
 from ssod.data.readings import (
     check_name,
     dataset_records,
@@ -29,14 +31,13 @@ from ssod.data.readings import (
     register_datasets,
     source_of,
 )
-from ssod.data.records import Record, trained_classes
 from ssod.data.stored_labels import attach_stored_labels
 from ssod.errors import UserError, first_names
 
 logger = logging.getLogger(__name__)
 
 
-def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
+def load_labeled(cfg: CfgNode) -> PackedRecords:
     """The records of all of `DATASETS.TRAIN`, checked.
 
     Unusable boxes are left out with a warning. `DATALOADER.FILTER_EMPTY_ANNOTATIONS` decides about
@@ -45,38 +46,38 @@ def load_labeled(cfg: CfgNode) -> List[Dict[str, Any]]:
     register_datasets(cfg)
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty: name at least one labelled dataset.")
-    records: List[Dict[str, Any]] = []
+    sets: List[PackedRecords] = []
     for name in cfg.DATASETS.TRAIN:
         check_name(name, "DATASETS.TRAIN")
         declared = declared_set(name)
         if declared is not None:
-            found: List[Any] = [Record(record) for record in read_declared(declared, True)]
+            found = read_declared(declared, True)
         else:
             check_foreign(cfg, name)
             found = dataset_records(name)
         _check_masks(cfg, name, found)
         if cfg.MODEL.MASK_ON and declared is None:
-            found = list(with_masks(name, found))
-        usable = [record for record in found if has_box(record)]
-        if not usable:
+            found = PackedRecords.of(with_masks(name, found))
+        usable = has_trained_box(found)
+        if not usable.any():
             skipped = Counter(box.reason for box in skipped_boxes(source_of(name)))
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
             raise UserError(
                 f"{name_and_source(name)} has no usable box{f' (skipped: {reasons})' if reasons else ''}: DATASETS.TRAIN needs "
                 "labelled images."
             )
-        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and len(usable) < len(found):
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not usable.all():
             logger.info(
-                f"{name}: left out {len(found) - len(usable)} of {len(found)} images, which have no boxes."
+                f"{name}: left out {int((~usable).sum())} of {len(found)} images, which have no boxes."
             )
-            found = usable
-        records += [_named(record, name) for record in found]
-    classes = check_classes(cfg)
-    _warn_unlabeled_classes(records, classes)
+            found = found.where(usable)
+        sets.append(found.with_value("dataset_name", name))
+    records = PackedRecords.join(sets)
+    _warn_unlabeled_classes(records, check_classes(cfg))
     return records
 
 
-def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
+def load_unlabeled(cfg: CfgNode) -> PackedRecords:
     """The records of all of `DATASETS.UNLABELED` without annotations. No image is dropped.
 
     With `SSOD.PSEUDO_LABELS` each record has its stored labels, see `attach_stored_labels`.
@@ -86,18 +87,21 @@ def load_unlabeled(cfg: CfgNode) -> List[Dict[str, Any]]:
         raise UserError(
             "DATASETS.UNLABELED is empty: name at least one dataset, or empty SSOD.METHODS."
         )
-    records: List[Dict[str, Any]] = []
+    sets: List[PackedRecords] = []
     for name in cfg.DATASETS.UNLABELED:
         check_name(name, "DATASETS.UNLABELED")
         declared = declared_set(name)
         if declared is not None:
             found = read_declared(declared, False)
         else:
-            found = [image_record(name, *row) for row in enumerate(load_foreign(name))]
-            found = drop_missing(found, name, sample=True, advice="correct its loader")
+            rows = [image_record(name, *row) for row in enumerate(load_foreign(name))]
+            found = drop_missing(rows, name, sample=True, advice="correct its loader")
         if not found:
             raise UserError(f"{name_and_source(name)} lists no images: use another dataset.")
-        records += [_named(_image_alone(record), name) for record in found]
+        # Only listed keys are kept, because a foreign dataset may store its truth under any key.
+        images = found.only(("file_name", "image_id", "height", "width"))
+        sets.append(images.with_value("dataset_name", name))
+    records = PackedRecords.join(sets)
     if cfg.SSOD.PSEUDO_LABELS:
         records = attach_stored_labels(
             records, cfg.SSOD.PSEUDO_LABELS, check_classes(cfg), masks=cfg.MODEL.MASK_ON
@@ -140,9 +144,13 @@ def _check_masks(cfg: CfgNode, name: str, records: Sequence[Mapping[str, Any]]) 
     """Raises `UserError` if masks are trained and a set has boxes but no masks at all."""
     if not cfg.MODEL.MASK_ON:
         return
-    found = [a for record in records for a in record.get("annotations", ())]
     lost = any(box.reason == NO_MASK for box in skipped_boxes(source_of(name)))
-    if (found or lost) and not any(a.get("segmentation") for a in found):
+    some = False
+    for annotation in (a for record in records for a in record.get("annotations", ())):
+        if annotation.get("segmentation"):
+            return
+        some = True
+    if some or lost:
         raise UserError(
             f"{name_and_source(name)} has no masks, and MODEL.MASK_ON is True: use a set with masks, or set it to False."
         )
@@ -157,13 +165,20 @@ def trained_images(cfg: CfgNode, labeled: Sequence[Mapping[str, Any]]) -> List[s
     Args:
         labeled: the records of `load_labeled`.
     """
-    trained = {os.path.normpath(record["file_name"]) for record in labeled}
+    tested = {
+        name: [os.path.normpath(file) for file in dataset_records(name).column("file_name")]
+        for key in ("VAL", "TEST")
+        for name in cfg.DATASETS[key]
+        if name not in cfg.DATASETS.TRAIN
+    }
+    # The tested sets are the smaller ones, so their names are the ones to hold.
+    wanted = {file for files in tested.values() for file in files}
+    names = map(os.path.normpath, column_of(labeled, "file_name")) if wanted else ()
+    trained = wanted.intersection(names)
     found: List[str] = []
     for key in ("VAL", "TEST"):
         for name in cfg.DATASETS[key]:
-            if name in cfg.DATASETS.TRAIN:
-                continue
-            files = [os.path.normpath(record["file_name"]) for record in dataset_records(name)]
+            files = tested.get(name, [])
             shared = [file for file in files if file in trained]
             if shared:
                 found.append(
@@ -173,24 +188,12 @@ def trained_images(cfg: CfgNode, labeled: Sequence[Mapping[str, Any]]) -> List[s
     return found
 
 
-def _image_alone(record: Dict[str, Any]) -> Record:
-    # Only listed keys are kept, because a foreign dataset may store its truth under any key.
-    return Record(
-        {k: record[k] for k in ("file_name", "image_id", "height", "width") if k in record}
-    )
-
-
-def _named(record: Dict[str, Any], name: str) -> Dict[str, Any]:
-    record["dataset_name"] = name
-    return record
-
-
 def has_box(record: Dict[str, Any]) -> bool:
     return any(not a.get("iscrowd", 0) for a in record.get("annotations", ()))
 
 
-def _warn_unlabeled_classes(records: List[Dict[str, Any]], classes: List[str]) -> None:
-    seen = {label for record in records for label in trained_classes(record)}
+def _warn_unlabeled_classes(records: PackedRecords, classes: List[str]) -> None:
+    seen = set(label_columns(records).trained().classes.tolist())
     missing = [name for i, name in enumerate(classes) if i not in seen]
     if missing:
         logger.warning(

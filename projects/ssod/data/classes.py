@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ssod.config import class_number
+from ssod.data.label_columns import label_columns
 from ssod.data.readings import (
     check_name,
     declared_set,
@@ -104,7 +105,7 @@ def check_foreign(cfg: CfgNode, name: str) -> None:
         return
     records = keep_existing(name)
     key, number = class_number(cfg)
-    found = {a["category_id"] for record in records for a in record.get("annotations", ())}
+    found = set(label_columns(records).classes.tolist())
     if found and not 0 <= min(found) <= max(found) < number:
         raise UserError(
             f"{name} has category_id {min(found)} to {max(found)}, but with {key} {number} class indices are 0 to "

@@ -7,15 +7,17 @@ import math
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from detectron2.structures import BoxMode
 
 from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.coco_columns import CocoColumns, can_read, read_columns
 from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.json_file import file_stamp
+from ssod.data.json_lists import Irregular, is_large
 from ssod.data.masks import read_mask
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError, relative_to
@@ -139,12 +141,28 @@ class CocoSet:
     def has_labels(self) -> bool:
         return True
 
-    def unlabeled_records(self) -> List[Record]:
+    def _columns(self, labeled: bool) -> Optional[CocoColumns]:
+        """The content of a large file. None for a small one, and for one that is not plain."""
+        path = self.annotations
+        if not is_large(path) or self.IMAGE_KEYS or (labeled and self.masks):
+            return None
+        if not can_read():
+            logger.info(f"{path} is large: pip install 'ssod[scale]' to read it in less memory.")
+            return None
+        try:
+            return read_columns(path, self.images, labeled=labeled)
+        except Irregular:
+            return None
+
+    def unlabeled_records(self) -> Sequence[Record]:
         """Only the images. Annotations and categories are not read."""
+        columns = self._columns(labeled=False)
+        if columns is not None:
+            return columns.records
         content = read_coco(self.annotations, ("images",))
         return list(_image_records(self.annotations, self.images, content["images"]).values())
 
-    def labeled_records(self) -> List[Record]:
+    def labeled_records(self) -> Sequence[Record]:
         """Images with "annotations" (class indices; XYWH boxes). Unusable boxes are skipped and
         reported.
 
@@ -153,6 +171,11 @@ class CocoSet:
         used are skipped and reported like boxes.
         """
         path = self.annotations
+        columns = self._columns(labeled=True)
+        if columns is not None:
+            _note_categories(path, columns.categories)
+            _conforming[path, file_stamp(path)] = columns.conforming
+            return columns.records
         content = read_coco(path, ("images", "annotations", "categories"))
         records = _image_records(path, self.images, content["images"])
         indices = _note_categories(path, content["categories"])

@@ -27,12 +27,20 @@ def read_coco(path: str, keys: Tuple[str, ...]) -> Dict[str, Any]:
     if not content["images"]:
         raise UserError(f"{path} lists no images: use another file.")
     _tidy_images(path, content["images"])
-    for category in content["categories"] if "categories" in keys else ():
-        # JSON allows half of a surrogate pair, but it cannot be written to a file or a terminal.
-        category["name"] = str(category["name"]).encode("utf-8", "replace").decode()
+    if "categories" in keys:
+        tidy_categories(content["categories"])
     if "annotations" in keys:
         _tidy_annotations(path, content, keys)
     return content
+
+
+def tidy_categories(categories: List[Dict[str, Any]]) -> None:
+    """Makes names texts that can be written to a file or a terminal.
+
+    JSON allows half of a surrogate pair, which they cannot hold.
+    """
+    for category in categories:
+        category["name"] = str(category["name"]).encode("utf-8", "replace").decode()
 
 
 def _tidy_annotations(path: str, content: Dict[str, Any], keys: Tuple[str, ...]) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Dict, Iterable, List, Mapping, Sequence, Set, TypeVar
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Set
 
+import numpy as np
+
+from ssod.data.packed import PackedRecords
 from ssod.errors import UserError, relative_to
 
 # In an unlabelled set only this many images are checked, spread over the set.
@@ -18,8 +21,6 @@ _TOLERATED = 0.01
 _ASKED = 100
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # s3://, http://
-
-_Row = TypeVar("_Row", bound=Mapping)
 
 # Source -> the images that it lists and that do not exist. `skipped_images.json` lists them too.
 _missing: Dict[str, List[str]] = {}
@@ -53,20 +54,25 @@ def _names_in(folder: str) -> Set[str]:
 
 
 def drop_missing(
-    rows: Sequence[_Row], source: str, *, sample: bool = False, advice: str = "correct IMAGES"
-) -> List[_Row]:
+    records: Sequence[Mapping[str, Any]],
+    source: str,
+    *,
+    sample: bool = False,
+    advice: str = "correct IMAGES",
+) -> PackedRecords:
     """The records whose image exists. The few others are left out, and `missing_images` returns
     them.
 
     Args:
-        rows: dicts with a "file_name". source: the file or folder that lists them, for messages.
+        records: dicts with a "file_name". source: the file or folder that lists them, for messages.
         sample: check only a few images, and leave none out. advice: the advice in messages.
 
     Raises:
         UserError: more than one in a hundred is missing, or one of the sample.
     """
-    asked = list(rows[:: max(1, len(rows) // _SAMPLE)]) if sample else list(rows)
-    paths = [str(row["file_name"]) for row in asked]
+    rows = PackedRecords.of(records)
+    asked = rows[:: max(1, len(rows) // _SAMPLE)] if sample else rows
+    paths = map(str, asked.column("file_name"))
     if sample:
         missing = [path for path in paths if not _ADDRESS.match(path) and not os.path.exists(path)]
     else:
@@ -80,7 +86,10 @@ def drop_missing(
         )
     _missing[source] = [] if sample else missing
     gone = set(missing)
-    return [row for row in rows if row["file_name"] not in gone] if gone else list(rows)
+    if not gone:
+        return rows
+    there = (name not in gone for name in rows.column("file_name"))
+    return rows.where(np.fromiter(there, dtype=bool, count=len(rows)))
 
 
 def missing_images(source: str) -> List[str]:

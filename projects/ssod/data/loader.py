@@ -12,19 +12,19 @@ import os
 import pickle
 import signal
 import threading
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
-from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ssod.data.label_columns import label_columns, repeat_factors
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, ViewTransform, sample_rng
+from ssod.data.packed import PackedRecords
 from ssod.data.records import read_image_size
 from ssod.data.sampler import BatchRequest, StreamSpec, TwoStreamBatchSampler, micro_batch_size
 from ssod.data.snapshots import SnapshotBoard
@@ -48,10 +48,10 @@ class AspectGroups:
 
     def __init__(self, records: Sequence[Mapping[str, Any]], dataset: Sequence[Any]) -> None:
         self._dataset = dataset
-        self._groups = np.full(len(records), -1, dtype=np.int8)
-        for index, record in enumerate(records):
-            if record.get("width") and record.get("height"):
-                self._groups[index] = int(record["width"] <= record["height"])
+        packed = PackedRecords.of(records)
+        width, height = packed.whole_numbers("width"), packed.whole_numbers("height")
+        known = (width != 0) & (height != 0)
+        self._groups = np.where(known, width <= height, -1).astype(np.int8)
 
     def __call__(self, index: int) -> int:
         if self._groups[index] < 0:
@@ -242,7 +242,7 @@ class TrainLoader:
             yield unpack(item)
 
 
-def _repeat_factors(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> Optional[np.ndarray]:
+def _repeat_factors(cfg: CfgNode, records: PackedRecords) -> Optional[np.ndarray]:
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":
         return None
@@ -250,16 +250,15 @@ def _repeat_factors(cfg: CfgNode, records: Sequence[Dict[str, Any]]) -> Optional
         raise UserError(
             f"DATALOADER.SAMPLER_TRAIN {name} is not supported: use TrainingSampler or RepeatFactorTrainingSampler."
         )
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-        records, cfg.DATALOADER.REPEAT_THRESHOLD
-    )
-    return factors.numpy().astype(np.float64)
+    labels, rare = label_columns(records), cfg.DATALOADER.REPEAT_THRESHOLD
+    factors = repeat_factors(labels.image, labels.classes, len(records), rare)
+    return factors.astype(np.float64)
 
 
 def build_train_loader(
     cfg: CfgNode,
-    labeled: List[Dict[str, Any]],
-    unlabeled: List[Dict[str, Any]],
+    labeled: Sequence[Mapping[str, Any]],
+    unlabeled: Sequence[Mapping[str, Any]],
     *,
     view_transforms: Optional[Mapping[str, ViewTransform]] = None,
     board: Optional[SnapshotBoard] = None,
@@ -279,13 +278,12 @@ def build_train_loader(
     workers = cfg.DATALOADER.NUM_WORKERS
     if board is not None and cfg.SSOD.METHODS:
         board.check_delay(workers, PREFETCH_FACTOR)
-    records = {"labeled": labeled}
+    records = {"labeled": PackedRecords.of(labeled)}
     batches = {"labeled": ("SOLVER.IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)}
     if cfg.SSOD.METHODS and unlabeled:
-        records["unlabeled"] = unlabeled
+        records["unlabeled"] = PackedRecords.of(unlabeled)
         batches["unlabeled"] = ("SSOD.IMS_PER_BATCH_UNLABELED", cfg.SSOD.IMS_PER_BATCH_UNLABELED)
     world_size, accumulation = comm.get_world_size(), cfg.SOLVER.GRADIENT_ACCUMULATION_STEPS
-    datasets = {name: DatasetFromList(rows) for name, rows in records.items() if rows}
     specs = {}
     for name, rows in records.items():
         if not rows:
@@ -294,7 +292,7 @@ def build_train_loader(
         specs[name] = StreamSpec(
             size=len(rows),
             batch=micro_batch_size(*batches[name], world_size, accumulation),
-            group=AspectGroups(rows, datasets[name]) if grouped else None,
+            group=AspectGroups(rows, rows) if grouped else None,
             repeat_factors=_repeat_factors(cfg, rows) if name == "labeled" else None,
         )
     sampler = TwoStreamBatchSampler(
@@ -314,4 +312,4 @@ def build_train_loader(
         cfg, view_transforms, seed=seed, snapshots=board.reader if board is not None else None
     )
     pin_memory = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    return TrainLoader(TwoStreamDataset(datasets, mapper), sampler, workers, pin_memory)
+    return TrainLoader(TwoStreamDataset(records, mapper), sampler, workers, pin_memory)

@@ -20,7 +20,7 @@ from ssod.data.declarations import DeclaredSet, parse_declarations, suggestion
 from ssod.data.existence import drop_missing, missing_images
 from ssod.data.foreign import clean_records, load_foreign
 from ssod.data.json_file import file_stamp
-from ssod.data.records import Record
+from ssod.data.packed import PackedRecords
 from ssod.errors import UserError
 
 # Names that this module has registered in Detectron2's catalogs.
@@ -62,7 +62,7 @@ class _Loaded:
 
     source: Any
     stamp: Tuple[int, int]
-    records: List[Any]
+    records: PackedRecords
 
 
 # (name, whether its labels were read) -> the reading that training, evaluation and reports share.
@@ -76,22 +76,22 @@ def forget_readings() -> None:
     folder.forget_listings()
 
 
-def read_declared(dataset: DeclaredSet, labeled: bool) -> List[Dict[str, Any]]:
+def read_declared(dataset: DeclaredSet, labeled: bool) -> PackedRecords:
     """The records of a declared set, read once. Records whose image does not exist are left out."""
     key, stamp = (dataset.name, labeled), file_stamp(dataset.source)
     known = _loaded.get(key)
     if known is None or known.source != dataset or known.stamp != stamp:
-        rows = dataset.labeled_records() if labeled else dataset.unlabeled_records()
-        rows = drop_missing(rows, dataset.source, sample=not labeled)
+        found = dataset.labeled_records() if labeled else dataset.unlabeled_records()
+        rows = drop_missing(found, dataset.source, sample=not labeled)
         _loaded[key] = _Loaded(dataset, stamp, rows)
         if labeled:
             _note_classes(dataset)
     return _loaded[key].records
 
 
-def _load_registered(dataset: DeclaredSet) -> List[Record]:
+def _load_registered(dataset: DeclaredSet) -> PackedRecords:
     """The records that `DatasetCatalog.get` returns, with labels if the format has them."""
-    records = [Record(record) for record in read_declared(dataset, dataset.has_labels())]
+    records = read_declared(dataset, dataset.has_labels())
     metadata = MetadataCatalog.get(dataset.name)
     if isinstance(dataset, CocoSet) and hasattr(metadata, "json_file"):
         if not dataset.is_ready_for_coco_eval():
@@ -125,7 +125,7 @@ def _close(name: str, known: List[str]) -> bool:
     return "did you mean" in suggestion(name, known)
 
 
-def dataset_records(name: str) -> List[Dict[str, Any]]:
+def dataset_records(name: str) -> PackedRecords:
     """The clean records of a set that evaluation runs on. The set is declared, or registered by
     others. It is read once.
 
@@ -133,16 +133,16 @@ def dataset_records(name: str) -> List[Dict[str, Any]]:
         UserError: the set cannot be loaded, or has boxes of an unknown form.
     """
     if name in _registered:
-        return list(DatasetCatalog.get(name))
+        return DatasetCatalog.get(name)
     load = DatasetCatalog[name]
     known = _loaded.get((name, True))
     if known is None or known.source != load:
-        known = _Loaded(load, (0, 0), clean_records(name, load_foreign(name)))
-        _loaded[name, True] = known
-    return [Record(record) for record in known.records]
+        clean = clean_records(name, load_foreign(name))
+        known = _loaded[name, True] = _Loaded(load, (0, 0), PackedRecords.of(clean))
+    return known.records
 
 
-def keep_existing(name: str) -> List[Dict[str, Any]]:
+def keep_existing(name: str) -> PackedRecords:
     """The records of a set that others registered, from now on without those whose image does not
     exist.
     """

@@ -6,12 +6,14 @@ import hashlib
 import json
 import mmap
 import os
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from ssod.data import json_lists
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.data.json_file import object_under, read_json
 from ssod.errors import UserError, relative_to
@@ -20,14 +22,20 @@ from ssod.utils.atomic import write_atomically
 
 _HASHES_AS_THEY_ARE = 4
 HASH_KEY = "ssod_sha256"
+# Large files have the sha256 of their bytes too, with this value's digits as zeros. A content hash
+# needs the whole content in memory, twice: minutes for ten million images.
+BYTES_KEY = "ssod_bytes_sha256"
+_ZEROS = "0" * 64
+_HEAD = 1 << 20  # "info" stands first, so both hashes are in these bytes
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
 
 def content_hash(coco: Dict[str, Any]) -> str:
-    """sha256 of the content in canonical form, without the hash itself. Formatting and key order do
-    not matter.
+    """sha256 of the content in canonical form, without the hashes themselves. Formatting and key
+    order do not matter.
     """
-    info = {key: value for key, value in object_under(coco, "info").items() if key != HASH_KEY}
+    own = object_under(coco, "info")
+    info = {key: value for key, value in own.items() if key not in (HASH_KEY, BYTES_KEY)}
     canonical = json.dumps({**coco, "info": info}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -35,6 +43,7 @@ def content_hash(coco: Dict[str, Any]) -> str:
 def sealed(coco: Dict[str, Any]) -> Dict[str, Any]:
     """The content with its hash under "info", so that changes by hand are noticed."""
     info = {**object_under(coco, "info"), HASH_KEY: content_hash(coco)}
+    info.pop(BYTES_KEY, None)  # of the file that the content comes from
     return {**coco, "info": info}
 
 
@@ -71,6 +80,30 @@ def split_coco(
     return parts
 
 
+def file_bytes(sealed_content: Dict[str, Any]) -> bytes:
+    """The bytes of a split's file. Those of a large one have their own hash under "info"."""
+    data = json.dumps(sealed_content).encode()
+    if len(data) < json_lists.LARGE:
+        return data
+    info = {**object_under(sealed_content, "info"), BYTES_KEY: _ZEROS}
+    data = json.dumps({**sealed_content, "info": info}).encode()
+    return data.replace(_ZEROS.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def _hash_of_large(path: str) -> Optional[str]:
+    """The content hash of a file whose bytes are as they were written. None for any other file."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        own = re.search(f'"{BYTES_KEY}": "([0-9a-f]{{64}})"'.encode(), head)
+        content = re.search(f'"{HASH_KEY}": "([0-9a-f]{{64}})"'.encode(), head)
+        if own is None or content is None:
+            return None
+        digest = hashlib.sha256(head[: own.start(1)] + _ZEROS.encode() + head[own.end(1) :])
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return content[1].decode() if digest.hexdigest() == own[1].decode() else None
+
+
 def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) -> List[Path]:
     """Writes the files atomically and returns those that changed. An equal file is not written.
 
@@ -84,14 +117,14 @@ def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) ->
             continue
         if not path.is_file():
             raise UserError(f"{path} is a folder: write elsewhere.")
-        if path.read_bytes() != json.dumps(content).encode():
+        if path.read_bytes() != file_bytes(content):
             if not force:
                 raise UserError(
                     f"{path} exists with other content: add --force to replace it, or write elsewhere."
                 )
             changed.append(path)
     for path in changed:
-        text = json.dumps(contents[path]).encode()
+        text = file_bytes(contents[path])
         write_atomically(str(path), lambda file: file.write(text))
     return changed
 
@@ -124,6 +157,9 @@ def verified_hash(path: str) -> str:
         raise UserError(f"{path} {what}{relative_to(path)}: {advice_if_missing(path)}.")
     if not _mentions(path, HASH_KEY.encode()):
         return _raw_hash(path)
+    known = _hash_of_large(path)
+    if known is not None:
+        return known
     content = read_json(path)
     stored = object_under(content, "info").get(HASH_KEY)
     if stored is None:

@@ -15,6 +15,7 @@ import numpy as np
 from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.masks import NO_MASK, Rle, read_mask
+from ssod.data.packed import PackedRecords, column_of
 from ssod.data.records import Record
 from ssod.errors import UserError
 
@@ -28,7 +29,7 @@ def attach_stored_labels(
     class_names: Sequence[str],
     *,
     masks: bool = False,
-) -> List[Dict[str, Any]]:
+) -> PackedRecords:
     """Gives each record its stored labels and leaves out the images that the file does not list.
 
     The file lists every image that was labelled. If a listed image has no labels, nothing was found
@@ -78,7 +79,7 @@ def attach_stored_labels(
         f"{path}: {boxes} labels of {len(kept)} images; {len(records) - len(kept)} unlabelled images are not in it "
         "and left out."
     )
-    return kept
+    return PackedRecords.of(kept)
 
 
 def _match(
@@ -92,14 +93,14 @@ def _match(
             raise UserError(f"{_KEY} {path} lists {image['file_name']} twice: remove one.")
         by_name[name] = image["id"]
     owner: Dict[Any, int] = {}
-    for index, record in enumerate(records):
-        name = next((end for end in _endings(record["file_name"]) if end in by_name), None)
+    for index, file_name in enumerate(column_of(records, "file_name")):
+        name = next((end for end in _endings(file_name) if end in by_name), None)
         if name is None:
             continue
         if by_name[name] in owner:
             first = records[owner[by_name[name]]]["file_name"]
             raise UserError(
-                f"{_KEY} {path}: {name} may be {first} or {record['file_name']}: write longer file names."
+                f"{_KEY} {path}: {name} may be {first} or {file_name}: write longer file names."
             )
         owner[by_name[name]] = index
     unknown = [name for name, image_id in by_name.items() if image_id not in owner]

@@ -110,6 +110,12 @@ class HiddenTruth:
                     f"{example}: file names must be relative to {self._roots[name]}."
                 )
 
+    def known_among(self, records: Sequence[Mapping[str, Any]]) -> List[int]:
+        """The indices of the records whose truth is known."""
+        if not self._truth:
+            return []
+        return [index for index, record in enumerate(records) if self(record) is not None]
+
     def __call__(self, record: Mapping[str, Any]) -> Optional[ImageTruth]:
         """The truth of a record (`dataset_name`, `file_name`). None if there is none."""
         name = record["dataset_name"]

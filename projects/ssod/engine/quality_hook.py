@@ -80,12 +80,12 @@ class PseudoLabelQuality(HookBase):
         truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names, masks=cfg.MODEL.MASK_ON)
         self._truth_masks = truth.masks
         truth.check(records)
-        known = [(index, truth(record)) for index, record in enumerate(records)]
-        with_truth = [pair for pair in known if pair[1] is not None]
+        with_truth = truth.known_among(records)
         limit = self.SAMPLE if with_truth else self.GALLERY
-        chosen = with_truth or known
+        chosen: Sequence[int] = with_truth or range(len(records))
+        rows = [dict(records[chosen[i]]) for i in evenly_spaced(len(chosen), limit)]
         self._sample: List[Tuple[Dict[str, Any], Optional[ImageTruth]]] = [
-            (dict(records[chosen[i][0]]), chosen[i][1]) for i in evenly_spaced(len(chosen), limit)
+            (row, truth(row)) for row in rows
         ]
         self._shown = set(evenly_spaced(len(self._sample), self.GALLERY))
 

@@ -27,6 +27,7 @@ from torch import nn
 
 from ssod.backbones.timm_builders import brings_weights
 from ssod.data.catalog import trained_images
+from ssod.data.label_columns import label_columns
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
@@ -189,8 +190,8 @@ class SSODTrainer(DefaultTrainer):
         publishing = any(type(m).snapshot is not Method.snapshot for m in self.core.method_list)
         return build_train_loader(
             self.cfg,
-            list(self.data.labeled),
-            list(self.data.unlabeled),
+            self.data.labeled,
+            self.data.unlabeled,
             view_transforms={name: t for name, t in transforms.items() if t is not None},
             board=self.board if publishing else None,
             seed=self._trainer.seed,
@@ -217,7 +218,7 @@ class SSODTrainer(DefaultTrainer):
         for method in self.core.method_list:
             built.extend(method.build_hooks())
         if mutual:
-            boxes = sum(len(record.get("annotations", ())) for record in self.data.labeled)
+            boxes = len(label_columns(self.data.labeled).image)
             built.append(CollapseWatch(boxes / len(self.data.labeled)))
         if cfg.SSOD.METHODS and comm.is_main_process():
             start = self.mutual_from if mutual else 0

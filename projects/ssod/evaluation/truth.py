@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
@@ -81,7 +81,7 @@ def _from_records(dataset_name: str) -> Dict[str, Any]:
     return content
 
 
-def _categories(dataset_name: str, records: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+def _categories(dataset_name: str, records: Sequence[Mapping[str, Any]]) -> List[Dict[str, Any]]:
     dataset = declared_set(dataset_name)
     if isinstance(dataset, CocoSet):
         return dataset.categories()

@@ -15,7 +15,6 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
 from detectron2.data import transforms as T
 from detectron2.modeling import GeneralizedRCNN, GeneralizedRCNNWithTTA
 from detectron2.structures import Boxes, Instances
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssod.data.mapper import UnreadableImage, read_image
 from ssod.data.masks import RleMasks
+from ssod.data.packed import PackedRecords
 from ssod.detectors.image_features import ImageFeatures
 from ssod.engine.loading import load_detector
 from ssod.errors import UserError
@@ -250,7 +250,7 @@ class _Images(Dataset):
         resize: Optional[T.Augmentation],
     ) -> None:
         # Packed, because workers would copy a list of dicts as soon as they read it.
-        self._records = DatasetFromList(list(records), copy=False)
+        self._records = PackedRecords.of(records)
         self._format = image_format
         self._resize = resize
 

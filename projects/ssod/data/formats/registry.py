@@ -15,7 +15,19 @@ from __future__ import annotations
 import difflib
 import os
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Tuple, TypeVar
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
 
 from ssod.data.formats.hint import hints_at_format
 from ssod.data.records import Record
@@ -56,10 +68,10 @@ class DeclaredSet(Protocol):
     def has_labels(self) -> bool:
         """Whether the format can hold labels."""
 
-    def unlabeled_records(self) -> List[Record]:
+    def unlabeled_records(self) -> Sequence[Record]:
         """Every image, without annotations. Labels are not read if the format allows it."""
 
-    def labeled_records(self) -> List[Record]:
+    def labeled_records(self) -> Sequence[Record]:
         """Images with "annotations" (class indices; XYXY or XYWH boxes)."""
 
 

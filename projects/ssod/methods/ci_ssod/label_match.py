@@ -16,7 +16,7 @@ from detectron2.engine import HookBase
 from torch import Tensor
 
 from ssod.config import class_number
-from ssod.data.records import trained_classes
+from ssod.data.label_columns import boxes_per_class, label_columns
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
@@ -100,9 +100,8 @@ class LabelMatchThresholds(ClassThresholds):
         cfg.SSOD.LABEL_MATCH.INITIAL_THRESHOLD = high
 
     def setup(self, data: TrainingData) -> None:
-        for record in data.labeled:
-            for label in trained_classes(record):
-                self.wanted[label] += 1 / len(data.labeled)
+        counts = boxes_per_class(label_columns(data.labeled), len(self.wanted))
+        self.wanted = torch.from_numpy(counts / max(1, len(data.labeled))).float()
 
     def learnt_thresholds(self, context: StepContext) -> Tensor:
         """(K,); see `matching_thresholds`."""

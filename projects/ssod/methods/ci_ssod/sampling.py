@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.samplers import RepeatFactorTrainingSampler
 from detectron2.engine import HookBase
 from torch import Tensor
 
 from ssod.config import class_number
-from ssod.data.records import trained_classes
+from ssod.data.label_columns import images_per_class, label_columns, repeat_factors
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import (
@@ -40,9 +39,8 @@ def labeled_repeat_factors(records: Sequence[Dict[str, Any]], threshold: float) 
     """(N_l,) factors of Gupta et al., "LVIS", CVPR 2019: `max over classes of max(1, sqrt(threshold
     / frequency))`.
     """
-    images = [{"annotations": [{"category_id": k} for k in trained_classes(r)]} for r in records]
-    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(images, threshold)
-    return factors.numpy()
+    labels = label_columns(records).trained()
+    return repeat_factors(labels.image, labels.classes, len(records), threshold)
 
 
 @METHOD_REGISTRY.register()
@@ -210,9 +208,8 @@ class ClassRebalancingSampling(RepeatFactorSampling):
         super().setup(data)
         self.num_unlabeled = len(data.unlabeled)
         self.num_labeled = len(data.labeled)
-        for record in data.labeled:
-            for label in set(trained_classes(record)):
-                self.labeled_counts[label] += 1
+        counts = images_per_class(label_columns(data.labeled), len(self.labeled_counts))
+        self.labeled_counts = torch.from_numpy(counts).float()
 
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any, Dict, Optional, Union
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from ssod.config import class_number
-from ssod.data.records import trained_classes
+from ssod.data.label_columns import label_columns
+from ssod.data.packed import PackedRecords
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.base import METHOD_REGISTRY, StepContext, TrainingData
@@ -119,9 +121,12 @@ class DistributionAlignment(Relabelling):
 
     def setup(self, data: TrainingData) -> None:
         # Only human labels count, without those that a generation added.
-        for record in (r for r in data.labeled if r.get("dataset_name") != ADDED):
-            for label in trained_classes(record):
-                self.labels_per_class[label] += 1
+        names = PackedRecords.of(data.labeled).column("dataset_name")
+        human = np.fromiter((name != ADDED for name in names), dtype=bool, count=len(names))
+        labels = label_columns(data.labeled).trained()
+        kept = labels.classes[human[labels.image]]
+        counts = np.bincount(kept, minlength=len(self.labels_per_class))
+        self.labels_per_class = torch.from_numpy(counts).to(self.labels_per_class.dtype)
 
     def redistribute(self, found: Labelled, context: StepContext) -> Tensor:
         if not self.model.any():

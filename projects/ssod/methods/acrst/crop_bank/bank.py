@@ -10,12 +10,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from detectron2.structures import BoxMode
 from detectron2.structures import Instances as Labels
 from torch import Tensor
 
-from ssod.data.boxes import SkippedBoxes, box_problem
+from ssod.data.boxes import SkippedBoxes, box_problems
+from ssod.data.label_columns import label_columns, trained_boxes
 from ssod.data.masks import Rle, decode_mask, encode_mask, tight_boxes
+from ssod.data.packed import PackedRecords
 from ssod.data.records import trained_annotations
 from ssod.methods.acrst.crop_bank.masks import COLUMNS as MASK_COLUMNS
 from ssod.methods.acrst.crop_bank.masks import label_grids, pack_grids, unpack_grid
@@ -114,34 +115,36 @@ def labeled_instances(
     Args:
         masks: annotations have masks (`Rle`). The boxes are then those around the masks.
     """
+    packed = PackedRecords.of(records)
+    labels, boxes, sizes = label_columns(packed).trained(), trained_boxes(packed), _sizes(packed)
+    own_sizes = sizes[labels.image]
     skipped = SkippedBoxes("CropBank")
-    rows: List[List[float]] = []
-    outlines: List[bytes] = []
-    for index, record in enumerate(records):
-        height, width = record["height"], record["width"]
-        for annotation in trained_annotations(record):
-            box = BoxMode.convert(
-                list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
-            )
-            problem = box_problem([float(v) for v in box], height, width)
-            if problem:
-                skipped.add(record["file_name"], problem)
-                continue
-            if masks:
-                box, counts = _cut_mask(annotation["segmentation"])
-                outlines.append(counts)
-            rows.append([*map(float, box), index, height, width, annotation["category_id"]])
+    usable = np.ones(len(boxes), dtype=bool)
+    for row, problem in box_problems(boxes, own_sizes[:, 0], own_sizes[:, 1]).items():
+        skipped.add(packed.column("file_name")[labels.image[row]], problem)
+        usable[row] = False
     skipped.report()
-    table = np.asarray(rows, dtype=np.float64).reshape(-1, 8)
-    classes = table[:, 7].astype(np.int64)
-    ones = np.ones(len(table))
     known: Optional[np.ndarray] = None
     if masks:
-        known = np.empty(len(outlines), dtype=object)
-        known[:] = outlines
-    return Instances.sort(
-        table[:, :4], ones, table[:, 4], table[:, 5:7], classes, num_classes, known
-    )
+        found = (a["segmentation"] for record in packed for a in trained_annotations(record))
+        cut = [_cut_mask(rle) if kept else None for rle, kept in zip(found, usable.tolist())]
+        known = np.empty(int(usable.sum()), dtype=object)
+        known[:] = [pair[1] for pair in cut if pair]
+        boxes = np.array([pair[0] for pair in cut if pair], dtype=np.float64).reshape(-1, 4)
+    else:
+        boxes = boxes[usable]
+    image, classes = labels.image[usable], labels.classes[usable]
+    ones = np.ones(len(boxes))
+    return Instances.sort(boxes, ones, image, own_sizes[usable], classes, num_classes, known)
+
+
+def _sizes(records: PackedRecords) -> np.ndarray:
+    """int64 (N, 2) heights and widths. Those that records lack come from the images' headers."""
+    sizes = np.stack([records.whole_numbers("height"), records.whole_numbers("width")], axis=1)
+    for index in np.flatnonzero((sizes == 0).any(axis=1)).tolist():
+        record = records[index]
+        sizes[index] = record["height"], record["width"]
+    return sizes
 
 
 def _cut_mask(rle: Rle) -> Tuple[List[float], bytes]:

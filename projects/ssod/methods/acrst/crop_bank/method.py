@@ -6,7 +6,7 @@ Shapes: K foreground classes, M labels of one image, P crops pasted into it, R s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ssod.config import class_number
+from ssod.data.packed import column_of
 from ssod.detectors.base import Capability, Need
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.crop_bank.bank import Instances as BankInstances
 from ssod.methods.acrst.crop_bank.bank import PseudoBank, labeled_instances, pack_batch
-from ssod.methods.acrst.crop_bank.crops import FileNames
 from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
 from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics, put_foreground_share
@@ -106,7 +106,7 @@ class CropBank(Method):
         self._labeled = BankInstances.empty(num_classes)
         self.pseudo_bank = PseudoBank(0, num_classes, masks=masks)
         self._first_probabilities = np.zeros(num_classes)
-        self._file_names: Dict[str, FileNames] = {}
+        self._file_names: Dict[str, Sequence[str]] = {}
         self._fresh = False  # True while a sweep waits to be published
         # Samples and their training labels from the last step at which pictures were due.
         self._picture: Optional[Tuple[List[Sample], List[Instances]]] = None
@@ -193,8 +193,8 @@ class CropBank(Method):
         # already visited images.
         self._first_probabilities = self.probabilities().numpy()
         self._file_names = {
-            "labeled": FileNames([record["file_name"] for record in data.labeled]),
-            "unlabeled": FileNames([record["file_name"] for record in data.unlabeled]),
+            "labeled": column_of(data.labeled, "file_name"),
+            "unlabeled": column_of(data.unlabeled, "file_name"),
         }
 
     # ---------------------------------------------------------------- the bank and its classes

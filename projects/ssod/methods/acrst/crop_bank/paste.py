@@ -8,7 +8,7 @@ pixels of the view.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
+from typing import Any, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -146,7 +146,7 @@ class PasteCrops:
         *,
         labeled: Instances,
         probabilities: np.ndarray,
-        file_names: Dict[str, FileNames],
+        file_names: Mapping[str, Union[FileNames, Sequence[str]]],
     ) -> None:
         self.settings = settings
         self.labeled = labeled

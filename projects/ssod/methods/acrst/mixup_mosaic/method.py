@@ -16,7 +16,6 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList
 from detectron2.structures import BoxMode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
@@ -24,6 +23,7 @@ from torch import Tensor
 from ssod.data.augmentation import StrongAugmentation
 from ssod.data.mapper import UnreadableImage, read_image
 from ssod.data.masks import decode_mask
+from ssod.data.packed import PackedRecords
 from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
 from ssod.detectors.base import Capability
@@ -84,7 +84,7 @@ class MixWithLabeled:
         masks: bool = False,
     ) -> None:
         self.name, self.masks = name, masks
-        self.records = DatasetFromList(list(records))
+        self.records = PackedRecords.of(records)
         self.image_format, self.strong, self.flip = image_format, strong, flip
         self.flip_prob, self.attempts = flip_prob, attempts
         self.mosaic_prob, self.mixup_prob = mosaic_prob, mixup_prob

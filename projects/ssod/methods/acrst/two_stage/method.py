@@ -18,16 +18,16 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
 from ssod.config import class_number
-from ssod.data.records import trained_classes
+from ssod.data.label_columns import images_per_class, label_columns
 from ssod.detectors.base import Capability
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.two_stage.filter import MODES, two_stage_mask
 from ssod.methods.acrst.two_stage.multi_label import (
     MultiLabelHead,
-    image_prior,
     multi_label_loss,
     present_classes,
+    prior_of_counts,
 )
 from ssod.methods.base import (
     METHOD_REGISTRY,
@@ -162,8 +162,8 @@ class TwoStageFilter(Method):
 
     def setup(self, data: TrainingData) -> None:
         self.class_names = list(data.class_names)
-        labels = [trained_classes(record) for record in data.labeled]
-        self.prior = image_prior(labels, self.num_classes)
+        present = images_per_class(label_columns(data.labeled), self.num_classes)
+        self.prior = prior_of_counts(torch.from_numpy(present).float(), len(data.labeled))
 
     def attach(self, student: GeneralizedRCNN) -> None:
         self.add_head(student, MultiLabelHead.for_detector(student, self.prior))

@@ -100,12 +100,16 @@ def image_prior(class_sets: Sequence[Sequence[int]], num_classes: int) -> Tensor
     Args:
         class_sets: the classes of each image's labels. Repetitions do not matter.
     """
-    count = len(class_sets)
-    if count == 0:
-        return torch.full((num_classes,), 0.5)
     present = torch.zeros(num_classes)
     for labels in class_sets:
         present[list(set(labels))] += 1
+    return prior_of_counts(present, len(class_sets))
+
+
+def prior_of_counts(present: Tensor, count: int) -> Tensor:
+    """`image_prior` from the (K,) images that contain each class, of `count` images."""
+    if count == 0:
+        return torch.full_like(present, 0.5)
     return (present / count).clamp(0.5 / count, 1 - 0.5 / count)
 
 

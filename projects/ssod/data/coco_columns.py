@@ -1,0 +1,339 @@
+"""The records of a large COCO file as columns, without a dict for each image or annotation.
+
+It reads plain files alone: whole numbers as ids, sizes and crowd flags, four numbers as boxes. For
+anything else it gives up (`Irregular`), and `CocoSet` reads the file as it reads small ones. What
+both read is equal, messages included.
+
+Shapes: n images and a annotations of the file, in the file's order; A annotations that are kept.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from ssod.data.box_layout import BoxLayout
+from ssod.data.boxes import SkippedBoxes, box_problems
+from ssod.data.coco_content import category_map, tidy_categories
+from ssod.data.coco_schema import check_structure
+from ssod.data.columns import Choices, Column, Lists, Maybe, Numbers, Table, ends_of, smallest
+from ssod.data.json_lists import Irregular, lists_of
+from ssod.data.packed import PackedRecords, Part
+from ssod.data.paths_column import PathsBuilder
+from ssod.data.records import read_image_size
+from ssod.errors import UserError
+
+try:
+    import msgspec
+except ImportError:  # an extra: large files are then read like small ones
+    msgspec = None  # type: ignore[assignment]
+
+_NO_ID = -1
+_FAR = 1e9  # no image has such a size
+_ENDLESS = 1e300  # no box has such numbers
+
+
+@dataclass
+class CocoColumns:
+    """What was read.
+
+    Attributes:
+        records: in the order of the image ids.
+        categories: by class index, unchanged. [] if labels were not read.
+        conforming: whether COCO's own evaluation may read the file.
+    """
+
+    records: PackedRecords
+    categories: List[Dict[str, Any]] = field(default_factory=list)
+    conforming: bool = False
+
+
+def can_read() -> bool:
+    """Whether the package that decodes the blocks is installed."""
+    return msgspec is not None
+
+
+def read_columns(path: str, root: str, *, labeled: bool) -> CocoColumns:
+    """The images of a file, and their labels if asked for. Unusable boxes are skipped and reported.
+
+    Args:
+        root: the folder of the images.
+
+    Raises:
+        Irregular: the file has parts that need the ordinary reader.
+    """
+    if not os.path.isdir(root):
+        raise Irregular(root)
+    images, boxes = _Images(PathsBuilder(root, compared=labeled)), _Boxes()
+    categories: List[Dict[str, Any]] = []
+    for key, entries in lists_of(path, _decoders(labeled)):
+        if key == "images":
+            images.add(entries)
+        elif key == "annotations" and labeled:
+            boxes.add(entries)
+        elif key == "categories" and labeled:
+            categories += entries
+    images.finish()
+    if not labeled:
+        return CocoColumns(PackedRecords([Part(images.table(), images.order)]))
+    return _with_labels(path, images, boxes, categories)
+
+
+# ---------------------------------------------------------------- entries
+
+
+def _decoders(labeled: bool) -> Dict[str, Callable[[bytes], List[Any]]]:
+    unset = Union[int, msgspec.UnsetType]
+    number = Union[int, float, msgspec.UnsetType]
+
+    def entry(name: str, fields: List[Any]) -> Callable[[bytes], List[Any]]:
+        return _checked(List[msgspec.defstruct(name, fields, gc=False)])  # type: ignore[misc]
+
+    decoders = {
+        "images": entry(
+            "Image",
+            [("id", int), ("file_name", str)]
+            + [(key, Optional[int], None) for key in ("height", "width")],
+        )
+    }
+    if labeled:
+        decoders["categories"] = _checked(List[Dict[str, Any]])
+        decoders["annotations"] = entry(
+            "Annotation",
+            [
+                ("image_id", int),
+                ("category_id", int),
+                ("bbox", Tuple[float, float, float, float]),
+                ("id", unset, msgspec.UNSET),
+                ("area", number, msgspec.UNSET),
+                ("iscrowd", unset, msgspec.UNSET),
+            ],
+        )
+    return decoders
+
+
+def _checked(kind: Any) -> Callable[[bytes], List[Any]]:
+    decode = msgspec.json.Decoder(kind).decode
+
+    def checked(content: bytes) -> List[Any]:
+        try:
+            return decode(content)
+        except msgspec.ValidationError as error:  # complete JSON, but of another kind
+            raise Irregular(str(error)) from None
+
+    return checked
+
+
+def _integers(values: List[Any]) -> np.ndarray:
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        raise Irregular("a number above 64 bits") from None
+
+
+class _Images:
+    """Attributes after `finish`: ids, heights, widths: int64 (n,), 0 for unknown sizes. order: the
+    places in the order of the ids. None if the file has that order.
+    """
+
+    def __init__(self, paths: PathsBuilder) -> None:
+        self._paths = paths
+        self._parts: List[Tuple[np.ndarray, ...]] = []
+        self._table: Optional[Table] = None
+
+    def add(self, entries: List[Any]) -> None:
+        names = [entry.file_name for entry in entries]
+        if not all(names) or "\\" in "".join(names):
+            raise Irregular("a file name that is empty or has back-slashes")
+        self._paths.add(names)
+        columns = ([entry.id for entry in entries],) + tuple(
+            [getattr(entry, key) or 0 for entry in entries] for key in ("height", "width")
+        )
+        self._parts.append(tuple(map(_integers, columns)))
+
+    def finish(self) -> None:
+        if not self._parts or not len(self._paths):
+            raise Irregular("no images")
+        self.ids, heights, widths = (np.concatenate(part) for part in zip(*self._parts))
+        self._parts = []
+        # Converters write 0 or -1 if they do not know a size.
+        known = (heights > 0) & (widths > 0) & (heights < _FAR) & (widths < _FAR)
+        self.heights, self.widths = np.where(known, heights, 0), np.where(known, widths, 0)
+        ascending = len(self.ids) < 2 or bool((np.diff(self.ids) > 0).all())
+        self.order = None if ascending else np.argsort(self.ids, kind="stable")
+        if self.order is not None and (np.diff(self.ids[self.order]) == 0).any():
+            raise Irregular("an id twice")
+
+    def places_of(self, ids: np.ndarray) -> np.ndarray:
+        """The place of the image with each id, -1 if there is none."""
+        ordered = self.ids if self.order is None else self.ids[self.order]
+        place = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
+        there = ordered[place] == ids
+        return np.where(there, place if self.order is None else self.order[place], -1)
+
+    def read_missing_sizes(self) -> None:
+        """From the images' headers, because boxes cannot be judged without a size."""
+        names = self.table().columns["file_name"]
+        for place in np.flatnonzero(self.heights == 0).tolist():
+            try:
+                size = read_image_size(names.span(place, place + 1)[0])
+            except OSError:
+                continue  # the loader reports it
+            self.heights[place], self.widths[place] = size
+
+    def table(self, annotations: Optional[Column] = None) -> Table:
+        if self._table is None:
+            self._table = Table({"file_name": self._paths.finish()}, len(self.ids))
+        columns = {**self._table.columns, "image_id": Numbers(smallest(self.ids))}
+        known = self.heights > 0
+        for key, sizes in (("height", self.heights), ("width", self.widths)):
+            column = Numbers(smallest(sizes if known.all() else sizes[known]))
+            columns[key] = column if known.all() else Maybe(column, ends_of(known))
+        if annotations is not None:
+            columns["annotations"] = annotations
+        return Table(columns, len(self.ids))
+
+    def has_repeated_files(self) -> bool:
+        return self._paths.has_repetitions()
+
+
+class _Boxes:
+    """The annotations of a file as arrays (a,); `ids` is -1 and `areas` NaN if there is none."""
+
+    def __init__(self) -> None:
+        self._parts: List[Tuple[np.ndarray, ...]] = []
+
+    def add(self, entries: List[Any]) -> None:
+        unset = msgspec.UNSET
+        ids = [_NO_ID if entry.id is unset else entry.id for entry in entries]
+        areas = [np.nan if entry.area is unset else entry.area for entry in entries]
+        crowds = [0 if entry.iscrowd is unset else bool(entry.iscrowd) for entry in entries]
+        given = [entry.id is not unset for entry in entries]
+        flagged = all(entry.iscrowd is not unset for entry in entries)
+        self._parts.append(
+            (
+                _integers([entry.image_id for entry in entries]),
+                _integers([entry.category_id for entry in entries]),
+                np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4),
+                _integers(ids),
+                np.array(given, dtype=bool),
+                np.array(areas, dtype=np.float64),
+                np.array(crowds, dtype=np.int8),
+                np.full(len(entries), flagged),
+            )
+        )
+
+    def finish(self) -> None:
+        columns = [np.concatenate(part) for part in zip(*self._parts)]
+        self._parts = []
+        self.images, self.categories, self.boxes, self.ids = columns[:4]
+        self.has_id, self.areas, self.crowds, flagged = columns[4:]
+        self.all_flagged = bool(flagged.all())
+        if (np.abs(self.boxes) >= _ENDLESS).any():
+            raise Irregular("a box with endless numbers")
+
+    def label(self, number: int) -> str:
+        return f"annotation {self.ids[number]}" if self.has_id[number] else f"annotations[{number}]"
+
+    def corners(self) -> np.ndarray:
+        """XYXY."""
+        found = self.boxes.copy()
+        found[:, 2:] += found[:, :2]
+        return found
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _with_labels(
+    path: str, images: _Images, boxes: _Boxes, categories: List[Dict[str, Any]]
+) -> CocoColumns:
+    try:
+        check_structure(path, {"categories": categories}, ("categories",))
+        tidy_categories(categories)
+        mapping = category_map(path, categories)
+    except UserError as error:  # the ordinary reader may find another fault first
+        raise Irregular(str(error)) from None
+    boxes.finish()
+    if images.has_repeated_files() or not all(type(c["id"]) is int for c in categories):
+        raise Irregular("repeated files, or ids of categories that are texts")
+    place = images.places_of(boxes.images)
+    classes = _class_indices(boxes.categories, {key: value[0] for key, value in mapping.items()})
+    listed = place >= 0
+    if (classes[listed] < 0).any():
+        raise Irregular("a category that the file does not list")
+    sizes_given = bool((images.heights > 0).all())
+    images.read_missing_sizes()
+    corners = boxes.corners()
+    height, width = images.heights[place], images.widths[place]
+    layout = BoxLayout(path)
+    layout.add_all(corners[listed], height[listed], width[listed])
+    problems = box_problems(corners, height, width)
+    kept = listed.copy()
+    kept[list(problems)] = False
+    skipped = SkippedBoxes(path)
+    names = images.table().columns["file_name"]
+    for number in np.flatnonzero(~kept).tolist():
+        if not listed[number]:
+            skipped.add(boxes.label(number), "of images that the file does not list")
+        else:
+            name = names.span(int(place[number]), int(place[number]) + 1)[0]
+            skipped.add(boxes.label(number), problems[number], name)
+    conforming = (
+        sizes_given and bool(listed.all()) and _conforms(boxes, categories) and not _odd(corners)
+    )
+    del corners, height, width
+    layout.check()
+    skipped.report()
+    annotations = _annotations(boxes, place, classes, kept, len(images.ids))
+    part = Part(images.table(annotations), images.order)
+    ordered = sorted(categories, key=lambda c: c["id"])
+    return CocoColumns(PackedRecords([part]), ordered, conforming)
+
+
+def _class_indices(categories: np.ndarray, indices: Dict[int, int]) -> np.ndarray:
+    """The class index of each category id, -1 if there is none."""
+    known, inverse = np.unique(categories, return_inverse=True)
+    return np.array([indices.get(int(key), -1) for key in known], dtype=np.int64)[inverse]
+
+
+def _annotations(
+    boxes: _Boxes, place: np.ndarray, classes: np.ndarray, kept: np.ndarray, images: int
+) -> Lists:
+    """The kept annotations as the lists of the images, each in the file's order."""
+    number = np.flatnonzero(kept)
+    number = number[np.argsort(place[number], kind="stable")]
+    counts = np.bincount(place[number], minlength=images)
+    own = boxes.boxes[number]
+    columns: Dict[str, Column] = {
+        "bbox": Lists(Numbers(own.reshape(-1)), 4, len(own)),
+        "bbox_mode": Choices([BoxMode.XYWH_ABS], len(own)),
+        "category_id": Numbers(smallest(classes[number])),
+        "iscrowd": Numbers(boxes.crowds[number]),
+    }
+    areas = boxes.areas[number]
+    # An area of its own is a mask's.
+    masks = np.isfinite(areas) & (areas > 0) & (areas != own[:, 2] * own[:, 3])
+    if masks.any():
+        columns["area"] = Maybe(Numbers(areas[masks]), ends_of(masks))
+    return Lists(Table(columns, len(own)), ends_of(counts), images)
+
+
+def _odd(corners: np.ndarray) -> bool:
+    """Whether a box has no area or lies left of or above every image."""
+    nothing = np.zeros(len(corners), dtype=np.int64)
+    return bool(box_problems(corners, nothing, nothing))
+
+
+def _conforms(boxes: _Boxes, categories: List[Dict[str, Any]]) -> bool:
+    return bool(
+        boxes.has_id.all()
+        and (boxes.ids > 0).all()
+        and len(np.unique(boxes.ids)) == len(boxes.ids)
+        and (boxes.areas > 0).all()
+        and boxes.all_flagged
+    )
