@@ -53,6 +53,7 @@ GROUPS: Dict[str, Tuple[Command, ...]] = {
         Command("diagnose", "ssod.tools.diagnose", "what limits learning without labels"),
         Command("benchmark", "ssod.tools.benchmark", "where the time of a step goes"),
         Command("traffic", "ssod.tools.traffic", "bytes that ranks send each other in a step"),
+        Command("scale", "ssod.tools.scale", "start and memory with millions of images"),
         Command("gpu-evidence", "ssod.tools.gpu_evidence", "tests and step times on a GPU"),
     ),
     "Deploy": (

@@ -135,6 +135,20 @@ def _integers(values: List[Any]) -> np.ndarray:
         raise Irregular("a number above 64 bits") from None
 
 
+def _ascend(values: np.ndarray) -> bool:
+    """Whether each value is above the one before it."""
+    return bool((values[1:] > values[:-1]).all())
+
+
+def _given(values: List[Any], default: Any) -> Tuple[np.ndarray, List[Any]]:
+    """Which values are given, bool (n,), and the values, with a default for the others."""
+    unset = msgspec.UNSET
+    if unset not in values:
+        return np.ones(len(values), dtype=bool), values
+    given = np.fromiter((v is not unset for v in values), dtype=bool, count=len(values))
+    return given, [default if v is unset else v for v in values]
+
+
 class _Images:
     """Attributes after `finish`: ids, heights, widths: int64 (n,), 0 for unknown sizes. order: the
     places in the order of the ids. None if the file has that order.
@@ -150,8 +164,10 @@ class _Images:
         if not all(names) or "\\" in "".join(names):
             raise Irregular("a file name that is empty or has back-slashes")
         self._paths.add(names)
-        columns = ([entry.id for entry in entries],) + tuple(
-            [getattr(entry, key) or 0 for entry in entries] for key in ("height", "width")
+        columns = (
+            [entry.id for entry in entries],
+            [entry.height or 0 for entry in entries],
+            [entry.width or 0 for entry in entries],
         )
         self._parts.append(tuple(map(_integers, columns)))
 
@@ -163,9 +179,8 @@ class _Images:
         # Converters write 0 or -1 if they do not know a size.
         known = (heights > 0) & (widths > 0) & (heights < _FAR) & (widths < _FAR)
         self.heights, self.widths = np.where(known, heights, 0), np.where(known, widths, 0)
-        ascending = len(self.ids) < 2 or bool((np.diff(self.ids) > 0).all())
-        self.order = None if ascending else np.argsort(self.ids, kind="stable")
-        if self.order is not None and (np.diff(self.ids[self.order]) == 0).any():
+        self.order = None if _ascend(self.ids) else np.argsort(self.ids, kind="stable")
+        if self.order is not None and not _ascend(self.ids[self.order]):
             raise Irregular("an id twice")
 
     def places_of(self, ids: np.ndarray) -> np.ndarray:
@@ -208,22 +223,19 @@ class _Boxes:
         self._parts: List[Tuple[np.ndarray, ...]] = []
 
     def add(self, entries: List[Any]) -> None:
-        unset = msgspec.UNSET
-        ids = [_NO_ID if entry.id is unset else entry.id for entry in entries]
-        areas = [np.nan if entry.area is unset else entry.area for entry in entries]
-        crowds = [0 if entry.iscrowd is unset else bool(entry.iscrowd) for entry in entries]
-        given = [entry.id is not unset for entry in entries]
-        flagged = all(entry.iscrowd is not unset for entry in entries)
+        has_id, ids = _given([entry.id for entry in entries], _NO_ID)
+        _, areas = _given([entry.area for entry in entries], np.nan)
+        flagged, crowds = _given([entry.iscrowd for entry in entries], 0)
         self._parts.append(
             (
                 _integers([entry.image_id for entry in entries]),
                 _integers([entry.category_id for entry in entries]),
                 np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4),
                 _integers(ids),
-                np.array(given, dtype=bool),
+                has_id,
                 np.array(areas, dtype=np.float64),
-                np.array(crowds, dtype=np.int8),
-                np.full(len(entries), flagged),
+                (_integers(crowds) != 0).astype(np.int8),
+                flagged,
             )
         )
 
@@ -297,8 +309,14 @@ def _with_labels(
 
 def _class_indices(categories: np.ndarray, indices: Dict[int, int]) -> np.ndarray:
     """The class index of each category id, -1 if there is none."""
-    known, inverse = np.unique(categories, return_inverse=True)
-    return np.array([indices.get(int(key), -1) for key in known], dtype=np.int64)[inverse]
+    found = np.full(len(categories), -1, dtype=np.int16 if len(indices) < 2**15 else np.int64)
+    keys = np.array(sorted(indices), dtype=np.int64)
+    values = np.array([indices[key] for key in keys.tolist()], dtype=found.dtype)
+    if len(keys):
+        place = np.minimum(np.searchsorted(keys, categories), len(keys) - 1)
+        there = keys[place] == categories
+        found[there] = values[place[there]]
+    return found
 
 
 def _annotations(
@@ -333,7 +351,7 @@ def _conforms(boxes: _Boxes, categories: List[Dict[str, Any]]) -> bool:
     return bool(
         boxes.has_id.all()
         and (boxes.ids > 0).all()
-        and len(np.unique(boxes.ids)) == len(boxes.ids)
+        and (_ascend(boxes.ids) or _ascend(np.sort(boxes.ids)))
         and (boxes.areas > 0).all()
         and boxes.all_flagged
     )

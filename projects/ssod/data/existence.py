@@ -38,15 +38,21 @@ def missing_files(paths: Iterable[str]) -> List[str]:
         if _ADDRESS.match(path):
             continue
         if folder not in listed:
-            listed[folder] = _names_in(folder)
+            listed[folder] = names_in(folder)
         if name in listed[folder]:
             continue
-        if len(missing) >= _ASKED or not os.path.exists(path):
+        if len(missing) >= _ASKED or not is_there(path):
             missing.append(path)
     return missing
 
 
-def _names_in(folder: str) -> Set[str]:
+def is_there(path: str) -> bool:
+    """Whether a path leads to a file."""
+    return os.path.exists(path)
+
+
+def names_in(folder: str) -> Set[str]:
+    """The names in a folder, without any if it cannot be listed."""
     try:
         return set(os.listdir(folder or "."))
     except OSError:
@@ -74,7 +80,7 @@ def drop_missing(
     asked = rows[:: max(1, len(rows) // _SAMPLE)] if sample else rows
     paths = map(str, asked.column("file_name"))
     if sample:
-        missing = [path for path in paths if not _ADDRESS.match(path) and not os.path.exists(path)]
+        missing = [path for path in paths if not _ADDRESS.match(path) and not is_there(path)]
     else:
         missing = missing_files(paths)
     few = not sample and len(missing) <= _TOLERATED * len(rows)
@@ -104,10 +110,10 @@ def _near(path: str) -> str:
     if os.path.islink(path):
         return " (it is a link that leads nowhere)"
     folder, name = os.path.split(path)
-    found = next((n for n in sorted(_names_in(folder)) if n.lower() == name.lower()), None)
+    found = next((n for n in sorted(names_in(folder)) if n.lower() == name.lower()), None)
     stem = os.path.splitext(name)[0].lower()
     found = found or next(
-        (n for n in sorted(_names_in(folder)) if os.path.splitext(n)[0].lower() == stem), None
+        (n for n in sorted(names_in(folder)) if os.path.splitext(n)[0].lower() == stem), None
     )
     if found:
         return f" (the folder holds {found})"

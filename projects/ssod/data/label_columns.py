@@ -15,6 +15,8 @@ from detectron2.structures import BoxMode
 from ssod.data.columns import Choices, Column, Lists, Maybe, Numbers
 from ssod.data.packed import PackedRecords, Part, columns_of
 
+_TABLE = 1 << 22  # entries of a table of images and classes
+
 
 @dataclass(frozen=True)
 class LabelColumns:
@@ -69,8 +71,8 @@ def repeat_factors(image: np.ndarray, classes: np.ndarray, size: int, rare: floa
     Gupta et al., "LVIS", CVPR 2019, `max over classes of max(1, sqrt(rare / frequency))`.
 
     Args:
-        image, classes: int64 (A,) of each box. size: N. rare: the frequency below which a class is
-            rare.
+        image, classes: int64 (A,) of each box, with images in ascending order. size: N. rare: the
+            frequency below which a class is rare.
     """
     factors = np.ones(size)
     if len(classes):
@@ -95,9 +97,19 @@ def boxes_per_class(labels: LabelColumns, num_classes: int) -> np.ndarray:
 
 
 def _unique_pairs(image: np.ndarray, classes: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Each (image, class) once, in order. A table of some images at a time takes less than sorting
+    all pairs. image: ascending.
+    """
     span = int(classes.max()) + 1
-    keys = np.unique(image * span + classes)
-    return keys // span, keys % span
+    step = max(1, _TABLE // span)
+    keys: List[np.ndarray] = []
+    for first in range(0, int(image[-1]) + 1, step):
+        start, stop = np.searchsorted(image, [first, first + step])
+        table = np.zeros(step * span, dtype=bool)
+        table[(image[start:stop] - first) * span + classes[start:stop]] = True
+        keys.append(np.flatnonzero(table) + first * span)
+    found = np.concatenate(keys)
+    return found // span, found % span
 
 
 def _of_part(part: Part) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:

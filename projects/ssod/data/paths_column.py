@@ -33,7 +33,9 @@ class PathsBuilder:
         if "/" in joined:
             parts = [name.rpartition("/") for name in names]
             names = [name for _, _, name in parts]
-            folders = [self._number(head + slash) for head, slash, _ in parts]
+            heads = [head + slash for head, slash, _ in parts]
+            known = {head: self._number(head) for head in dict.fromkeys(heads)}
+            folders = [known[head] for head in heads]
             joined = "".join(names)
         else:
             folders = [self._number("")] * count
