@@ -23,6 +23,7 @@ from ssod.data.packed import PackedRecords
 from ssod.engine import loading
 from ssod.engine import trainer as trainer_module
 from ssod.engine.hooks import PublishSnapshots
+from ssod.methods import Method
 
 _MIB = 2**20
 
@@ -128,7 +129,8 @@ def _start(cfg: CfgNode, stages: Stages) -> Any:
         methods = build(cfg)
         for name, method in methods.items():
             parts.append(f"{name}.setup")
-            method.setup = stages.timed(parts[-1], method.setup)
+            assert isinstance(method, Method)
+            method.setup = stages.timed(parts[-1], method.setup)  # type: ignore[method-assign]
         return methods
 
     check = stages.timed(parts[0], trainer_module.check_split_hashes)
@@ -194,7 +196,11 @@ def format_scale(found: Dict[str, Any]) -> str:
     )
     process, record = found["process_bytes"], found["record_bytes"]
     memory = [
-        [f"records of {name} images", record[name] / _MIB, record[name] / max(1, found[name])]
+        [
+            f"records of {name} images".replace("labeled", "labelled"),
+            record[name] / _MIB,
+            record[name] / max(1, found[name]),
+        ]
         for name in ("labeled", "unlabeled")
     ]
     memory += [[f"main process, {when}", process[when] / _MIB, None] for when in process]

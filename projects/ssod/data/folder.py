@@ -8,9 +8,11 @@ import logging
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
+from ssod.data.columns import Column, pack_values
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
+from ssod.data.paths_column import image_records
 from ssod.data.records import IMAGE_SUFFIXES, Record, is_image
 from ssod.errors import UserError, relative_to
 
@@ -27,7 +29,7 @@ def _is_new(folder: str, visited: Set[str]) -> bool:
 
 
 # (folder, time of its last change) -> its images, so that the folder is walked once per run.
-_listings: Dict[Tuple[str, int], List[str]] = {}
+_listings: Dict[Tuple[str, int], Column] = {}
 
 
 def forget_listings() -> None:
@@ -80,8 +82,9 @@ class FolderSet:
             )
         key = self.images, os.stat(self.images).st_mtime_ns
         if key not in _listings:
-            _listings[key] = self._walk()
-        return list(_listings[key])
+            _listings[key] = pack_values(self._walk())
+        listed = _listings[key]
+        return listed.span(0, len(listed))
 
     def _walk(self) -> List[str]:
         found: List[str] = []
@@ -112,16 +115,13 @@ class FolderSet:
             )
         return sorted(found)
 
-    def unlabeled_records(self) -> List[Record]:
+    def unlabeled_records(self) -> Sequence[Record]:
         """Image ids count from 1 in the order of the sorted paths. Sizes are read when first
         needed.
         """
-        return [
-            Record(file_name=os.path.join(self.images, path), image_id=i + 1)
-            for i, path in enumerate(self.relative_paths())
-        ]
+        return image_records(self.images, self.relative_paths())
 
-    def labeled_records(self) -> List[Record]:
+    def labeled_records(self) -> Sequence[Record]:
         raise UserError(
             f"{self.name} is a plain folder without labels: name it in DATASETS.UNLABELED only."
         )

@@ -1,13 +1,16 @@
-"""Builds the column of file names from one block of names after the other."""
+"""The column of the file names below a folder, and records that are images alone."""
 
 from __future__ import annotations
 
 import os
-from typing import Dict, List
+from typing import Dict, List, Sequence
 
 import numpy as np
 
-from ssod.data.columns import Blobs, Column, Paths, ends_of, smallest
+from ssod.data.columns import Blobs, Column, Numbers, Paths, Table, ends_of, smallest
+from ssod.data.packed import PackedRecords, Part
+
+_BLOCK = 1 << 16
 
 
 class PathsBuilder:
@@ -71,3 +74,14 @@ class PathsBuilder:
         ends = ends_of(np.concatenate(self._lengths))
         folder = smallest(np.concatenate(self._folder).astype(np.int64))
         return Paths(list(self._folders), folder, Blobs(data, ends, "text"))
+
+
+def image_records(root: str, names: Sequence[str]) -> PackedRecords:
+    """Records with "file_name", joined to the folder, and "image_id", counted from 1."""
+    if not len(names):
+        return PackedRecords([])
+    paths = PathsBuilder(root)
+    for start in range(0, len(names), _BLOCK):
+        paths.add(list(names[start : start + _BLOCK]))
+    ids = Numbers(smallest(np.arange(1, len(names) + 1)))
+    return PackedRecords([Part(Table({"file_name": paths.finish(), "image_id": ids}, len(names)))])

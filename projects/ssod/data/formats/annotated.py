@@ -31,6 +31,7 @@ from ssod.data.formats.geometry import Point
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import class_list, optional_path, resolve_path
 from ssod.data.masks import read_mask
+from ssod.data.paths_column import image_records
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError
 
@@ -289,16 +290,12 @@ class AnnotatedSet(ABC):
     def has_labels(self) -> bool:
         return True
 
-    def unlabeled_records(self) -> List[Record]:
+    def unlabeled_records(self) -> Sequence[Record]:
         """Every image of the set, labelled or not, without annotations.
 
         Image ids count from 1 in the order of the paths.
         """
-        root = self.image_root
-        return [
-            Record(file_name=os.path.join(root, path), image_id=i + 1)
-            for i, path in enumerate(self.image_paths())
-        ]
+        return image_records(self.image_root, self.image_paths())
 
     def labeled_records(self) -> List[Record]:
         """The labelled images, with "annotations" (class indices; XYXY boxes).
