@@ -2,91 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 import yaml
+from plotly.offline import get_plotlyjs
 
+from report_rig import write_run
+from ssod.errors import UserError
 from ssod.methods import get_method
 from ssod.plotting.run_data import RunData, load_runs
 from ssod.plotting.section import Section
 from ssod.report.class_histogram import count_boxes
 from ssod.report.gallery import _detections
-from ssod.report.page import build_page
-
-SUMMARY: Dict[str, Any] = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.8, "kl": 0.125}
-
-
-def write_run(root: Path, squares: Path, name: str, methods: list[str]) -> str:
-    """A run folder with everything in it."""
-    folder = root / name
-    (folder / "pseudo_quality").mkdir(parents=True)
-    declared = {
-        "FORMAT": "coco",
-        "ANNOTATIONS": str(squares / "test.json"),
-        "IMAGES": str(squares / "test"),
-    }
-    config = {
-        "SOLVER": {"MAX_ITER": 40},
-        "DATASETS": {"TRAIN": ["few"], "VAL": [], "TEST": ["page_test"], "UNLABELED": ["many"]},
-        "SSOD": {"METHODS": methods, "BURN_IN_STEPS": 10, "DATASETS": {"page_test": declared}},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    lines = [
-        {
-            "iteration": step,
-            "total_loss": 2.0,
-            "loss_cls": 1.0,
-            "loss_cls_unlabeled": 0.5,
-            "pseudo/boxes_per_image": 1.5,
-            "pseudo/candidates_per_image": 4.0,
-            "teacher/bbox/AP": 10.0 + step,
-            "student/bbox/AP": 9.0,
-            "teacher/bbox/AP-red": 3.0,
-        }
-        for step in (19, 39)
-    ]
-    (folder / "metrics.json").write_text("\n".join(json.dumps(line) for line in lines) + "\n")
-    row = {"precision": 0.5, "recall": 0.25, "mean_iou": 0.8, "count": 4, "truth": 8}
-    measured = {**SUMMARY, "per_class": {"red": row, "green": {**row, "precision": float("nan")}}}
-    picture = folder / "image.png"
-    cv2.imwrite(str(picture), np.full((40, 60, 3), 200, np.uint8))
-    image = {
-        "file_name": str(picture),
-        "boxes": [[5, 5, 20, 20]],
-        "classes": [0],
-        "scores": [0.9],
-        "truth_boxes": [[5, 5, 21, 21], [30, 5, 50, 30]],
-        "truth_classes": [0, 1],
-    }
-    record = {
-        "step": 40,
-        "classes": ["red", "green"],
-        "sampled_images": 2,
-        "selected": measured,
-        "candidates": measured,
-        "images": [image],
-    }
-    if methods:
-        (folder / "pseudo_quality" / "step_40.json").write_text(json.dumps(record))
-    found = folder / "inference" / "teacher" / "page_test"
-    found.mkdir(parents=True)
-    rows = [
-        {"image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "score": score}
-        for score in (0.9, 0.4)
-    ]
-    (found / "coco_instances_results.json").write_text(json.dumps(rows))
-    (folder / "log.txt").write_text(
-        "[11/21 07:30:34] ssod.engine.hooks WARNING: the teacher sees <almost> nothing\n"
-        "[11/21 07:30:35] ssod.engine.loop WARNING: Cannot use bad.png (broken); another image takes its place. 1 such\n"
-    )
-    return str(folder)
+from ssod.report.page import build_page, packed_plotly
 
 
 def titles(page: str) -> list[str]:
@@ -106,15 +42,17 @@ def test_everything_in_one_file(squares: Path, tmp_path: Path) -> None:
         "Losses",
         "Skipped image files",
     ]
-    assert not re.search(r"(src|href)='?(https?:|//)|<script|@import|url\(", page)
+    # One file: no address but its own anchors, and one copy of the library.
+    assert set(re.findall(r'(?:src|href)="([^#"]{1,11})', page)) == {"data:image/"}
+    assert not re.search(r"@import|url\(", page) and page.count('id="library"') == 1
     # One unlabelled image and six test images, each beside its truth.
-    assert page.count("src='data:image/jpeg;base64,") == 2 * (1 + 6)
+    assert page.count('src="data:image/jpeg;base64,') == 2 * (1 + 6)
     assert "one: 1" in page and "truth: 2" in page  # the low-score detection is not counted
     assert "the teacher sees &lt;almost&gt; nothing" in page and "bad.png: broken" in page
     assert "KL 0.125" in page
-    anchors = re.findall(r"<section id='([^']*)'", page)
+    anchors = re.findall(r'<section id="([^"]*)"', page)
     assert len(set(anchors)) == len(anchors)
-    assert re.findall(r"href='#([^']*)'", page) == anchors
+    assert re.findall(r'href="#([^"]*)"', page) == ["content", *anchors]
 
 
 def test_skipped_boxes_are_counted_and_listed(squares: Path, tmp_path: Path) -> None:
@@ -146,10 +84,10 @@ def test_class_histogram(squares: Path, tmp_path: Path) -> None:
     labeled, unlabeled = count_boxes(runs[0])
     assert sorted(labeled.values()) == sorted(boxes.values()) and unlabeled == labeled
     page = build_page(runs[:2])
-    assert "Data" in titles(page) and page.count("histogram_few: boxes of each class") == 1
+    assert "Data" in titles(page) and page.count(">histogram_few: boxes of each class") == 1
     assert f"labelled: {sum(boxes.values())} boxes" in page
     runs[1].config["SSOD"]["DATASETS"]["histogram_many"] = many
-    assert build_page(runs[:2]).count("histogram_few: boxes of each class") == 2
+    assert build_page(runs[:2]).count(">histogram_few: boxes of each class") == 2
 
 
 def test_several_runs_share_their_charts(squares: Path, tmp_path: Path) -> None:
@@ -161,7 +99,7 @@ def test_several_runs_share_their_charts(squares: Path, tmp_path: Path) -> None:
     assert page.count("<figcaption>AP on page_test</figcaption>") == 1
     assert "a, teacher" in page and "b, student" in page
     # Six test images: two runs and the truth; one unlabelled image: one run and the truth.
-    assert page.count("src='data:image/jpeg;base64,") == 6 * 3 + 2
+    assert page.count('src="data:image/jpeg;base64,') == 6 * 3 + 2
 
 
 def test_run_without_any_evaluation(tmp_path: Path) -> None:
@@ -174,8 +112,42 @@ def test_run_without_any_evaluation(tmp_path: Path) -> None:
 
 
 def test_run_that_has_just_started(tmp_path: Path) -> None:
+    """Without a chart the page does not carry the library."""
     (tmp_path / "config.yaml").write_text("SOLVER: {MAX_ITER: 10}")
-    assert titles(build_page(load_runs([str(tmp_path)]))) == ["Runs", "Average precision"]
+    page = build_page(load_runs([str(tmp_path)]))
+    assert titles(page) == ["Runs", "Average precision"]
+    assert 'id="library"' not in page
+
+
+def test_everything_is_escaped(squares: Path, tmp_path: Path) -> None:
+    """Names of runs, classes and files, and what the log says."""
+    evil = "<script>alert(1)</script>"
+    run = load_runs([write_run(tmp_path, squares, "one", ["ScoreThreshold"])])[0]
+    run.name = evil
+    run.log.append(("11/21 07:30:36", "ssod.x", "WARNING", evil))
+    run.config["DATASETS"]["TRAIN"] = [evil]
+    for record in run.quality.values():
+        record["classes"] = [evil, evil + "2"]
+        for labels in ("selected", "candidates"):
+            record[labels]["per_class"] = {evil: record[labels]["per_class"]["red"]}
+        record["images"].append({**record["images"][0], "file_name": f"/gone/{evil}.png"})
+    page = build_page([run])
+    assert "alert(1)" in page and evil not in page and "</script>alert" not in page
+
+
+def test_plotly_is_named_where_it_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.yaml").write_text("SOLVER: {MAX_ITER: 10}")
+    packed_plotly.cache_clear()
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(UserError, match="pip install plotly"):
+        build_page(load_runs([str(tmp_path)]))
+
+
+def test_library_is_the_installed_one() -> None:
+    code = gzip.decompress(base64.b64decode(packed_plotly())).decode()
+    assert code == get_plotlyjs()
 
 
 def test_pictures_that_are_gone(squares: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Measures the teacher's labels during training, and keeps some for the report's gallery."""
+"""Measures the teacher's labels during training, and keeps those of a sample for the report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor
 
 from ssod.data.mapper import TwoViewMapper, UnreadableImage, seeded_globals
 from ssod.data.masks import RleMasks, as_json
@@ -47,8 +48,8 @@ class PseudoLabelQuality(HookBase):
     The teacher's input is the weak view without its random part: the image resized as for testing.
     Each method's `refine` selects as in training. "candidates" are all labels that the teacher
     found. "selected" are the labels that the main branch would train on. A method may add its own
-    sets (`Method.compared_labels`). If no unlabelled set declares TRUTH, the teacher labels only
-    the gallery's pictures.
+    sets (`Method.compared_labels`). If no unlabelled set declares TRUTH, nothing is measured, and
+    the file has the labels alone.
 
     The hook runs only on rank 0. It changes nothing that training reads: no state, no generator, no
     metric of the step.
@@ -80,10 +81,8 @@ class PseudoLabelQuality(HookBase):
         truth = HiddenTruth(cfg.DATASETS.UNLABELED, class_names, masks=cfg.MODEL.MASK_ON)
         self._truth_masks = truth.masks
         truth.check(records)
-        with_truth = truth.known_among(records)
-        limit = self.SAMPLE if with_truth else self.GALLERY
-        chosen: Sequence[int] = with_truth or range(len(records))
-        rows = [dict(records[chosen[i]]) for i in evenly_spaced(len(chosen), limit)]
+        chosen: Sequence[int] = truth.known_among(records) or range(len(records))
+        rows = [dict(records[chosen[i]]) for i in evenly_spaced(len(chosen), self.SAMPLE)]
         self._sample: List[Tuple[Dict[str, Any], Optional[ImageTruth]]] = [
             (row, truth(row)) for row in rows
         ]
@@ -102,7 +101,7 @@ class PseudoLabelQuality(HookBase):
         """Labels the sample, writes scalars and OUTPUT_DIR/pseudo_quality/step_<step>.json."""
         counts: Dict[str, List[LabelCounts]] = {}
         sizes: List[SizeCounts] = []
-        gallery: List[Dict[str, Any]] = []
+        images: List[Dict[str, Any]] = []
         ious: List[float] = []
         for start in range(0, len(self._sample), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(self._sample)))
@@ -123,20 +122,22 @@ class PseudoLabelQuality(HookBase):
                 kept = row[row.selected]
                 own = (boxes[row.selected], kept.gt_classes, kept.scores)
                 masks, true_masks = None, None
-                if kept.has("gt_masks"):
+                if kept.has("gt_masks") and (truth is not None or index in self._shown):
                     original = sample.geometry.masks_to_original(kept.gt_masks.tensor)
                     masks = RleMasks.encode(original).rles
                     true_masks = self._truth_masks(self._sample[index][0])
                 if truth is not None and masks is not None and true_masks is not None:
                     ious += mask_ious(assign_truth(*own, *truth), masks, true_masks)
-                if index in self._shown:
-                    picture = _picture(sample.file_name, own, truth)
-                    if masks is not None:
-                        picture["masks"] = [as_json(rle) for rle in masks]
-                    if true_masks is not None and all(true_masks):
-                        picture["truth_masks"] = [as_json(rle) for rle in true_masks if rle]
-                    gallery.append(picture)
-        record: Dict[str, Any] = {"step": step, "classes": self.class_names, "images": gallery}
+                image = _image(sample.file_name, own, truth)
+                image["shown"] = index in self._shown
+                if not image["boxes"] and len(row):
+                    image["best"] = _best(boxes, row)
+                if image["shown"] and masks is not None:
+                    image["masks"] = [as_json(rle) for rle in masks]
+                if image["shown"] and true_masks is not None and all(true_masks):
+                    image["truth_masks"] = [as_json(rle) for rle in true_masks if rle]
+                images.append(image)
+        record: Dict[str, Any] = {"step": step, "classes": self.class_names, "images": images}
         if counts:
             record["sampled_images"] = len(counts["selected"])
             for name, own_counts in counts.items():
@@ -189,17 +190,31 @@ class PseudoLabelQuality(HookBase):
                 put(f"{name}-{label}", row[name])
 
 
-def _picture(
+def _image(
     file_name: str, labels: Tuple[Any, Any, Any], truth: Optional[ImageTruth]
 ) -> Dict[str, Any]:
-    """One image of the gallery. Its boxes are in pixels of the file."""
+    """One image of the sample. Its boxes are in pixels of the file."""
     boxes, classes, scores = labels
     row: Dict[str, Any] = {
         "file_name": os.path.abspath(file_name),
-        "boxes": [[round(v, 1) for v in box] for box in boxes.tolist()],
+        "boxes": [_rounded(box) for box in boxes.tolist()],
         "classes": classes.tolist(),
         "scores": [round(v, 3) for v in scores.tolist()],
     }
     if truth is not None:
         row["truth_boxes"], row["truth_classes"] = truth.boxes.tolist(), truth.classes.tolist()
     return row
+
+
+def _best(boxes: Tensor, row: Instances) -> Dict[str, Any]:
+    """The candidate with the highest score, for an image without a label."""
+    index = int(row.scores.argmax())
+    return {
+        "box": _rounded(boxes[index].tolist()),
+        "class": int(row.gt_classes[index]),
+        "score": round(float(row.scores[index]), 3),
+    }
+
+
+def _rounded(box: Sequence[float]) -> List[float]:
+    return [round(value, 1) for value in box]

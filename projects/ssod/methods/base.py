@@ -352,7 +352,7 @@ class Method(nn.Module):
         """This method's part of the report about one run, from the files that the run has written.
         None for no part.
 
-        Charts and tables come from `ssod.plotting.charts` and `ssod.plotting.section`.
+        Charts, tables and pictures come from `ssod.plotting.charts`, `section` and `pictures`.
         `run.series(key)` gives the numbers that the method has put into the event storage. There is
         no model here, and the run may still be going on.
         """

@@ -1,18 +1,26 @@
-"""Charts as inline SVG and HTML: no script, no font, no file beside the page."""
+"""Charts as Plotly figures, which the page's script draws (`ssod.report.page`).
+
+A chart is a box of HTML that holds its figure as JSON. Nothing here needs Plotly.
+"""
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
+from markupsafe import Markup
+
+from ssod.plotting.markup import part
 from ssod.plotting.run_data import Points
-from ssod.plotting.section import legend, number, text
+from ssod.plotting.section import number
 
-_WIDTH, _HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 26
+_LINE_HEIGHT = 260
 _MOST_POINTS = 250
 _MOST_MARKERS = 40
+# A chart of more rows scrolls in a box of its own.
+_MOST_ROWS = 30
 
 
 @dataclass
@@ -33,69 +41,61 @@ def line_chart(
     high: Optional[float] = None,
     marks: Sequence[Tuple[int, str]] = (),
     with_legend: bool = True,
-) -> str:
+) -> Markup:
     """A chart over steps; empty where no line has a point.
 
     Args:
         low, high: ends of the y axis that do not follow the data. marks: (step, label) of vertical
             lines.
-        with_legend: False where one legend serves several charts.
+        with_legend: False where one legend of the section serves several charts.
     """
     lines = [Line(x.label, thin_out(x.points), x.colour, x.dashed) for x in lines if x.points]
     if not lines:
-        return ""
+        return Markup("")
     steps = [step for line in lines for step, _ in line.points]
-    values = [value for line in lines for _, value in line.points]
     last = max(steps)
     # A run that branched off another one has nothing at the left.
     first = min(steps) if min(steps) > last / 2 and len(set(steps)) > 1 else 0
-    bottom, top = _value_range(values, low, high)
-
-    def x(step: float) -> float:
-        return _LEFT + (step - first) / max(1, last - first) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(value: float) -> float:
-        share = (min(max(value, bottom), top) - bottom) / (top - bottom)
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
-    parts = []
-    for tick in ticks(bottom, top):
-        parts.append(
-            f"<line class=rule x1={_LEFT} x2={_WIDTH - _RIGHT} y1={y(tick):.1f} y2={y(tick):.1f} />"
-            f"<text x={_LEFT - 5} y={y(tick) + 4:.1f} text-anchor=end>{tick:.4g}</text>"
-        )
-    for tick in ticks(first, last, 5):
-        if tick == int(tick):
-            anchor = "end" if x(tick) > _WIDTH - 30 else "middle"
-            label = f"{tick / 1000:g}k" if tick >= 10_000 else f"{tick:g}"
-            parts.append(
-                f"<text x={x(tick):.1f} y={_HEIGHT - 8} text-anchor={anchor}>{label}</text>"
-            )
-    for step, label in marks:
-        if first <= step <= last:
-            parts.append(
-                f"<line class=mark x1={x(step):.1f} x2={x(step):.1f} y1={_TOP} y2={_HEIGHT - _BOTTOM}>"
-                f"<title>{text(label)}</title></line>"
-            )
-    for line in lines:
-        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in line.points)
-        dash = " stroke-dasharray='5 4'" if line.dashed else ""
-        parts.append(
-            f"<polyline points='{path}' fill=none stroke='{line.colour}' stroke-width=2{dash} />"
-        )
-        if len(line.points) <= _MOST_MARKERS:
-            parts += [
-                f"<circle cx={x(step):.1f} cy={y(value):.1f} r=3 fill='{'#fff' if line.dashed else line.colour}' stroke='{line.colour}'>"
-                f"<title>{text(line.label)}, step {step}: {value:.4g}</title></circle>"
-                for step, value in line.points
-            ]
+    bottom, top = _value_range([v for line in lines for _, v in line.points], low, high)
+    margin = 0.02 * max(1, last - first)
+    layout = {
+        "hovermode": "x unified",
+        "xaxis": {"range": [first - margin, max(last, first + 1) + margin]},
+        "yaxis": {"range": [bottom, top]},
+        "shapes": [
+            {
+                "type": "line",
+                "x0": step,
+                "x1": step,
+                "yref": "paper",
+                "y0": 0,
+                "y1": 1,
+                "name": label,
+                "line": {"dash": "dot", "width": 1.5},
+            }
+            for step, label in marks
+            if first <= step <= last
+        ],
+    }
+    figure = {"data": [_line_trace(line) for line in lines], "layout": layout}
     keys = [(line.label, line.colour, line.dashed) for line in lines]
-    return (
-        f"<figure class=chart><figcaption>{text(title)}</figcaption>"
-        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role=img aria-label='{text(title)}'>{''.join(parts)}</svg>"
-        + (legend(keys) if with_legend and len(keys) > 1 else "")
-        + "</figure>"
-    )
+    shown = keys if with_legend and len(keys) > 1 else []
+    return part("chart", title, figure, _LINE_HEIGHT, shown, False)
+
+
+def _line_trace(line: Line) -> Dict[str, Any]:
+    few = len(line.points) <= _MOST_MARKERS
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if few else "lines",
+        "name": _plain(line.label),
+        "meta": line.label,
+        "x": [step for step, _ in line.points],
+        "y": [float(f"{value:.5g}") for _, value in line.points],
+        "line": {"color": line.colour, "width": 2, **({"dash": "dash"} if line.dashed else {})},
+        "marker": {"size": 6, "symbol": "circle-open" if line.dashed else "circle"},
+        "hovertemplate": "%{y:.4g}",
+    }
 
 
 def thin_out(points: Points, most: int = _MOST_POINTS) -> Points:
@@ -105,17 +105,6 @@ def thin_out(points: Points, most: int = _MOST_POINTS) -> Points:
         return points
     chunks = [points[i : i + size] for i in range(0, len(points), size)]
     return [(chunk[-1][0], sum(v for _, v in chunk) / len(chunk)) for chunk in chunks]
-
-
-def ticks(low: float, high: float, count: int = 4) -> List[float]:
-    """Round numbers between `low` and `high`, about `count` of them."""
-    if not high > low:
-        return [low]
-    raw = (high - low) / count
-    unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.799)
-    start = math.ceil(low / step - 1e-9)
-    return [i * step for i in range(start, math.floor(high / step + 1e-9) + 1)]
 
 
 def _value_range(
@@ -130,7 +119,8 @@ def _value_range(
     top = top if high is None else high
     if not top > bottom:
         top = bottom + (abs(bottom) * 0.1 or 1.0)
-    return bottom, top + (top - bottom) * (0.04 if high is None else 0.0)
+    margin = 0.04 * (top - bottom)  # so that no point lies on the frame
+    return bottom - margin / 2, top + margin
 
 
 @dataclass
@@ -149,7 +139,7 @@ def bar_chart(
     *,
     maximum: Optional[float] = None,
     digits: int = 2,
-) -> str:
+) -> Markup:
     """Horizontal bars, grouped by row.
 
     Args:
@@ -157,23 +147,53 @@ def bar_chart(
     """
     finite = [v for bars in series for v in bars.values if v is not None and math.isfinite(v)]
     if not finite:
-        return ""
+        return Markup("")
     full = max(finite) if maximum is None else maximum
-    body = []
-    for index, label in enumerate(rows):
-        cells = []
-        for bars in series:
-            value = bars.values[index]
-            shown = value if value is not None and math.isfinite(value) else 0.0
-            width = 100 * min(1.0, shown / full) if full > 0 else 0.0
-            cells.append(
-                f"<div class=bar title='{text(bars.label)}'><u><i style='width:{width:.1f}%;background:{bars.colour}'>"
-                f"</i></u><span>{number(value, digits)}</span></div>"
-            )
-        body.append(f"<div class=row><b>{text(label)}</b><div>{''.join(cells)}</div></div>")
+    layout = {
+        "hovermode": "y unified",
+        "barmode": "group",
+        # Room for the number at the end of a full bar.
+        "xaxis": {"range": [min(0.0, *finite) * 1.18, (full or 1.0) * 1.18]},
+        "yaxis": {
+            "tickvals": list(range(len(rows))),
+            "ticktext": [_shortened(name) for name in rows],
+            "range": [len(rows) - 0.45, -0.55],
+        },
+    }
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": _plain(bars.label),
+            "meta": bars.label,
+            "y": list(range(len(rows))),
+            "x": [_finite(value) for value in bars.values],
+            "customdata": list(rows),
+            "text": [number(value, digits) for value in bars.values],
+            "textposition": "outside",
+            "cliponaxis": False,
+            "marker": {"color": bars.colour},
+            "hovertemplate": f"%{{x:.{digits}f}}",
+        }
+        for bars in series
+    ]
     keys = [(bars.label, bars.colour, False) for bars in series]
-    return (
-        f"<figure class=chart><figcaption>{text(title)}</figcaption>"
-        + (legend(keys) if len(keys) > 1 else "")
-        + f"<div class='bars{' tall' if len(rows) > 30 else ''}'>{''.join(body)}</div></figure>"
+    height = 44 + len(rows) * (10 + 15 * len(series))
+    shown = keys if len(keys) > 1 else []
+    return part(
+        "chart", title, {"data": data, "layout": layout}, height, shown, len(rows) > _MOST_ROWS
     )
+
+
+def _finite(value: Optional[float]) -> Optional[float]:
+    """JSON has no NaN."""
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+def _plain(label: str) -> str:
+    """Plotly reads some tags in a text."""
+    return html.escape(label, quote=False)
+
+
+def _shortened(label: str, most: int = 22) -> str:
+    return _plain(label if len(label) <= most else label[: most - 1] + "…")

@@ -1,14 +1,21 @@
-"""The pieces of a page: sections, tables and legends, as HTML."""
+"""The pieces of a page: sections, tables and legends, as HTML.
+
+Every function takes plain strings, which are escaped, and what other functions of
+`ssod.plotting` return, which is not.
+"""
 
 from __future__ import annotations
 
-import html
 import math
 from dataclasses import dataclass
 from typing import Any, List, Optional, Sequence, Tuple
 
-# Of the runs, in order; readable on white and for colour-blind eyes.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#6a3d9a", "#8c564b")
+from markupsafe import Markup, escape
+
+from ssod.plotting.markup import part
+
+# Of the runs, in order; readable on white, on a dark page, and for colour-blind eyes.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#2a9fb8", "#9170cf", "#a56b5c")
 TRUTH_COLOUR = "#8a8f98"
 
 
@@ -17,8 +24,8 @@ class Section:
     """Part of the page.
 
     Attributes:
-        title: plain text. html: everything below the title; use this module's and
-            `ssod.plotting.charts`' functions.
+        title: plain text. html: everything below the title, as HTML; use this module's functions,
+            and those of `ssod.plotting.charts` and `ssod.plotting.pictures`.
     """
 
     title: str
@@ -29,9 +36,9 @@ def run_colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def text(value: Any) -> str:
+def text(value: Any) -> Markup:
     """Escaped for HTML."""
-    return html.escape(str(value))
+    return escape(str(value))
 
 
 def number(value: Optional[float], digits: int = 1) -> str:
@@ -41,48 +48,65 @@ def number(value: Optional[float], digits: int = 1) -> str:
     return f"{value:.{digits}f}"
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], tall: bool = False) -> str:
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], tall: bool = False) -> Markup:
     """A table in a box that scrolls; the first column names the rows and stays in sight.
 
     Args:
-        headers, rows: cells as HTML, already escaped. tall: limits the height.
+        tall: limits the height.
     """
-    head = "".join(f"<th scope=col>{cell}</th>" for cell in headers)
-    body = "".join(
-        f"<tr><th scope=row>{row[0]}</th>" + "".join(f"<td>{c}</td>" for c in row[1:]) + "</tr>"
-        for row in rows
-    )
-    kind = "scroll tall" if tall else "scroll"
-    return f"<div class='{kind}'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return part("table", headers, rows, tall)
 
 
-def legend(entries: Sequence[Tuple[str, str, bool]]) -> str:
-    """A line of (label, colour, dashed) keys."""
-    parts = [
-        f"<span class=key><i style='border-top:3px {'dashed' if dashed else 'solid'} {colour}'></i>{text(label)}</span>"
-        for label, colour, dashed in entries
-    ]
-    return f"<p class=legend>{''.join(parts)}</p>"
+def legend(entries: Sequence[Tuple[str, str, bool]]) -> Markup:
+    """A line of (label, colour, dashed) keys. A click on one switches its lines off and on: those
+    of its own chart, and of the section's charts that have no legend.
+    """
+    return part("legend", entries)
 
 
-def note(message: str) -> str:
+def heading(words: str) -> Markup:
+    """The title of a part of a section."""
+    return part("heading", words)
+
+
+def remark(words: str) -> Markup:
+    """A paragraph that explains what is seen."""
+    return part("remark", words)
+
+
+def note(message: str) -> Markup:
     """A remark in place of something that is not there."""
-    return f"<p class=note>{text(message)}</p>"
+    return part("note", message)
 
 
-def grid(items: Sequence[str]) -> str:
+def strong(words: str) -> Markup:
+    """Bold."""
+    return part("strong", words)
+
+
+def join(parts: Sequence[str]) -> Markup:
+    """Pieces below each other."""
+    return Markup("").join(parts)
+
+
+def boxed(kind: str, parts: Sequence[str]) -> Markup:
+    """Pieces in a box of a class of the style sheet."""
+    return part("boxed", kind, join(parts))
+
+
+def grid(items: Sequence[str]) -> Markup:
     """Charts side by side, as many as fit."""
-    return f"<div class=grid>{''.join(items)}</div>"
+    return boxed("grid", items)
 
 
-def listing(items: Sequence[str]) -> str:
-    """A bulleted list of escaped HTML."""
-    return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
+def listing(items: Sequence[str]) -> Markup:
+    """A bulleted list."""
+    return part("listing", items)
 
 
-def fold(title: str, content: str) -> str:
+def fold(title: str, content: str) -> Markup:
     """Content that opens on a click."""
-    return f"<details><summary>{text(title)}</summary>{content}</details>"
+    return part("fold", title, content)
 
 
 def unique(values: Sequence[str]) -> List[str]:

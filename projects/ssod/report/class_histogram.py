@@ -13,7 +13,7 @@ from ssod.data.truth import read_truth
 from ssod.errors import UserError
 from ssod.plotting.charts import Bars, bar_chart
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import TRUTH_COLOUR, Section, run_colour
+from ssod.plotting.section import TRUTH_COLOUR, Section, join, run_colour
 from ssod.report.gallery import read_dataset
 from ssod.report.sections import shown_classes
 
@@ -50,7 +50,7 @@ def data_section(runs: Sequence[RunData]) -> Optional[Section]:
         ]
         title = f"{' + '.join(run.get('DATASETS.TRAIN'))}: boxes of each class, log10(1 + count){remark}"
         charts.append(bar_chart(title, names, bars))
-    return Section("Data", "".join(reversed(charts))) if charts else None
+    return Section("Data", join(charts[::-1])) if charts else None
 
 
 def _data_of(run: RunData) -> Tuple[str, ...]:

@@ -7,7 +7,7 @@ import os
 from typing import Any, Dict, List, Optional, Sequence
 
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, number, table, text, unique
+from ssod.plotting.section import Section, heading, join, number, remark, table, unique
 
 FILE = "diagnosis.json"
 
@@ -24,7 +24,7 @@ def diagnosis_section(runs: Sequence[RunData]) -> Optional[Section]:
             with open(os.path.join(folder, FILE), encoding="utf-8") as file:
                 record = json.load(file)
             for name, found in record["datasets"].items():
-                parts.append(f"<h3>{text(os.path.basename(folder))}, tested on {text(name)}</h3>")
+                parts.append(heading(f"{os.path.basename(folder)}, tested on {name}"))
                 parts.append(_rows(record["rows"], found["values"]))
                 parts.append(_costs(found["costs"]))
                 parts.append(_gain(found["gain"]))
@@ -32,17 +32,19 @@ def diagnosis_section(runs: Sequence[RunData]) -> Optional[Section]:
             continue
     if parts:
         parts.append(
-            "<p class=soft>All rows but the first two read the labels of the unlabelled images: they explain the recipe and "
-            "are no results of it.</p>"
+            remark(
+                "All rows but the first two read the labels of the unlabelled images: they explain "
+                "the recipe and are no results of it."
+            )
         )
-    return Section("Diagnosis of the pseudo-labels", "".join(parts)) if parts else None
+    return Section("Diagnosis of the pseudo-labels", join(parts)) if parts else None
 
 
 def _rows(meaning: Dict[str, str], values: Dict[str, Dict[str, float]]) -> str:
     seeds = sorted({int(seed) for row in values.values() for seed in row})
     headers = ["row", *(f"AP, seed {seed}" for seed in seeds)]
     rows = [
-        [text(what), *(number(values.get(name, {}).get(str(seed))) for seed in seeds)]
+        [what, *(number(values.get(name, {}).get(str(seed))) for seed in seeds)]
         for name, what in meaning.items()
     ]
     return table(headers, rows)
@@ -50,7 +52,7 @@ def _rows(meaning: Dict[str, str], values: Dict[str, Dict[str, float]]) -> str:
 
 def _costs(costs: Sequence[Dict[str, Any]]) -> str:
     rows = [
-        [text(cost["what"]), number(cost["points"]["mean"]), number(cost["points"]["spread"])]
+        [cost["what"], number(cost["points"]["mean"]), number(cost["points"]["spread"])]
         for cost in costs
     ]
     return table(["error of the pseudo-labels", "costs AP", "standard error"], rows) if rows else ""
@@ -62,4 +64,4 @@ def _gain(gain: Optional[Dict[str, Any]]) -> str:
     brings = f"Unlabelled images bring {number(gain['recipe']['mean'])} AP"
     if gain["truth"]["mean"] is not None:
         brings += f", with true labels {number(gain['truth']['mean'])}"
-    return f"<p>{brings}.</p>"
+    return remark(f"{brings}.")

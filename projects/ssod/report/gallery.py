@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from dataclasses import dataclass, field
@@ -20,12 +19,12 @@ from ssod.data.pixels import read_pixels
 from ssod.data.readings import register_datasets
 from ssod.data.records import trained_annotations
 from ssod.errors import UserError
+from ssod.plotting.pictures import data_uri
 from ssod.plotting.run_data import RunData
 from ssod.utils.draw import draw_boxes
 
 # Longest side of a picture in pixels; small images are enlarged by whole factors up to it.
 _SIZE = 480
-_ENLARGED = 400
 
 
 @dataclass
@@ -53,13 +52,17 @@ class GalleryImage:
 
 
 def pseudo_label_images(runs: Sequence[RunData]) -> List[GalleryImage]:
-    """The images of each run's latest quality file, in the first run's order."""
+    """The images of each run's latest quality file that are to be shown, in the first run's
+    order.
+    """
     found: Dict[str, GalleryImage] = {}
     for run in runs:
         if not run.quality:
             continue
         record = list(run.quality.values())[-1]
         for row in record.get("images", []):
+            if not row.get("shown", True):
+                continue
             name = row["file_name"]
             image = found.setdefault(name, GalleryImage(name, record.get("classes", [])))
             image.labels[run.name] = Boxes(
@@ -167,14 +170,20 @@ def _decoded(rles: Sequence[Dict[str, Any]]) -> torch.Tensor:
     return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, 1, 1), bool))
 
 
-def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Optional[str]:
-    """A JPEG with boxes as a data URI; None where the file cannot be read."""
+def picture(
+    file_name: str, labels: Boxes, class_names: Sequence[str], size: int = _SIZE
+) -> Optional[str]:
+    """A JPEG with boxes as a data URI; None where the file cannot be read.
+
+    Args:
+        size: its longer side in pixels, at most. A small image is enlarged by a whole factor.
+    """
     try:
         image = read_pixels(file_name, "BGR")
     except Exception:  # Pillow's decoders may raise anything on a damaged file
         return None
     longest = max(image.shape[:2])
-    factor = min(1.0, _SIZE / longest)
+    factor = min(1.0, size / longest)
     if factor < 1.0:
         image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
     drawn = draw_boxes(
@@ -183,8 +192,8 @@ def picture(file_name: str, labels: Boxes, class_names: Sequence[str]) -> Option
         torch.tensor(labels.classes, dtype=torch.int64),
         list(class_names),
         None if labels.scores is None else torch.tensor(labels.scores),
-        scale=max(1, _ENLARGED // longest),
+        scale=max(1, int(0.84 * size) // longest),
         masks=None if labels.masks is None else _decoded(labels.masks),
     )
     encoded = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return data_uri(encoded.tobytes())

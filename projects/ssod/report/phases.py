@@ -10,7 +10,17 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from ssod.plotting.charts import Bars, bar_chart
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, grid, number, run_colour, table, text, unique
+from ssod.plotting.section import (
+    Section,
+    grid,
+    heading,
+    join,
+    number,
+    remark,
+    run_colour,
+    table,
+    unique,
+)
 
 _SUBSETS = ("all", "easy", "difficult")
 
@@ -26,26 +36,26 @@ def phase_section(runs: Sequence[RunData]) -> Optional[Section]:
                 record = json.load(file)
         except (OSError, ValueError):
             continue
-        parts.append(f"<h3>{text(os.path.basename(folder))}</h3>")
+        parts.append(heading(os.path.basename(folder)))
         parts += [_results(name, test) for name, test in record["test"].items()]
         parts.append(_quality(record["labels"]))
         parts.append(grid([_certainty(entry) for entry in record["labels"]]))
-    return Section("Phases", "".join(parts)) if parts else None
+    return Section("Phases", join(parts)) if parts else None
 
 
 def _results(name: str, test: Dict[str, Any]) -> str:
     headers = ["phase"] + [f"{m} {subset}" for subset in _SUBSETS for m in ("AP", "AP50")]
     rows = [
-        [text(label)]
+        [label]
         + [number(row.get(s, {}).get(metric)) for s in _SUBSETS for metric in ("AP", "AP50")]
         for label, row in test["rows"].items()
     ]
     share = number(100 * test["easy_share"], 0)
-    remark = (
-        f"<p class=soft>{text(name)}: {share} % of the images are easy, that is, recall exceeds 1 - precision of what "
-        "the supervised model finds in them. 0 is that model, 1~N and 0~N are ensembles.</p>"
+    meaning = remark(
+        f"{name}: {share} % of the images are easy, that is, recall exceeds 1 - precision of what "
+        "the supervised model finds in them. 0 is that model, 1~N and 0~N are ensembles."
     )
-    return remark + table(headers, rows)
+    return meaning + table(headers, rows)
 
 
 def _quality(labels: Sequence[Dict[str, Any]]) -> str:
@@ -63,10 +73,11 @@ def _quality(labels: Sequence[Dict[str, Any]]) -> str:
         for subset in _SUBSETS:
             row.append(" / ".join(number(100 * value) for value in entry["quality"][subset]))
         rows.append(row)
-    return (
-        "<p class=soft>Pseudo-labels of all unlabelled images against their truth; easy and difficult by the first "
-        "phase's labels.</p>" + table(headers, rows)
+    meaning = remark(
+        "Pseudo-labels of all unlabelled images against their truth; easy and difficult by the "
+        "first phase's labels."
     )
+    return meaning + table(headers, rows)
 
 
 def _certainty(entry: Dict[str, Any]) -> str:

@@ -6,25 +6,29 @@ Each takes the runs and returns None where they have nothing to show.
 from __future__ import annotations
 
 import math
-import os
 import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ssod.errors import UserError
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
+from ssod.plotting.markup import part
 from ssod.plotting.run_data import RunData
 from ssod.plotting.section import (
     TRUTH_COLOUR,
     Section,
+    boxed,
     fold,
     grid,
+    heading,
+    join,
     legend,
     listing,
     note,
     number,
+    remark,
     run_colour,
+    strong,
     table,
-    text,
     unique,
 )
 
@@ -40,10 +44,10 @@ def warning_section(runs: Sequence[RunData]) -> Optional[Section]:
         for when, message in run.warnings:
             seen.setdefault(message, []).append(when)
         for message, times in list(seen.items())[:50]:
-            who = f"<b>{text(run.name)}</b>, " if len(runs) > 1 else ""
             often = f" ({len(times)} times)" if len(times) > 1 else ""
-            items.append(f"{who}{text(times[-1])}{often}: {text(message)}")
-    return Section("Warnings", f"<div class=warn>{listing(items)}</div>") if items else None
+            line = f"{times[-1]}{often}: {message}"
+            items.append(join([strong(run.name), ", ", line]) if len(runs) > 1 else line)
+    return Section("Warnings", boxed("warn", [listing(items)])) if items else None
 
 
 def ap_section(runs: Sequence[RunData]) -> Section:
@@ -62,16 +66,26 @@ def ap_section(runs: Sequence[RunData]) -> Section:
                 found.setdefault((dataset, metric), []).append(line)
     charts = [
         line_chart(
-            f"{metric} on {dataset}" if dataset else metric, lines, low=0.0, marks=_burn_in(runs)
+            f"{metric} on {dataset}" if dataset else metric,
+            lines,
+            low=0.0,
+            marks=_burn_in(runs),
+            with_legend=False,
         )
         for (dataset, metric), lines in sorted(found.items())
     ]
     if not any(charts):
         return Section("Average precision", note("No evaluation yet."))
-    body = grid(charts)
-    if "class=mark" in body:
-        body += "<p class=soft>The dotted line is the end of burn-in.</p>"
+    body = shared_legend([line for lines in found.values() for line in lines]) + grid(charts)
+    if _burn_in(runs):
+        body += remark("The dotted line is the end of burn-in.")
     return Section("Average precision", body)
+
+
+def shared_legend(lines: Sequence[Line]) -> str:
+    """One legend for a section's charts; nothing for a single line."""
+    keys = {line.label: (line.label, line.colour, line.dashed) for line in lines if line.points}
+    return legend(list(keys.values())) if len(keys) > 1 else join([])
 
 
 def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
@@ -90,8 +104,7 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
     names = unique([name for _, _, _, metrics in columns for name in metrics])
     names.sort(key=lambda name: "AP-" in name)  # single classes last
     headers = ["AP in %"] + [
-        (f"{text(run.name)}<br>" if len(runs) > 1 else "")
-        + f"{text(dataset)}<br><span class=soft>{text(how)}</span>"
+        part("lines", run.name if len(runs) > 1 else "", dataset, how)
         for run, dataset, how, _ in columns
     ]
     rows = []
@@ -102,8 +115,8 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
         label = f"class {name[3:]}" if name.startswith("AP-") and not group else name
         if name.startswith("segm/AP-"):
             label = f"class {name[8:]}, masks"
-        cells = [f"<b>{number(v)}</b>" if v == best else number(v) for v in values]
-        rows.append([text(label), *cells])
+        cells = [strong(number(v)) if v == best else number(v) for v in values]
+        rows.append([label, *cells])
     classes = [name for name in names if name.startswith("AP-")][:_MOST_CLASSES]
     bars = [
         Bars(f"{run.name}, {dataset}", [m.get(c) for c in classes], run_colour(runs.index(run)))
@@ -111,7 +124,7 @@ def class_ap_section(runs: Sequence[RunData]) -> Optional[Section]:
     ]
     chart = bar_chart("AP of each class", [name[3:] for name in classes], bars, digits=1)
     kind = "halves" if len(columns) < 3 else "stacked"
-    body = f"<div class={kind}>{table(headers, rows, tall=len(rows) > 30)}{chart}</div>"
+    body = boxed(kind, [table(headers, rows, tall=len(rows) > 30), chart])
     return Section("AP per class", body)
 
 
@@ -131,7 +144,8 @@ def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
         ("mask_iou", "Mean IoU of their masks", 1.0),
         ("kl", "KL(truth ‖ pseudo-labels) of the classes, nats", None),
     )
-    charts = [line_chart("Pseudo-boxes per image", counts, low=0.0)]
+    charts = [line_chart("Pseudo-boxes per image", counts, low=0.0, with_legend=False)]
+    everything = list(counts)
     for key, title, high in measures:
         lines = []
         for index, run in enumerate(runs):
@@ -140,16 +154,18 @@ def pseudo_label_section(runs: Sequence[RunData]) -> Optional[Section]:
                 points = run.quality_series(key, labels)
                 lines.append(Line(label, points, run_colour(index), labels == "candidates"))
         charts.append(line_chart(title, lines, low=0.0, high=high, with_legend=False))
+        everything += lines
     charts = [chart for chart in charts if chart]
     if not charts:
         return None
-    body = (
-        "<p class=soft>Selected: what the main branch trains on. Candidates (dashed): all that the teacher "
-        "detects. A pseudo-label is right if it overlaps a true box of its class with IoU ≥ 0.5, one to one.</p>"
+    body = remark(
+        "Selected: what the main branch trains on. Candidates (dashed): all that the teacher "
+        "detects. A pseudo-label is right if it overlaps a true box of its class with IoU ≥ 0.5, "
+        "one to one."
     )
     measured = [(i, run, _latest_quality(run)) for i, run in enumerate(runs)]
     measured = [(i, run, record) for i, run, record in measured if record]
-    body += grid(charts)
+    body += shared_legend(everything) + grid(charts)
     body += (
         _class_quality(measured)
         if measured
@@ -166,7 +182,7 @@ def _latest_quality(run: RunData) -> Dict[str, Any]:
 def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> str:
     first = measured[0][2]
     truth = {name: row["truth"] for name, row in first["selected"]["per_class"].items()}
-    names, remark = shown_classes(truth)
+    names, which = shown_classes(truth)
 
     def per_class(record: Dict[str, Any], key: str) -> List[Optional[float]]:
         rows = record["selected"]["per_class"]
@@ -205,7 +221,7 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
             classes = row["per_class"].values()
             rows.append(
                 [
-                    text(f"{run.name}, {labels}" if len(measured) > 1 else labels),
+                    f"{run.name}, {labels}" if len(measured) > 1 else labels,
                     str(record["step"]),
                     str(record["sampled_images"]),
                     *(number(row[key], 3) for key in ("precision", "recall", "mean_iou", "kl")),
@@ -213,7 +229,7 @@ def _class_quality(measured: Sequence[Tuple[int, RunData, Dict[str, Any]]]) -> s
                     number(sum(c["truth"] for c in classes), 0),
                 ]
             )
-    return f"<h3>At the last measurement{text(remark)}</h3>{table(headers, rows)}<br>{grid(charts)}"
+    return join([heading(f"At the last measurement{which}"), table(headers, rows), grid(charts)])
 
 
 def shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
@@ -226,55 +242,6 @@ def shown_classes(truth: Dict[str, float]) -> Tuple[List[str], str]:
     half = _MOST_CLASSES // 2
     chosen = ordered[:half] + ordered[-half:]
     return chosen, f" (of {len(truth)} classes the {half} most frequent and the {half} rarest)"
-
-
-def pseudo_label_gallery(runs: Sequence[RunData]) -> Optional[Section]:
-    """Unlabelled images with each run's pseudo-labels beside the truth."""
-    from ssod.report.gallery import pseudo_label_images
-
-    images = pseudo_label_images(runs)
-    if not images:
-        return None
-    steps = [f"{run.name}: step {list(run.quality)[-1]}" for run in runs if run.quality]
-    remark = (
-        f"<p class=soft>The labels that the main branch trains on, of {text('; '.join(steps))}.</p>"
-    )
-    return Section("What the teacher teaches", remark + _pictures(images))
-
-
-def detection_section(runs: Sequence[RunData]) -> Optional[Section]:
-    """The teachers' detections on test or validation images."""
-    from ssod.report.gallery import detection_images
-
-    images, remarks = detection_images(runs)
-    if not images and not remarks:
-        return None
-    remark = "<p class=soft>Of the teacher that was evaluated last, score ≥ 0.5.</p>"
-    return Section("Detections", remark + _pictures(images) + "".join(map(note, remarks)))
-
-
-def _pictures(images: Sequence[Any]) -> str:
-    from ssod.report.gallery import picture
-
-    cards, missing = [], []
-    for image in images:
-        sources = list(image.labels.items())
-        sources += [("truth", image.truth)] if image.truth is not None else []
-        shots = []
-        for name, labels in sources:
-            uri = picture(image.file_name, labels, image.class_names)
-            if uri:
-                caption = f"{text(name)}: {len(labels.boxes)}"
-                shots.append(
-                    f"<figure><figcaption>{caption}</figcaption><img loading=lazy alt='{caption} boxes' src='{uri}'></figure>"
-                )
-        if shots:
-            name = f"<div class=name>{text(os.path.basename(image.file_name))}</div>"
-            cards.append(f"<div><div class=shot>{''.join(shots)}</div>{name}</div>")
-        else:
-            missing.append(image.file_name)
-    remark = f"{len(missing)} images cannot be read here, such as {missing[0]}." if missing else ""
-    return f"<div class=pictures>{''.join(cards)}</div>" + (note(remark) if remark else "")
 
 
 def loss_section(runs: Sequence[RunData]) -> Optional[Section]:
@@ -297,8 +264,7 @@ def loss_section(runs: Sequence[RunData]) -> Optional[Section]:
             ("data_time", "Seconds of waiting for data, per step"),
         )
     ]
-    keys_line = [(run.name, run_colour(i), False) for i, run in enumerate(runs)]
-    head = legend(keys_line) if len(runs) > 1 else ""
+    head = shared_legend(lines("total_loss"))
     return Section("Losses", head + grid(charts) + fold("Learning rate and speed", grid(others)))
 
 
@@ -306,6 +272,7 @@ def activity_section(runs: Sequence[RunData]) -> Optional[Section]:
     """How much each method changed in each step: a chart a method (`Method.activity`)."""
     names = unique([name for run in runs for name in run.get("SSOD.METHODS") or []])
     charts, idle = [], []
+    everything: List[Line] = []
     for name in names:
         lines = [
             Line(run.name, run.series(f"activity_mean/{name}"), run_colour(i))
@@ -313,15 +280,15 @@ def activity_section(runs: Sequence[RunData]) -> Optional[Section]:
         ]
         title = f"{name}: {_activity_unit(name)}"
         charts.append(line_chart(title, lines, low=0.0, marks=_burn_in(runs), with_legend=False))
+        everything += lines
         for line in lines:
             if line.points and not any(value for _, value in line.points):
                 idle.append(f"{name} ({line.label})" if len(runs) > 1 else name)
     if not any(charts):
         return None
-    keys = [(run.name, run_colour(i), False) for i, run in enumerate(runs)]
-    head = legend(keys) if len(runs) > 1 else ""
-    remark = note(f"Changed nothing so far: {', '.join(idle)}.") if idle else ""
-    return Section("What the methods change", head + remark + grid(charts))
+    parts = [shared_legend(everything)]
+    parts += [note(f"Changed nothing so far: {', '.join(idle)}.")] if idle else []
+    return Section("What the methods change", join([*parts, grid(charts)]))
 
 
 def _activity_unit(name: str) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, Dict, List, Optional, Sequence
 
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, fold, listing, text
+from ssod.plotting.section import Section, boxed, fold, heading, listing
 
 _MOST = 100
 
@@ -17,8 +17,8 @@ def skipped_section(runs: Sequence[RunData]) -> Optional[Section]:
     for run in runs:
         files = run.skipped_files
         if files:
-            rows = [f"{text(file)}: {text(why)}" for file, why in files.items()]
-            parts.append(f"<h3>{text(run.name)}: {len(files)} files</h3>" + _listed(rows))
+            rows = [f"{file}: {why}" for file, why in files.items()]
+            parts += [heading(f"{run.name}: {len(files)} files"), _listed(rows)]
     return _section("Skipped image files", parts)
 
 
@@ -27,16 +27,16 @@ def skipped_boxes_section(runs: Sequence[RunData]) -> Optional[Section]:
     parts = []
     for run in runs:
         for source, rows in run.skipped_boxes.items():
-            parts.append(f"<h3>{text(run.name)}: {len(rows)} boxes of {text(source)}</h3>")
+            parts.append(heading(f"{run.name}: {len(rows)} boxes of {source}"))
             reasons = Counter(str(row.get("reason")) for row in rows)
-            parts.append(listing([f"{count} {text(why)}" for why, count in reasons.most_common()]))
+            parts.append(listing([f"{count} {why}" for why, count in reasons.most_common()]))
             parts.append(fold("which", _listed([_describe(row) for row in rows])))
     return _section("Skipped boxes", parts)
 
 
 def _describe(row: Dict[str, Any]) -> str:
-    image = f" ({text(row['image'])})" if row.get("image") else ""
-    return f"{text(row.get('label'))}{image}: {text(row.get('reason'))}"
+    image = f" ({row['image']})" if row.get("image") else ""
+    return f"{row.get('label')}{image}: {row.get('reason')}"
 
 
 def _listed(rows: Sequence[str]) -> str:
@@ -47,4 +47,4 @@ def _listed(rows: Sequence[str]) -> str:
 
 
 def _section(title: str, parts: Sequence[str]) -> Optional[Section]:
-    return Section(title, f"<div class=warn>{''.join(parts)}</div>") if parts else None
+    return Section(title, boxed("warn", parts)) if parts else None

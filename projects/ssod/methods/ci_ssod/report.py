@@ -6,7 +6,6 @@ Shapes: K foreground classes (class K is background).
 
 from __future__ import annotations
 
-import base64
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import cv2
@@ -14,8 +13,9 @@ import numpy as np
 
 from ssod.methods.shared.recording import read_recorded
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
+from ssod.plotting.pictures import data_uri, image
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, grid, run_colour, text
+from ssod.plotting.section import TRUTH_COLOUR, Section, grid, remark, run_colour
 
 Record = Tuple[int, Dict[str, np.ndarray]]
 
@@ -48,8 +48,7 @@ def heat_map(matrix: np.ndarray, pixels: int = 280) -> str:
     picture = (255 + depth * (colours - 255)).astype(np.uint8)
     scale = max(1, pixels // len(matrix))
     picture = np.kron(picture, np.ones((scale, scale, 1), dtype=np.uint8))
-    data = base64.b64encode(cv2.imencode(".png", picture)[1].tobytes()).decode()
-    return f"data:image/png;base64,{data}"
+    return data_uri(cv2.imencode(".png", picture)[1].tobytes(), "png")
 
 
 def _spread(count: int, most: int) -> List[int]:
@@ -85,27 +84,26 @@ def _bars(records: Sequence[Record], title: str, series: Sequence[Tuple[str, str
 
 def _balance_charts(records: Sequence[Record]) -> str:
     chosen = [records[i] for i in _spread(len(records), _MOST_MATRICES)]
-    pictures = [
-        f"<figure class=chart><figcaption>Gradient matrix, step {step}</figcaption>"
-        f"<img style='image-rendering:pixelated;width:100%' alt='gradient matrix at step {step}' "
-        f"src='{heat_map(arrays['gradients'])}'></figure>"
+    matrices = [
+        image(f"Gradient matrix, step {step}", heat_map(arrays["gradients"]), "pixelated")
         for step, arrays in chosen
     ]
     classes = [str(name) for name in records[-1][1]["classes"]]
     names = ", ".join(classes if len(classes) <= 12 else [*classes[:12], "..."])
-    remark = (
-        "<p class=soft>Row: the logit that receives the gradient; column: the label of the RoIs that it comes from; "
-        f"background after the classes ({text(names)}). Blue raises the logit, red lowers it; three decades, logarithmic. A class is "
-        "in balance when the weighted blue of its row equals the weighted red.</p>"
+    meaning = remark(
+        "Row: the logit that receives the gradient; column: the label of the RoIs that it comes "
+        f"from; background after the classes ({names}). Blue raises the logit, red lowers it; "
+        "three decades, logarithmic. A class is in balance when the weighted blue of its row equals "
+        "the weighted red."
     )
     background = [(s, float(a["background_weight"][0])) for s, a in records]
     lines = _class_lines(records, "weight")
-    lines.append(Line("background", background, "#444444", True))
+    lines.append(Line("background", background, TRUTH_COLOUR, True))
     charts = [
         line_chart("Class weights", lines),
         _bars(records, "Class weights at the end", [("weight", "w")]),
     ]
-    return remark + grid(pictures) + grid(charts)
+    return meaning + grid(matrices) + grid(charts)
 
 
 def balance_section(run: RunData, name: str) -> Optional[Section]:
@@ -183,5 +181,5 @@ def sampling_section(run: RunData, name: str) -> Optional[Section]:
         ),
     ]
     generation = int(last["generation"][0])
-    remark = f"<p class=soft>Generation {generation} at step {records[-1][0]}.</p>"
-    return Section("Class-rebalancing sampling", remark + grid(charts))
+    when = remark(f"Generation {generation} at step {records[-1][0]}.")
+    return Section("Class-rebalancing sampling", when + grid(charts))

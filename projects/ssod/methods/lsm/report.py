@@ -6,7 +6,17 @@ from typing import Any, Dict, List, Optional
 
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, grid, note, number, run_colour, table, text
+from ssod.plotting.section import (
+    Section,
+    grid,
+    heading,
+    join,
+    note,
+    number,
+    remark,
+    run_colour,
+    table,
+)
 
 
 def pim_section(run: RunData) -> Optional[Section]:
@@ -48,13 +58,13 @@ def _iou_by_size(run: RunData) -> str:
         for index, (low, high) in enumerate(intervals)
     ]
     chart = bar_chart("Mean IoU with the truth, by size and score", sizes, bars, maximum=1.0)
-    headers = ["boxes"] + [text(f"{low:g} to {high:g}") for low, high in intervals]
+    headers = ["boxes"] + [f"{low:g} to {high:g}" for low, high in intervals]
     cells = [
-        [text(size), *(number(found[size, low]["count"], 0) for low, _ in intervals)]
-        for size in sizes
+        [size, *(number(found[size, low]["count"], 0) for low, _ in intervals)] for size in sizes
     ]
-    return (
-        f"<h3>Teacher's boxes at step {record['step']}</h3>"
-        "<p class=soft>IoU with the nearest true box of the same class, 0 where there is none. Small: under 32 x 32 pixels, "
-        "large: 96 x 96 and more.</p>" + grid([chart, table(headers, cells)])
+    meaning = remark(
+        "IoU with the nearest true box of the same class, 0 where there is none. Small: under "
+        "32 x 32 pixels, large: 96 x 96 and more."
     )
+    head = heading(f"Teacher's boxes at step {record['step']}")
+    return join([head, meaning, grid([chart, table(headers, cells)])])

@@ -4,7 +4,6 @@ the report.
 
 from __future__ import annotations
 
-import base64
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Optional, Sequence
@@ -131,7 +130,8 @@ class DrawWeights(HookBase):
 def weight_section(run: "RunData") -> Optional["Section"]:
     """The latest heat maps and the mean weight over training. None if the run has neither."""
     from ssod.plotting.charts import Line, line_chart
-    from ssod.plotting.section import Section, grid, run_colour
+    from ssod.plotting.pictures import Card, Shot, data_uri, pictures
+    from ssod.plotting.section import Section, grid, join, remark, run_colour
 
     points = run.series("uncertain_negatives/mean_weight")
     files = StepFiles(os.path.join(run.folder, "uncertain_negatives"), ".jpg")
@@ -145,17 +145,15 @@ def weight_section(run: "RunData") -> Optional["Section"]:
         high=1.0,
         with_legend=False,
     )
-    cards = []
+    shots = []
     for step, path in found:
         with open(path, "rb") as file:
-            uri = "data:image/jpeg;base64," + base64.b64encode(file.read()).decode()
-        cards.append(
-            f"<figure><figcaption>step {step}: pseudo-labels, background weights</figcaption>"
-            f"<img loading=lazy alt='heat map of step {step}' src='{uri}'></figure>"
-        )
-    remark = (
-        "<p class=soft>Each pixel shows the mean weight of the background RoIs over it: red is certain background "
-        "(weight 1), blue may be an object without a pseudo-label (weight 0), grey has no sampled RoI.</p>"
+            caption = f"step {step}: pseudo-labels, background weights"
+            shots.append(Shot(caption, data_uri(file.read())))
+    meaning = remark(
+        "Each pixel shows the mean weight of the background RoIs over it: red is certain background "
+        "(weight 1), blue may be an object without a pseudo-label (weight 0), grey has no sampled "
+        "RoI."
     )
-    shots = f"<div class=shot>{''.join(cards)}</div>" if cards else ""
-    return Section("Uncertain negatives", grid([chart] if chart else []) + remark + shots)
+    maps = [pictures([Card([shot]) for shot in shots])] if shots else []
+    return Section("Uncertain negatives", join([grid([chart]), meaning, *maps]))

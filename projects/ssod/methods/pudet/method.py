@@ -333,7 +333,7 @@ class BoundedDistillation(Method):
     @classmethod
     def report_section(cls, run: "RunData") -> Optional["Section"]:
         from ssod.plotting.charts import Line, line_chart
-        from ssod.plotting.section import Section, grid, run_colour
+        from ssod.plotting.section import Section, grid, remark, run_colour
 
         titles: Tuple[Tuple[str, str], ...] = (
             ("correct_share", "Share of proposals that the teacher classifies rightly (q = 1)"),
@@ -350,8 +350,8 @@ class BoundedDistillation(Method):
         ]
         if not any(charts):
             return None
-        remark = (
-            "<p class=soft>Only the first share is distilled in classification, and only the second in the hint; at "
-            "0 nothing is distilled on these images.</p>"
+        meaning = remark(
+            "Only the first share is distilled in classification, and only the second in the hint; "
+            "at 0 nothing is distilled on these images."
         )
-        return Section("Bounded distillation", remark + grid([c for c in charts if c]))
+        return Section("Bounded distillation", meaning + grid([c for c in charts if c]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ssod.methods.acrst.crop_bank.hooks import FOLDER
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
-from ssod.plotting.section import Section, grid, note, run_colour, text
+from ssod.plotting.pictures import Card, Shot, data_uri, pictures
+from ssod.plotting.section import Section, grid, note, run_colour
 
 if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
@@ -63,20 +63,16 @@ def _gallery(folder: str) -> str:
             record: Dict[str, Any] = json.load(file)
     except (OSError, ValueError):
         return ""
-    cards: List[str] = []
+    cards: List[Card] = []
     for row in record["images"]:
         try:
             with open(os.path.join(folder, row["picture"]), "rb") as file:
-                encoded = base64.b64encode(file.read()).decode()
+                uri = data_uri(file.read())
         except OSError:
             continue
         caption = f"{row['labels']} labels, {row['pasted']} pasted, {row['regress']} regress"
-        cards.append(
-            f"<div><div class=shot><figure><figcaption>{caption}</figcaption><img loading=lazy alt='{caption}' "
-            f"src='data:image/jpeg;base64,{encoded}'></figure></div>"
-            f"<div class=name>{text(os.path.basename(row['file_name']))}</div></div>"
-        )
+        cards.append(Card([Shot(caption, uri)], os.path.basename(row["file_name"])))
     head = note(
         f"Strong views of step {record['step']} with the labels they were trained towards; boxes marked +box regress."
     )
-    return head + f"<div class=pictures>{''.join(cards)}</div>"
+    return head + pictures(cards)

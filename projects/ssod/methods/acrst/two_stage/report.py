@@ -6,7 +6,16 @@ from typing import Dict, List, Optional, Sequence
 
 from ssod.plotting.charts import Bars, Line, bar_chart, line_chart
 from ssod.plotting.run_data import RunData
-from ssod.plotting.section import Section, grid, note, number, run_colour, table, text
+from ssod.plotting.section import (
+    Section,
+    grid,
+    join,
+    note,
+    number,
+    remark,
+    run_colour,
+    table,
+)
 
 # With more classes than this, the bars would fill a page of their own. The table has all classes.
 _MOST_BARS = 80
@@ -51,7 +60,7 @@ def two_stage_section(run: RunData) -> Optional[Section]:
         before, after = passed[name], selected.get(name, float("nan"))
         share = 100 * (after / before - 1) if before else float("nan")
         values = (100 * active.get(name, float("nan")), 1), (before, 3), (after, 3), (share, 1)
-        rows.append([text(name), *(number(value, digits) for value, digits in values)])
+        rows.append([name, *(number(value, digits) for value, digits in values)])
     headers = [
         "",
         "active, % of images",
@@ -60,12 +69,13 @@ def two_stage_section(run: RunData) -> Optional[Section]:
         "change, %",
     ]
     charts += _head_charts(run, names)
-    remark = (
-        "<p class=soft>Of unlabelled images in training, most recent steps. Active: the image-level activation reaches "
-        "its threshold. First stage: the score does. In the end: what the main branch trains on.</p>"
+    meaning = remark(
+        "Of unlabelled images in training, most recent steps. Active: the image-level activation "
+        "reaches its threshold. First stage: the score does. In the end: what the main branch "
+        "trains on."
     )
-    body = remark + grid(charts) + table(headers, rows, tall=True)
-    return Section("Two-stage filter", body + _effect(run) + _head_table(run))
+    parts = [meaning, grid(charts), table(headers, rows, tall=True), _effect(run), _head_table(run)]
+    return Section("Two-stage filter", join(parts))
 
 
 def _head_charts(run: RunData, names: Sequence[str]) -> List[str]:
@@ -92,7 +102,7 @@ def _head_table(run: RunData) -> str:
     for name in sorted(columns["present"], key=lambda n: -columns["present"][n]):
         values = [columns[kind].get(name, float("nan")) for kind in kinds]
         rows.append(
-            [text(name), number(values[0], 3), number(values[1], 3)]
+            [name, number(values[0], 3), number(values[1], 3)]
             + [number(100 * value, 1) for value in values[2:]]
         )
     headers = [
@@ -102,7 +112,7 @@ def _head_table(run: RunData) -> str:
         "active, %",
         "present, %",
     ]
-    return "<br>" + table(headers, rows, tall=len(rows) > 30)
+    return table(headers, rows, tall=len(rows) > 30)
 
 
 def _effect(run: RunData) -> str:
@@ -124,4 +134,4 @@ def _effect(run: RunData) -> str:
         "mean IoU",
         "labels",
     ]
-    return "<br>" + table(headers, rows)
+    return table(headers, rows)
