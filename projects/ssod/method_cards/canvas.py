@@ -62,13 +62,21 @@ def draw_boxes(
     for index, box in enumerate(np.asarray(boxes, dtype=float).reshape(-1, 4)):
         own = colour if isinstance(colour, str) else colour[index]
         style = "--" if dashed else "-"
-        size = (box[2] - box[0], box[3] - box[1])
+        x0, y0, x1, y1 = (float(v) for v in box)
         panel.add_patch(
-            Rectangle(box[:2], *size, fill=False, edgecolor=own, linewidth=width, linestyle=style)
+            Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=own,
+                linewidth=width,
+                linestyle=style,
+            )
         )
         if words is not None and words[index]:
             panel.text(
-                *(box[0], box[1] - 2),
+                *(x0, y0 - 2),
                 words[index],
                 color="white",
                 fontsize=7,

@@ -29,7 +29,7 @@ def phase_section(runs: Sequence[RunData]) -> Optional[Section]:
     """Each model and the ensembles (Table 5), the labels' quality by phase (Fig. 2) and the images'
     certainty.
     """
-    parts = []
+    parts: List[str] = []
     for folder in unique([os.path.dirname(os.path.abspath(run.folder)) for run in runs]):
         try:
             with open(os.path.join(folder, "phases.json"), encoding="utf-8") as file:

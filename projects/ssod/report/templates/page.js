@@ -38,7 +38,8 @@
   }
 
   function layoutOf(plot) {
-    const { layout, data } = figureOf(plot);
+    const { data } = figureOf(plot);
+    const layout = structuredClone(figureOf(plot).layout);  // Plotly writes into the ranges
     const { body, rule, paper, soft, axis } = themed();
     const bars = data[0].type === "bar";
     return {

@@ -42,7 +42,7 @@ def two_stage_section(run: RunData) -> Optional[Section]:
         Line("first stage (score)", first, run_colour(0), dashed=True),
         Line("either stage" if mining else "both stages", kept, run_colour(0)),
     ]
-    charts = [line_chart("Labels per image", lines, low=0.0)]
+    charts: List[str] = [line_chart("Labels per image", lines, low=0.0)]
     active, passed, selected = (_latest(run, kind) for kind in ("active", "first_stage", "kept"))
     names = sorted(passed, key=lambda name: -passed[name])
     if len(names) <= _MOST_BARS:
@@ -84,7 +84,7 @@ def _head_charts(run: RunData, names: Sequence[str]) -> List[str]:
     """
     auc = Line("AUC", run.series(f"{_PREFIX}head_auc"), run_colour(0))
     title = "AUC of the image-level head, mean over the classes (0.5: it knows nothing)"
-    charts = [line_chart(title, [auc], low=0.0, high=1.0)]
+    charts: List[str] = [line_chart(title, [auc], low=0.0, high=1.0)]
     latest = _latest(run, "head_auc")
     if latest and len(names) <= _MOST_BARS:
         own = [name for name in names if name in latest]
