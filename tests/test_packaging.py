@@ -69,6 +69,9 @@ def test_wheel_holds_configs_and_drawing_script(built: Path) -> None:
         assert f"ssod/_resources/{path.relative_to(ROOT).as_posix()}" in names
     assert "ssod/_resources/datasets/digit_scenes.py" in names
     assert "ssod/_resources/datasets/digit_scenes.sha256" in names
+    for folder in ("plotting", "report"):
+        for path in (ROOT / "projects" / "ssod" / folder / "templates").iterdir():
+            assert f"ssod/{folder}/templates/{path.name}" in names
     assert {name.split("/")[0] for name in names} == {"ssod", f"ssod-{__version__}.dist-info"}
 
 

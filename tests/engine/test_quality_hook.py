@@ -18,6 +18,8 @@ import toy_method  # noqa: F401  (registers Toy)
 from ssod.engine.quality_hook import PseudoLabelQuality, evenly_spaced
 from ssod.engine.trainer import SSODTrainer
 from ssod.errors import UserError
+from ssod.plotting.run_data import RunData
+from ssod.report.gallery import pseudo_label_images
 from tiny import CLASSES, tiny_cfg, with_squares
 
 
@@ -100,6 +102,30 @@ def test_what_it_writes(squares: Path, tmp_path: Path) -> None:
     for name in ("precision", "recall", "mean_iou", "kl", "candidates_recall", "count-red"):
         assert f"pseudo_quality/{name}" in merged
     assert merged["pseudo_quality/truth-red"] == counted["red"]
+
+
+def test_labels_of_the_whole_sample_are_kept(
+    squares: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The gallery shows some images. The report looks at all of them, without a truth too."""
+    monkeypatch.setattr(PseudoLabelQuality, "GALLERY", 3)
+    for name, truth in (("seeing", True), ("blind", False)):
+        cfg = config(squares, tmp_path / name, truth)
+        cfg.SSOD.SCORE_THRESHOLD = 0.99
+        trainer = SSODTrainer(cfg)
+        hook = next(h for h in trainer._hooks if isinstance(h, PseudoLabelQuality))
+        with EventStorage(5):
+            hook.measure(6)
+        record = json.loads((tmp_path / name / "pseudo_quality" / "step_6.json").read_text())
+        images = record["images"]
+        assert len(images) == 12
+        assert [i for i, image in enumerate(images) if image["shown"]] == evenly_spaced(12, 3)
+        for image in images:
+            # An untrained teacher is sure of nothing. The best candidate stands for the labels.
+            assert image["boxes"] == [] and ("truth_boxes" in image) == truth
+            assert 0.05 <= image["best"]["score"] < 0.99 and len(image["best"]["box"]) == 4
+        shown = pseudo_label_images([RunData("run", "run", quality={6: record})])
+        assert [image.file_name for image in shown] == [images[i]["file_name"] for i in (0, 6, 11)]
 
 
 def test_perfect_teacher_scores_one(squares: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -19,6 +19,7 @@ from ssod.data.json_file import object_under, read_json
 from ssod.errors import UserError, relative_to
 from ssod.resources import advice_if_missing
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 
 _HASHES_AS_THEY_ARE = 4
 HASH_KEY = "ssod_sha256"
@@ -123,7 +124,7 @@ def write_files(contents: Dict[Path, Dict[str, Any]], *, force: bool = False) ->
                     f"{path} exists with other content: add --force to replace it, or write elsewhere."
                 )
             changed.append(path)
-    for path in changed:
+    for path in progress(changed, "writing", unit="file"):
         text = file_bytes(contents[path])
         write_atomically(str(path), lambda file: file.write(text))
     return changed

@@ -27,6 +27,7 @@ from ssod.data.formats.registry import (
 )
 from ssod.data.records import IMAGE_SUFFIXES, Record, read_image_size
 from ssod.errors import UserError, relative_to
+from ssod.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +282,7 @@ class VocSet:
         records = self.unlabeled_records()
         skipped = SkippedBoxes(self.split_file)
         layout = BoxLayout(self.split_file)
-        for record in records:
+        for record in progress(records, "reading boxes", unit="file"):
             stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
             path = _xml_path(os.path.join(self.root, "Annotations", stem))
             xml = read_xml(path)

@@ -12,6 +12,8 @@ from typing import Any, Callable, Dict, List, Sequence
 import numpy as np
 import torch
 
+from ssod.utils.progress import progress
+
 Runner = Callable[[np.ndarray], Any]
 
 
@@ -51,7 +53,7 @@ def measure(
         for image in [*images, *images]:
             run(image)
     seconds: Dict[str, List[float]] = {name: [] for name in runners}
-    for number in range(rounds):
+    for number in progress(range(rounds), "timing", unit="round"):
         for image in images:
             # Another one goes first in each round.
             names = list(runners)[number % len(runners) :] + list(runners)[: number % len(runners)]

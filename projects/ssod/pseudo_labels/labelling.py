@@ -36,6 +36,7 @@ from ssod.pseudo_labels.intersection import intersect_pseudo_labels
 from ssod.pseudo_labels.predictions import Prediction, predict
 from ssod.pseudo_labels.thresholds import ScoreHistogram, matched_thresholds
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 from ssod.utils.share import Share
 
 logger = logging.getLogger(__name__)
@@ -95,9 +96,13 @@ def label_images(
         iou = cfg.SSOD.MULTI_PHASE.INTERSECTION_IOU
         if combine == "fused" and len(stores) > 1:
             stores = [FusedPredictions(stores, cfg.SSOD.MULTI_PHASE.FUSION_IOU)]
-        limits = [label_thresholds(cfg, store, len(classes), threshold) for store in stores]
+        number = len(records)
+        limits = [
+            label_thresholds(cfg, _shown(store, "thresholds", number), len(classes), threshold)
+            for store in stores
+        ]
         # Two passes, one to rank the images and one to write; neither holds all labels in memory.
-        rows = agreed_labels(stores, limits, iou)
+        rows = _shown(agreed_labels(stores, limits, iou), "ranking", number)
         certainty, labels = certainty_and_count(rows)
         kept = most_certain(certainty, fraction)
         if not keep_empty:
@@ -116,9 +121,16 @@ def label_images(
             "thresholds": [_by_name(classes, limit) for limit in limits],
             "fraction": fraction,
         }
-        write_labels(output, records, agreed_labels(stores, limits, iou), kept, classes, info)
+        rows = _shown(agreed_labels(stores, limits, iou), "writing", number)
+        write_labels(output, records, rows, kept, classes, info)
         _report_reliability(cfg, records, stores[-1], classes)
     comm.synchronize()
+
+
+def _shown(rows: Iterable[Prediction], title: str, number: int) -> Iterable[Prediction]:
+    """The rows of so many images, with a progress bar."""
+    shown: Iterable[Prediction] = progress(rows, title, total=number)
+    return shown
 
 
 def _report_reliability(

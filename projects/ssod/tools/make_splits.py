@@ -63,6 +63,7 @@ from ssod.errors import UserError
 def run(args: argparse.Namespace) -> None:
     from ssod.data.split_rules import usable_classes
     from ssod.data.splits import split_coco, write_files
+    from ssod.utils.progress import progress
 
     source = read_source(args)
     single = args.voc or args.folder or args.data
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
     if args.true_labels:
         wanted.append("unlabeled_true_labels")
     files: Dict[Path, Dict[str, Any]] = {}
-    for split in splits:
+    for split in progress(splits, "dividing", unit="split"):
         parts = split_coco(split.coco, split.labeled, {"source": names, **split.description})
         for part in wanted:
             path = args.prefix.with_name(f"{args.prefix.name}_{split.name}_{part}.json")

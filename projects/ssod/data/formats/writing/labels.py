@@ -16,6 +16,7 @@ from typing import Dict, List, Optional, Tuple
 
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
+from ssod.utils.progress import progress
 
 IMAGES = "images"
 
@@ -76,7 +77,7 @@ class LabelSet:
 
 def link_images(labels: LabelSet, folder: str) -> None:
     """Puts each image at its path below the folder: a link, or a copy where there are no links."""
-    for image in labels.images:
+    for image in progress(labels.images, "linking images"):
         target = os.path.join(folder, image.path)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         source = os.path.abspath(os.path.join(labels.root, image.path))
