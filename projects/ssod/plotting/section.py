@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from ssod.plotting.markup import part
 
@@ -34,11 +34,6 @@ class Section:
 
 def run_colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
-
-
-def text(value: Any) -> Markup:
-    """Escaped for HTML."""
-    return escape(str(value))
 
 
 def number(value: Optional[float], digits: int = 1) -> str:
