@@ -48,8 +48,7 @@ def uncertain_negatives() -> Figure:
     scene = scenes()[1]
     labelled = scene.boxes[:1]
     rois, features, own = _rois(scene)
-    keys = {"a": 0.25, "b": 50.0, "c1": 20.0, "c2": 14.0}
-    weights = background_weights(rois, features, labelled, own, **keys)
+    weights = background_weights(rois, features, labelled, own, a=0.25, b=50.0, c1=20.0, c2=14.0)
     show(panels[0], scene.image, "one object has a pseudo-label")
     draw_boxes(panels[0], labelled, BLUE)
     show(panels[1], scene.image, "weight of the background")

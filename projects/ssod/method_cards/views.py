@@ -67,7 +67,8 @@ def mixup_mosaic() -> Figure:
     first, others = scenes()[0], scenes()[1:4]
     canvas = first.image.copy()
     rng = np.random.default_rng(2)
-    regions = draw_mosaic(*canvas.shape[:2], (0.3, 0.7), rng)
+    height, width = canvas.shape[:2]
+    regions = draw_mosaic(height, width, (0.3, 0.7), rng)
     labels: List[Tuple[Tensor, Tensor]] = []
     for scene, (x0, y0, x1, y1) in zip(others, regions[1:]):
         tile = Tile(scene.image, scene.boxes.numpy(), scene.classes.numpy())

@@ -127,10 +127,9 @@ def label_images(
     comm.synchronize()
 
 
-def _shown(rows: Iterable[Prediction], title: str, number: int) -> Iterable[Prediction]:
+def _shown(rows: Iterable[Prediction], title: str, number: int) -> Iterator[Prediction]:
     """The rows of so many images, with a progress bar."""
-    shown: Iterable[Prediction] = progress(rows, title, total=number)
-    return shown
+    yield from progress(rows, title, total=number)
 
 
 def _report_reliability(
