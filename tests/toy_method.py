@@ -45,10 +45,11 @@ class Toy(Method):
 
     config_key = "TOY"
     selects_pseudo_labels = True
+    selection_key = "SSOD.TOY.SCORE_THRESHOLD"
 
-    def __init__(self, *, period: int) -> None:
+    def __init__(self, *, threshold: float, period: int) -> None:
         super().__init__()
-        self.period = period
+        self.threshold, self.period = threshold, period
         self.embedding = nn.Linear(32, 4)  # student only
         self.register_buffer("seen", torch.zeros(3))
         self.hook_calls = 0
@@ -56,11 +57,11 @@ class Toy(Method):
 
     @classmethod
     def add_config(cls, cfg: CfgNode) -> None:
-        cfg.SSOD.TOY = CfgNode({"PERIOD": 2})
+        cfg.SSOD.TOY = CfgNode({"SCORE_THRESHOLD": 0.3, "PERIOD": 2})
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
-        return {"period": cfg.SSOD.TOY.PERIOD}
+        return {"threshold": cfg.SSOD.TOY.SCORE_THRESHOLD, "period": cfg.SSOD.TOY.PERIOD}
 
     @classmethod
     def scale_config(cls, cfg: CfgNode, factor: float) -> None:
@@ -82,7 +83,7 @@ class Toy(Method):
             len(head(group.bottom_up["res5"].mean(dim=(2, 3)))) == len(group.indices)
             for group in context.teacher_outputs.maps.groups
         )
-        return pseudo.select([row.scores > 0.3 for row in pseudo.instances])
+        return pseudo.select([row.scores > self.threshold for row in pseudo.instances])
 
     def views(self, views: Views, pseudo: Optional[PseudoLabels], context: StepContext) -> Views:
         if views.unlabeled is None:

@@ -97,7 +97,8 @@ class LabelMatchThresholds(ClassThresholds):
     @classmethod
     def trial_config(cls, cfg: CfgNode, high: float, low: float) -> None:
         super().trial_config(cfg, high, low)
-        cfg.SSOD.LABEL_MATCH.INITIAL_THRESHOLD = high
+        # Scores fall in the first steps, and learnt thresholds follow late: the first step selects.
+        cfg.SSOD.LABEL_MATCH.INITIAL_THRESHOLD = low
 
     def setup(self, data: TrainingData) -> None:
         counts = boxes_per_class(label_columns(data.labeled), len(self.wanted))
