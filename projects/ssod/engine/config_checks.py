@@ -1,173 +1,20 @@
 """Checks the values of a config's keys before anything is built.
 
-Methods check their own keys when they are built. This module checks Detectron2's keys, whose wrong
-values would otherwise fail later.
+Methods check what their keys mean together when they are built. This module checks the type and the
+range of every key, because a wrong value of Detectron2's would otherwise fail later.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 
 from ssod.config import add_ssod_config
+from ssod.engine.config_ranges import CHOICES, FILLED, allowed_range, method_ranges
 from ssod.errors import UserError
-from ssod.methods import learns_from_unlabeled
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Range:
-    """Allowed numbers, of a key or of each element of a list.
-
-    Attributes:
-        low, high: bounds. They are allowed values themselves unless `above` and `below` exclude
-            them.
-        whole: only whole numbers are allowed. hint: another way to reach the user's aim.
-    """
-
-    low: float = -math.inf
-    high: float = math.inf
-    above: bool = False
-    below: bool = False
-    whole: bool = False
-    hint: str = ""
-
-    def allows(self, value: float) -> bool:
-        if self.whole and value != int(value):
-            return False
-        over = value > self.low if self.above else value >= self.low
-        under = value < self.high if self.below else value <= self.high
-        return over and under
-
-    def __str__(self) -> str:
-        if math.isinf(self.low):
-            bounds = f"a number up to {self.high}"
-        elif math.isinf(self.high):
-            bounds = f"a number above {self.low:g}" if self.above else f"{self.low:g} or more"
-        else:
-            start = f"above {self.low:g}" if self.above else f"from {self.low:g}"
-            bounds = f"a number {start} to {'below ' if self.below else ''}{self.high:g}"
-        return f"use {bounds}{self.hint}"
-
-
-COUNT = Range(1, whole=True)
-COUNT_OR_NONE = Range(0, whole=True)
-NOT_NEGATIVE = Range(0)
-POSITIVE = Range(0, above=True)
-SHARE = Range(0, 1)
-DECAY = Range(0, 1, below=True)
-
-# Allowed ranges by key. "*" stands for any part of a key.
-RANGES: Dict[str, Range] = {
-    "SOLVER.MAX_ITER": COUNT,
-    "SOLVER.IMS_PER_BATCH": COUNT,
-    "SOLVER.GRADIENT_ACCUMULATION_STEPS": COUNT,
-    "SOLVER.CHECKPOINT_PERIOD": Range(1, whole=True, hint=" (SOLVER.MAX_ITER: only at the end)"),
-    "SOLVER.BASE_LR": POSITIVE,
-    "SOLVER.MOMENTUM": DECAY,
-    "SOLVER.WEIGHT_DECAY": NOT_NEGATIVE,
-    "SOLVER.WEIGHT_DECAY_*": NOT_NEGATIVE,
-    "SOLVER.BIAS_LR_FACTOR": NOT_NEGATIVE,
-    "SOLVER.GAMMA": POSITIVE,
-    "SOLVER.STEPS": COUNT_OR_NONE,
-    "SOLVER.WARMUP_ITERS": COUNT_OR_NONE,
-    "SOLVER.WARMUP_FACTOR": SHARE,
-    "SOLVER.REFERENCE_WORLD_SIZE": Range(0, whole=True, hint=" (0: nothing is scaled)"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": POSITIVE,
-    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": POSITIVE,
-    "DATALOADER.NUM_WORKERS": Range(0, whole=True, hint=" (0: the main process loads)"),
-    "DATALOADER.REPEAT_THRESHOLD": NOT_NEGATIVE,
-    "TEST.EVAL_PERIOD": Range(0, whole=True, hint=" (0: only at the end)"),
-    "TEST.DETECTIONS_PER_IMAGE": COUNT,
-    "TEST.AUG.MIN_SIZES": COUNT,
-    "TEST.AUG.MAX_SIZE": COUNT,
-    "INPUT.MIN_SIZE_TRAIN": COUNT,
-    "INPUT.MAX_SIZE_TRAIN": COUNT,
-    "INPUT.MIN_SIZE_TEST": Range(0, whole=True, hint=" (0: images keep their size)"),
-    "INPUT.MAX_SIZE_TEST": COUNT,
-    "INPUT.CROP.SIZE": POSITIVE,
-    "SEED": Range(-math.inf, 2**31 - 1, whole=True, hint=" (below 0: another seed each time)"),
-    "MODEL.PIXEL_STD": POSITIVE,
-    "MODEL.BACKBONE.FREEZE_AT": COUNT_OR_NONE,
-    "MODEL.FPN.OUT_CHANNELS": COUNT,
-    "MODEL.ANCHOR_GENERATOR.SIZES": POSITIVE,
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": POSITIVE,
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": COUNT,
-    "MODEL.RPN.POSITIVE_FRACTION": SHARE,
-    "MODEL.RPN.*_NMS_TOPK_*": COUNT,
-    "MODEL.RPN.NMS_THRESH": SHARE,
-    "MODEL.RPN.IOU_THRESHOLDS": SHARE,
-    "MODEL.RPN.*LOSS_WEIGHT": NOT_NEGATIVE,
-    "MODEL.*.NUM_CLASSES": COUNT,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": COUNT,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": SHARE,
-    "MODEL.ROI_HEADS.IOU_THRESHOLDS": SHARE,
-    "MODEL.*.SCORE_THRESH_TEST": DECAY,
-    "MODEL.*.NMS_THRESH_TEST": SHARE,
-    "MODEL.*.BBOX_REG_WEIGHTS": POSITIVE,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": COUNT,
-    "MODEL.ROI_BOX_HEAD.NUM_*": COUNT_OR_NONE,
-    "MODEL.ROI_BOX_HEAD.*_DIM": COUNT,
-    "MODEL.ROI_BOX_HEAD.*LOSS_WEIGHT": NOT_NEGATIVE,
-    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": SHARE,
-    "MODEL.FCOS.NUM_CONVS": COUNT_OR_NONE,
-    "MODEL.FCOS.CENTER_SAMPLING_RADIUS": POSITIVE,
-    "MODEL.FCOS.PRIOR_PROB": Range(0, 1, above=True, below=True),
-    "MODEL.FCOS.TOPK_CANDIDATES_TEST": COUNT,
-    "MODEL.DEFORMABLE_DETR.NUM_*": COUNT,
-    "MODEL.RT_DETR.NUM_DENOISING": Range(0, whole=True, hint=" (0: no such queries)"),
-    "MODEL.RT_DETR.NUM_*": COUNT,
-    "MODEL.RT_DETR.ENC_LAYERS": COUNT_OR_NONE,
-    "MODEL.RT_DETR.HIDDEN_EXPANSION": POSITIVE,
-    "MODEL.RT_DETR.*_NOISE": SHARE,
-    "MODEL.*DETR.DIM_FEEDFORWARD": COUNT,
-    "MODEL.*DETR.HIDDEN_DIM": COUNT,
-    "MODEL.*DETR.NHEADS": COUNT,
-    "MODEL.*DETR.*_LAYERS": COUNT,
-    "MODEL.*DETR.*_POINTS": COUNT,
-    "MODEL.*DETR.*_WEIGHT": NOT_NEGATIVE,
-    "MODEL.*DETR.*_COST": NOT_NEGATIVE,
-    "MODEL.*DETR.DROPOUT": DECAY,
-    "MODEL.*DETR.FOCAL_ALPHA": SHARE,
-    "SSOD.BURN_IN_STEPS": COUNT_OR_NONE,
-    "SSOD.IMS_PER_BATCH_UNLABELED": COUNT_OR_NONE,
-    "SSOD.PSEUDO_SCORE_FLOOR": DECAY,
-    "SSOD.FOCAL_GAMMA": NOT_NEGATIVE,
-    "SSOD.SNAPSHOT_DELAY": COUNT,
-    "SSOD.VIS_PERIOD": Range(0, whole=True, hint=" (0: no pictures)"),
-    "SSOD.EMA.DECAY": DECAY,
-    "SSOD.*_WEIGHT": NOT_NEGATIVE,
-    "SSOD.*WARMUP_STEPS": COUNT_OR_NONE,
-    "SSOD.TWO_STAGE_FILTER.WARMUP_STEPS": Range(-1, whole=True, hint=" (-1: the burn-in)"),
-    "SSOD.SOFT_TEACHER.JITTER": NOT_NEGATIVE,
-    "SSOD.SOFT_TEACHER.MAX_DEVIATION": NOT_NEGATIVE,
-    "SSOD.MULTI_PHASE.PHASES": COUNT,
-    "SSOD.MULTI_PHASE.*_IOU": SHARE,
-    "SSOD.STRONG_AUGMENTATION.NOISE_SIGMA": NOT_NEGATIVE,
-}
-
-# Lists that must not be empty.
-_FILLED = ("INPUT.MIN_SIZE_TRAIN", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD")
-
-CHOICES: Dict[str, Sequence[str]] = {
-    "INPUT.FORMAT": ("BGR", "RGB"),
-    "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
-    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-    "SOLVER.AMP.DTYPE": ("auto", "float16", "bfloat16"),
-    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
-    "SOLVER.WARMUP_METHOD": ("linear", "constant"),
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
-    "SSOD.SELECT_FROM": ("teacher", "student"),
-    "SSOD.ROI_CLS_LOSS": ("cross_entropy", "focal"),
-}
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -182,13 +29,12 @@ def check_config(cfg: CfgNode) -> None:
         )
     defaults = get_cfg()
     add_ssod_config(defaults)
+    of_methods = method_ranges()
     for key, value, default in _leaves(cfg, defaults):
         _check_type(key, value, default)
-        allowed = RANGES.get(key) or next(
-            (RANGES[pattern] for pattern in RANGES if fnmatchcase(key, pattern)), None
-        )
+        allowed = allowed_range(key, of_methods)
         numbers = _numbers(value)
-        if key in _FILLED and not value:
+        if key in FILLED and not value:
             raise UserError(f"{key} is empty: give it a value or leave it out.")
         for number in numbers:
             if not math.isfinite(number):
@@ -360,49 +206,3 @@ def check_device_present(name: str) -> None:
         raise UserError(
             f"MODEL.DEVICE is {name}, but this machine's GPUs are cuda:0 to cuda:{present - 1}: name one of them."
         )
-
-
-def warnings_about(cfg: CfgNode) -> List[str]:
-    """One warning for each setting that is allowed but is probably a mistake."""
-    found: List[str] = []
-    labels = learns_from_unlabeled(cfg)
-    if labels and cfg.SSOD.BURN_IN_STEPS >= cfg.SOLVER.MAX_ITER:
-        found.append(
-            f"No unlabelled image will be used: SSOD.BURN_IN_STEPS {cfg.SSOD.BURN_IN_STEPS} is not below SOLVER.MAX_ITER "
-            f"{cfg.SOLVER.MAX_ITER}. Lower the one or raise the other."
-        )
-    if cfg.DATASETS.UNLABELED and not labels:
-        methods = ", ".join(cfg.SSOD.METHODS)
-        reason = (
-            f"none of SSOD.METHODS ({methods}) uses them" if methods else "SSOD.METHODS is empty"
-        )
-        found.append(
-            f"No unlabelled image will be used: DATASETS.UNLABELED names {', '.join(cfg.DATASETS.UNLABELED)}, but {reason}, "
-            "so training is supervised. Add ScoreThreshold, for example."
-        )
-    for key in ("TRAIN", "UNLABELED", "VAL", "TEST"):
-        names = list(cfg.DATASETS[key])
-        for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-            found.append(f"DATASETS.{key} names {name} {names.count(name)} times: once is enough.")
-    for key in ("VAL", "TEST"):
-        for name in cfg.DATASETS[key]:
-            if labels and any(_same_files(cfg, own, name) for own in cfg.DATASETS.UNLABELED):
-                found.append(
-                    f"DATASETS.{key} {name} is learned from without its labels (DATASETS.UNLABELED): its AP says little "
-                    "about other images."
-                )
-            same = next((own for own in cfg.DATASETS.TRAIN if _same_files(cfg, own, name)), None)
-            if same is not None:
-                what = "itself" if same == name else f"(the files of {same})"
-                found.append(
-                    f"DATASETS.{key} {name} {what} is trained on (DATASETS.TRAIN): its AP says nothing about other images."
-                )
-    return found
-
-
-def _same_files(cfg: CfgNode, one: str, other: str) -> bool:
-    if one == other:
-        return True
-    declared: Dict[str, Any] = cfg.SSOD.DATASETS
-    first: Optional[Any] = declared.get(one)
-    return first is not None and first == declared.get(other)

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from ssod.detectors.base import Capability, Need
 from ssod.detectors.outputs import Outputs, TeacherOutputs
+from ssod.ranges import Range
 from ssod.structures import PseudoLabels, SSODBatch, Views
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ class Method(nn.Module):
     # warning.
     config_key: str = ""
     former_config_keys: Tuple[str, ...] = ()
+    # The numbers that keys of this node may have, by the key's name. They are checked at start,
+    # whether the method is listed or not.
+    ranges: Mapping[str, Range] = {}
     # The parts of the detector that the method needs, see `ssod.detectors.base`. Use () for a
     # method that looks only at labels and images. It then runs on every model. `__init__` may set
     # the value from a key.

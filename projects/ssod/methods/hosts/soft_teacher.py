@@ -27,6 +27,7 @@ from ssod.methods.base import METHOD_REGISTRY, InertPeriod, Method, StepContext
 from ssod.methods.hosts.reliability import box_deviation, jitter_boxes, soft_background_weights
 from ssod.methods.selection import check_rpn_threshold, count_per_image, rpn_masks
 from ssod.methods.shared.teacher_judgement import judge_rois
+from ssod.ranges import NOT_NEGATIVE
 from ssod.structures import PseudoLabels
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class SoftTeacher(Method):
     """
 
     config_key = "SOFT_TEACHER"
+    ranges = {"JITTER": NOT_NEGATIVE, "MAX_DEVIATION": NOT_NEGATIVE}
     groups = ("pseudo-box regression", "weights of background")
     excludes = ("pseudo-box regression", "weights of background")
     regresses_pseudo_boxes = True

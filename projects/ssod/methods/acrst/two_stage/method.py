@@ -37,6 +37,7 @@ from ssod.methods.base import (
     TrainingData,
 )
 from ssod.methods.selection import count_per_image
+from ssod.ranges import Range
 from ssod.structures import PseudoLabels
 from ssod.utils.comm import all_reduce_sum
 
@@ -69,6 +70,7 @@ class TwoStageFilter(Method):
 
     needs = (Capability.MAPS,)
     config_key = "TWO_STAGE_FILTER"
+    ranges = {"WARMUP_STEPS": Range(-1, whole=True, hint=" (-1: SSOD.BURN_IN_STEPS)")}
     excludes = ("fixed score threshold", "mixed-in images")
     selection_key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
     counts: Tensor
@@ -132,10 +134,6 @@ class TwoStageFilter(Method):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
         node = cfg.SSOD.TWO_STAGE_FILTER
-        if node.WARMUP_STEPS < -1:
-            raise UserError(
-                f"SSOD.TWO_STAGE_FILTER.WARMUP_STEPS is {node.WARMUP_STEPS}: use 0 or more, or -1 for SSOD.BURN_IN_STEPS."
-            )
         return {
             "warmup": cfg.SSOD.BURN_IN_STEPS if node.WARMUP_STEPS < 0 else node.WARMUP_STEPS,
             "num_classes": class_number(cfg)[1],
