@@ -18,6 +18,14 @@ from ssod.utils.comm import broadcast_from_main
 logger = logging.getLogger(__name__)
 
 
+def save_plain(checkpointer: SSODCheckpointer, name: str, model: nn.Module) -> None:
+    """Writes a model's weights as plain Detectron2 weights, without methods' heads, on rank 0."""
+    if comm.is_main_process():
+        state = model.state_dict()
+        plain = {key: value for key, value in state.items() if not key.startswith("ssod_heads.")}
+        checkpointer.save_weights(name, plain)
+
+
 def load_best(teacher: nn.Module, checkpointer: SSODCheckpointer, output_dir: str) -> None:
     """Loads `teacher_best.pth` into the teacher of every rank. Only rank 0 reads the file."""
     if comm.is_main_process():

@@ -7,12 +7,15 @@ tells the others about its signal when they exchange their losses.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Callable, Dict, Iterable, Iterator, Optional, Type
 
 from detectron2.utils import comm
+
+logger = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -65,6 +68,23 @@ class OnSignal:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
+
+
+def report_stop(number: int, step: int, steps: int, output_dir: str) -> None:
+    """Says on rank 0 where a signal ended the run, and how to go on.
+
+    Args:
+        number: of the signal. step: index of the last step. steps: of the whole run; a `step` that
+            is not below it means that all are done.
+    """
+    if not comm.is_main_process():
+        return
+    done = f"after step {step + 1} of {steps}; its checkpoint is in {output_dir}"
+    if step >= steps:
+        done = f"before the last evaluation; the trained models are in {output_dir}"
+    logger.warning(
+        f"Stopped by {name_of(number)} {done}. The same command with --resume goes on from there."
+    )
 
 
 class StopRequest(OnSignal):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import weakref
 from collections import OrderedDict
@@ -25,51 +24,41 @@ from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from ssod.backbones.timm_builders import brings_weights
 from ssod.data.catalog import trained_images
-from ssod.data.label_columns import label_columns
 from ssod.data.loader import build_train_loader
 from ssod.data.snapshots import SnapshotBoard
 from ssod.data.splits import check_split_hashes
 from ssod.detectors.fast_ops import use_fast_ops
 from ssod.engine.branching import branch
 from ssod.engine.checkpoint import SSODCheckpointer
-from ssod.engine.config_checks import check_config, check_device_present, warnings_about
+from ssod.engine.config_checks import check_config, check_device_present
+from ssod.engine.config_warnings import warnings_about
 from ssod.engine.ema import MovingAverage
-from ssod.engine.finishing import load_best, write_results
-from ssod.engine.hooks import (
-    CollapseWatch,
-    DrawPseudoLabels,
-    Evaluation,
-    PublishSnapshots,
-    TeacherUpdate,
-)
+from ssod.engine.eval_only import evaluate_checkpoint
+from ssod.engine.finishing import load_best, save_plain, write_results
+from ssod.engine.hook_list import training_hooks
+from ssod.engine.hooks import Evaluation
 from ssod.engine.imports import import_parts
-from ssod.engine.inert import InertWatch
-from ssod.engine.interruption import Interrupted, Interruptible, StopRequest, name_of
+from ssod.engine.interruption import Interrupted, Interruptible, StopRequest, report_stop
 from ssod.engine.launch import wrap_ddp
-from ssod.engine.loading import (
-    build_detector,
-    check_weights_match,
-    load_detector,
-    training_data,
-)
+from ssod.engine.loading import build_detector, check_weights_match, training_data
 from ssod.engine.loop import TrainLoop
-from ssod.engine.progress_bar import training_bar
-from ssod.engine.quality_hook import PseudoLabelQuality
 from ssod.engine.skipped import write_skipped
 from ssod.engine.solver import build_optimizer, scale_config
+from ssod.engine.starting import clear_former_run, warn_untrained
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.engine.writers import build_writers
 from ssod.errors import UserError
 from ssod.evaluation import evaluate
-from ssod.evaluation.build import format_metrics, prepare_evaluation
+from ssod.evaluation.build import prepare_evaluation
 from ssod.evaluation.loader import build_test_loader
 from ssod.methods import Method, build_methods, learns_from_unlabeled
 from ssod.missing import require_packages
-from ssod.trackers.build import IDS_FILE, build_trackers, check_trackers, end_trackers
+from ssod.trackers.build import build_trackers, check_trackers, end_trackers
 from ssod.utils import run_lock
 from ssod.utils.run_lock import make_output_dir
+
+__all__ = ["SSODTrainer", "evaluate_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -200,56 +189,20 @@ class SSODTrainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> List[Optional[HookBase]]:
-        """The hooks in this order: average, methods, pictures, warnings, evaluation, writers,
-        checkpoint.
-
-        The checkpoint comes last. So a resumed run finds that its last step was evaluated and
-        written.
-        """
-        cfg = self.cfg
-        mutual = self.mutual
-        copy_at = self.mutual_from if mutual and cfg.SSOD.EMA.COPY_AFTER_BURN_IN else None
-        built: List[Optional[HookBase]] = [
-            hooks.IterationTimer(),
-            TeacherUpdate(self.average, cfg.SSOD.EMA.DECAY, copy_at, cfg.SSOD.EMA.WARMUP),
-            # The newest two checkpoints can be resumed from.
-            PublishSnapshots(self.core, self.board, 2 * cfg.SOLVER.CHECKPOINT_PERIOD),
-        ]
-        for method in self.core.method_list:
-            built.extend(method.build_hooks())
-        if mutual:
-            boxes = len(label_columns(self.data.labeled).image)
-            built.append(CollapseWatch(boxes / len(self.data.labeled)))
-        if cfg.SSOD.METHODS and comm.is_main_process():
-            start = self.mutual_from if mutual else 0
-            length = cfg.SOLVER.MAX_ITER - start
-            period = min(cfg.TEST.EVAL_PERIOD or length, length)
-            built.append(InertWatch(self.core.method_list, start, period))
-        if mutual and comm.is_main_process():
-            names = list(self.data.class_names)
-            built.append(
-                PseudoLabelQuality(cfg, self.core, self.data.unlabeled, names, self.mutual_from)
-            )
-            if cfg.SSOD.VIS_PERIOD > 0:
-                built.append(
-                    DrawPseudoLabels(self.core, cfg.SSOD.VIS_PERIOD, names, cfg.INPUT.FORMAT)
-                )
-        if cfg.DATASETS.VAL or cfg.DATASETS.TEST:
-            built.append(
-                Evaluation(
-                    cfg.TEST.EVAL_PERIOD, self._evaluate, self._remember_best, self.mutual_from
-                )
-            )
+        """The hooks in their order, see `training_hooks`. Override this to add your own."""
+        built = training_hooks(
+            self.cfg,
+            self.core,
+            self.data,
+            average=self.average,
+            board=self.board,
+            checkpointer=self.checkpointer,
+            mutual_from=self.mutual_from if self.mutual else None,
+            evaluate=self._evaluate,
+            remember_best=self._remember_best,
+        )
         if comm.is_main_process():
-            # Frequent evaluations shorten the writing period, because a value that is replaced
-            # before it is written is lost.
-            period = min(20, cfg.TEST.EVAL_PERIOD or 20)
-            built.extend(training_bar())
-            self._writer_hook = hooks.PeriodicWriter([], period=period)
-            built.append(self._writer_hook)
-            built.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
-            )
+            self._writer_hook = next(h for h in built if isinstance(h, hooks.PeriodicWriter))
         return built
 
     def build_writers(self) -> List[EventWriter]:
@@ -268,7 +221,7 @@ class SSODTrainer(DefaultTrainer):
             self.checkpointer.resume_or_load("", resume=True)
             self.start_iter = self.iter + 1
             return
-        self._clear_former_run()
+        clear_former_run(self.cfg.OUTPUT_DIR)
         if self.cfg.SSOD.BURN_IN_CHECKPOINT:
             self.start_iter = branch(
                 self.checkpointer.load_file(self.cfg.SSOD.BURN_IN_CHECKPOINT),
@@ -280,45 +233,12 @@ class SSODTrainer(DefaultTrainer):
         else:
             self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=False)
             check_weights_match(self.cfg, self.cfg.MODEL.WEIGHTS, self.checkpointer)
-            self._say_what_is_untrained()
+            warn_untrained(self.cfg, self.core.student)
             self.average.copy()
 
     def _lock_output(self) -> None:
         if comm.is_main_process():
             run_lock.hold(self.cfg.OUTPUT_DIR)
-
-    def _say_what_is_untrained(self) -> None:
-        """Warns if untrained layers are frozen. Detectron2's default FREEZE_AT of 2 does that."""
-        if self.cfg.MODEL.WEIGHTS or brings_weights(self.cfg):
-            return
-        frozen = [n for n, p in self.core.student.named_parameters() if not p.requires_grad]
-        logger.info("MODEL.WEIGHTS is empty: training starts from random weights.")
-        if frozen:
-            logger.warning(
-                f"{len(frozen)} tensors such as {frozen[0]} are random and frozen: name weights in MODEL.WEIGHTS, or set "
-                "FREEZE_AT to 0 (MODEL.BACKBONE.FREEZE_AT or MODEL.TIMM.FREEZE_AT)."
-            )
-
-    def _clear_former_run(self) -> None:
-        """Removes the files of a former run, so that nobody takes its results and checkpoints for
-        new ones.
-        """
-        folder = self.cfg.OUTPUT_DIR
-        if comm.is_main_process():
-            stale = [
-                os.path.join(folder, name)
-                for name in ("last_checkpoint", "results.json", "teacher_best.pth", IDS_FILE)
-            ]
-            found = [path for path in stale if os.path.exists(path)]
-            if found:
-                names = ", ".join(os.path.basename(path) for path in found)
-                logger.warning(
-                    f"{folder} held another run, whose {names} are removed (--resume would have continued it)."
-                )
-            for path in found:
-                os.remove(path)
-            shutil.rmtree(os.path.join(folder, "snapshots"), ignore_errors=True)
-        comm.synchronize()
 
     def train(self) -> Optional["OrderedDict[str, Any]"]:
         """Runs to `SOLVER.MAX_ITER`, then evaluates its result on `DATASETS.TEST`.
@@ -339,7 +259,7 @@ class SSODTrainer(DefaultTrainer):
                 return results
         except Interrupted as stop:
             status = "interrupted"
-            self._report_stop(stop.number)
+            report_stop(stop.number, self.iter, self.max_iter, self.cfg.OUTPUT_DIR)
             raise
         finally:
             end_trackers(self._event_writers, status, self.cfg.OUTPUT_DIR, results, self.iter)
@@ -397,16 +317,6 @@ class SSODTrainer(DefaultTrainer):
             self.checkpointer.save(f"model_{self.iter:07d}")
         comm.synchronize()
 
-    def _report_stop(self, number: int) -> None:
-        if not comm.is_main_process():
-            return
-        done = f"after step {self.iter + 1} of {self.max_iter}; its checkpoint is in {self.cfg.OUTPUT_DIR}"
-        if self.iter >= self.max_iter:
-            done = f"before the last evaluation; the trained models are in {self.cfg.OUTPUT_DIR}"
-        logger.warning(
-            f"Stopped by {name_of(number)} {done}. The same command with --resume goes on from there."
-        )
-
     def _evaluate(self, role: str) -> Dict[str, Any]:
         names = self.cfg.DATASETS.VAL or self.cfg.DATASETS.TEST
         results = self._evaluate_on(role, list(names))
@@ -448,12 +358,8 @@ class SSODTrainer(DefaultTrainer):
                 self._save_weights("teacher_best", role)
 
     def _save_weights(self, name: str, role: str = "teacher") -> None:
-        if comm.is_main_process():
-            state = (self.core.teacher if role == "teacher" else self.core.student).state_dict()
-            plain = {
-                key: value for key, value in state.items() if not key.startswith("ssod_heads.")
-            }
-            self.checkpointer.save_weights(name, plain)
+        model = self.core.teacher if role == "teacher" else self.core.student
+        save_plain(self.checkpointer, name, model)
 
     def _finish(self) -> "OrderedDict[str, Any]":
         self._save_weights("teacher_final")
@@ -490,35 +396,3 @@ class SSODTrainer(DefaultTrainer):
         TrainerBase.load_state_dict(self, state_dict)
         self.best = {"model": "teacher", **state_dict["best"]}
         self._evaluation_due = state_dict.get("evaluation_due", False)
-
-
-def evaluate_checkpoint(cfg: CfgNode, role: Optional[str]) -> "OrderedDict[str, Any]":
-    """Evaluates MODEL.WEIGHTS, a file or a finished run's folder, on DATASETS.TEST and logs the
-    results.
-
-    Args:
-        role: "teacher" (which None means too) or "student" of a full checkpoint. Use None for a
-            weights file.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError(
-            "--eval-only needs weights: add MODEL.WEIGHTS and a file, or the OUTPUT_DIR of a finished run."
-        )
-    if not cfg.DATASETS.TEST:
-        raise UserError("--eval-only needs a dataset: add DATASETS.TEST.")
-    prepare_evaluation(cfg, ("TEST",))
-    model = load_detector(cfg, cfg.MODEL.WEIGHTS, role)
-    results = evaluate(
-        cfg,
-        model,
-        list(cfg.DATASETS.TEST),
-        os.path.join(cfg.OUTPUT_DIR, "inference", "eval_only"),
-        build=partial(SSODTrainer.build_evaluator, cfg),
-        build_loader=partial(SSODTrainer.build_test_loader, cfg),
-    )
-    write_skipped(cfg, report=True)
-    if comm.is_main_process():
-        for dataset, tasks in results.items():
-            for task, metrics in tasks.items():
-                logger.info(f"{dataset} {task}: {format_metrics(metrics)}")
-    return results
