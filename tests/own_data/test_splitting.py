@@ -6,21 +6,24 @@ from typing import List, Optional, Sequence
 
 import pytest
 
+from ssod.data.formats.annotated import ImageLabels, LabelledBox
 from ssod.errors import UserError
-from ssod.own_data.collection import Box, Collection, Photo
+from ssod.own_data.collection import Collection
 from ssod.own_data.splitting import divide
 
 
-def photo(name: str, labels: Optional[Sequence[int]], split: str = "") -> Photo:
-    boxes = None if labels is None else [Box(label, (0, 0, 5, 5)) for label in labels]
-    return Photo(name, split, boxes, (10, 10))
+def photo(name: str, labels: Optional[Sequence[int]], split: str = "") -> ImageLabels:
+    boxes = (
+        None if labels is None else [LabelledBox("abc"[label], (0, 0, 5, 5)) for label in labels]
+    )
+    return ImageLabels(name, boxes, (10, 10), split)
 
 
-def collection(photos: List[Photo]) -> Collection:
+def collection(photos: List[ImageLabels]) -> Collection:
     return Collection("folder", ["a", "b", "c"], photos, ["coco"])
 
 
-def names(photos: Sequence[Photo]) -> List[str]:
+def names(photos: Sequence[ImageLabels]) -> List[str]:
     return [p.path for p in photos]
 
 
@@ -29,7 +32,7 @@ def test_drawn() -> None:
     photos += [photo("rare", [2, 0]), photo("empty", []), photo("unseen", None)]
     parts = divide(collection(photos), percent=20, seed=0)
     assert len(parts.val) == 4 and len(parts.train) == 18 and parts.drawn
-    assert {box.label for p in parts.val for box in p.boxes or ()} == {0, 1}
+    assert {box.label for p in parts.val for box in p.boxes or ()} == {"a", "b"}
     assert "rare" in names(parts.train)  # it holds the only box of its class
     assert "empty" in names(parts.train)
     assert names(parts.unlabelled) == ["unseen"]
@@ -41,7 +44,7 @@ def test_drawn() -> None:
 def test_val_shows_every_class_that_it_can() -> None:
     photos = [photo(f"{i:02d}", [0]) for i in range(30)] + [photo("x", [1]), photo("y", [1])]
     parts = divide(collection(photos), percent=10, seed=0)
-    assert {box.label for p in parts.val for box in p.boxes or ()} == {0, 1}
+    assert {box.label for p in parts.val for box in p.boxes or ()} == {"a", "b"}
     assert len(parts.val) == 3
 
 

@@ -21,10 +21,11 @@ from ssod.active_learning.moving import SplitSet, open_set
 from ssod.data.catalog import load_labeled, load_unlabeled
 from ssod.data.classes import check_classes
 from ssod.data.declarations import suggestion
+from ssod.data.formats.annotated import ImageLabels
 from ssod.data.splits import sealed, write_files
 from ssod.errors import UserError, first_names
 from ssod.own_data.choose import common_folder, read_chosen
-from ssod.own_data.collection import Collection, Photo
+from ssod.own_data.collection import Collection
 
 _LISTED = 5
 # Formats with one file for many images, which lists those too that nobody has labelled.
@@ -40,7 +41,7 @@ class Sorted:
             they are.
     """
 
-    moved: Dict[Tuple[str, Any], Photo] = field(default_factory=dict)
+    moved: Dict[Tuple[str, Any], ImageLabels] = field(default_factory=dict)
     others: Dict[str, List[str]] = field(default_factory=dict)
 
     def leave(self, reason: str, path: str) -> None:
@@ -157,7 +158,7 @@ def _why_not(file: Optional[str], index: int, known: Dict[str, str]) -> Optional
 def _check_classes(
     source: str, collection: Collection, photos: Any, classes: Sequence[str]
 ) -> None:
-    used = Counter(collection.classes[b.label] for photo in photos for b in photo.boxes)
+    used = Counter(b.label for photo in photos for b in photo.boxes)
     unknown = [name for name in used if name not in classes]
     if unknown:
         raise UserError(
@@ -186,7 +187,7 @@ def _write(
     note = {"file": os.path.basename(os.path.normpath(args.corrected)), "images": len(found.moved)}
     for key, photo in found.moved.items():
         source, image = files[key]
-        boxes = [(collection.classes[b.label], b.corners, b.iscrowd) for b in photo.boxes or ()]
+        boxes = [(b.label, b.corners, b.iscrowd) for b in photo.boxes or ()]
         target.add(image, source.full_path(image), boxes, photo.size)
     for source in sources:
         source.remove({image for name, image in found.moved if name == source.name})

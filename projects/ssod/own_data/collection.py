@@ -12,9 +12,10 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from detectron2.structures import BoxMode
 
+from ssod.data.formats.annotated import ImageLabels, LabelledBox
 from ssod.data.formats.images import list_images
 from ssod.data.formats.registry import DeclaredSet
-from ssod.data.masks import Rle, as_json, is_rle
+from ssod.data.masks import as_json, is_rle
 from ssod.data.records import read_image_size
 from ssod.errors import UserError
 from ssod.utils.progress import progress
@@ -23,55 +24,31 @@ from ssod.utils.progress import progress
 _LISTS_ALL = ("coco", "lvis", "cvat")
 
 
-@dataclass(frozen=True)
-class Box:
-    """One box; `label` indexes the collection's classes. `mask`: where masks are read."""
-
-    label: int
-    corners: Tuple[float, float, float, float]
-    iscrowd: bool = False
-    mask: Optional[Rle] = field(default=None, compare=False)
-
-
-@dataclass
-class Photo:
-    """An image.
-
-    Args:
-        path: relative to the collection's root. split: "train", "val", "test" or "" where nothing
-            says.
-        boxes: None if it is not labelled, [] if it is labelled as empty. size: (height, width),
-            None if unreadable.
-    """
-
-    path: str
-    split: str = ""
-    boxes: Optional[List[Box]] = None
-    size: Optional[Tuple[int, int]] = None
-
-    @property
-    def is_labelled(self) -> bool:
-        return self.boxes is not None
-
-
 @dataclass
 class Collection:
-    """Images below one folder, sorted by path; `messages` is what the readers had to say."""
+    """Images below one folder.
+
+    Attributes:
+        root: the folder, which the images' paths are relative to.
+        classes: all class names, in order.
+        photos: the images, sorted by path. formats: of the sets that were read.
+        messages: the readers' warnings.
+    """
 
     root: str
     classes: List[str]
-    photos: List[Photo]
+    photos: List[ImageLabels]
     formats: List[str]
     messages: List[str] = field(default_factory=list)
 
-    def full_path(self, photo: Photo) -> str:
+    def full_path(self, photo: ImageLabels) -> str:
         return os.path.join(self.root, photo.path)
 
-    def labelled(self) -> List[Photo]:
-        return [photo for photo in self.photos if photo.is_labelled]
+    def labelled(self) -> List[ImageLabels]:
+        return [photo for photo in self.photos if photo.boxes is not None]
 
-    def unlabelled(self) -> List[Photo]:
-        return [photo for photo in self.photos if not photo.is_labelled]
+    def unlabelled(self) -> List[ImageLabels]:
+        return [photo for photo in self.photos if photo.boxes is None]
 
 
 class _Messages(logging.Handler):
@@ -102,8 +79,8 @@ def collect(
     Raises:
         UserError: a set cannot be read, or two sets disagree on an image's labels.
     """
-    classes: Dict[str, int] = {}
-    photos: Dict[str, Photo] = {}
+    classes: Dict[str, None] = {}
+    photos: Dict[str, ImageLabels] = {}
     messages = _Messages()
     logger = logging.getLogger("ssod.data")
     propagate = logger.propagate
@@ -114,7 +91,7 @@ def collect(
             _add_set(dataset, split, kind, root, classes, photos)
         if whole_folder:
             for path in list_images(root):
-                photos.setdefault(path, Photo(path))
+                photos.setdefault(path, ImageLabels(path))
     finally:
         logger.removeHandler(messages)
         logger.propagate = propagate
@@ -128,10 +105,9 @@ def collect_records(
     """The collection of Detectron2's records with "annotations", whose classes are indices into
     `names`.
     """
-    classes = {name: i for i, name in enumerate(names)}
-    photos: Dict[str, Photo] = {}
+    photos: Dict[str, ImageLabels] = {}
     for record in records:
-        boxes = [_box(a, list(names), classes) for a in record.get("annotations", ())]
+        boxes = [_box(a, names) for a in record.get("annotations", ())]
         _photo(record, root, photos).boxes = boxes or None
     return _finish(Collection(root, list(names), list(photos.values()), ["registered"]))
 
@@ -150,12 +126,11 @@ def _add_set(
     split: str,
     kind: str,
     root: str,
-    classes: Dict[str, int],
-    photos: Dict[str, Photo],
+    classes: Dict[str, None],
+    photos: Dict[str, ImageLabels],
 ) -> None:
     names = dataset.classes()
-    for name in names:
-        classes.setdefault(name, len(classes))
+    classes.update(dict.fromkeys(names))  # in the order in which they first appear
     for record in dataset.unlabeled_records():
         photo = _photo(record, root, photos)
         photo.split = photo.split or split
@@ -163,7 +138,7 @@ def _add_set(
         return
     for record in dataset.labeled_records():
         photo = _photo(record, root, photos)
-        boxes = [_box(annotation, names, classes) for annotation in record["annotations"]]
+        boxes = [_box(annotation, names) for annotation in record["annotations"]]
         if not boxes and kind in _LISTS_ALL:
             continue
         if photo.boxes and boxes and photo.boxes != boxes:
@@ -175,18 +150,18 @@ def _add_set(
             photo.size = record["height"], record["width"]
 
 
-def _photo(record: Dict[str, Any], root: str, photos: Dict[str, Photo]) -> Photo:
+def _photo(record: Dict[str, Any], root: str, photos: Dict[str, ImageLabels]) -> ImageLabels:
     path = os.path.relpath(record["file_name"], root).replace(os.sep, "/")
-    return photos.setdefault(path, Photo(path))
+    return photos.setdefault(path, ImageLabels(path))
 
 
-def _box(annotation: Dict[str, Any], names: List[str], classes: Dict[str, int]) -> Box:
+def _box(annotation: Dict[str, Any], names: Sequence[str]) -> LabelledBox:
     mode = BoxMode(annotation["bbox_mode"])
     x0, y0, x1, y1 = BoxMode.convert(list(annotation["bbox"]), mode, BoxMode.XYXY_ABS)
-    label = classes[names[annotation["category_id"]]]
     rle = annotation.get("segmentation")
     mask = rle if is_rle(rle) else None
-    return Box(label, (x0, y0, x1, y1), bool(annotation.get("iscrowd", 0)), mask)
+    crowd = bool(annotation.get("iscrowd", 0))
+    return LabelledBox(names[annotation["category_id"]], (x0, y0, x1, y1), crowd, mask=mask)
 
 
 def _size(path: str) -> Optional[Tuple[int, int]]:
@@ -196,10 +171,11 @@ def _size(path: str) -> Optional[Tuple[int, int]]:
         return None
 
 
-def to_coco(collection: Collection, photos: Sequence[Photo]) -> Dict[str, Any]:
+def to_coco(collection: Collection, photos: Sequence[ImageLabels]) -> Dict[str, Any]:
     """Some of the images in COCO's format, file names relative to the root; images without labels
     have no boxes.
     """
+    number = {name: i + 1 for i, name in enumerate(collection.classes)}
     images: List[Dict[str, Any]] = []
     annotations: List[Dict[str, Any]] = []
     for photo in photos:
@@ -213,12 +189,12 @@ def to_coco(collection: Collection, photos: Sequence[Photo]) -> Dict[str, Any]:
                 {
                     "id": len(annotations) + 1,
                     "image_id": image["id"],
-                    "category_id": box.label + 1,
+                    "category_id": number[box.label],
                     "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
                     "area": round((x1 - x0) * (y1 - y0), 3),
                     "iscrowd": int(box.iscrowd),
                     **({"segmentation": as_json(box.mask)} if box.mask else {}),
                 }
             )
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(collection.classes)]
+    categories = [{"id": i, "name": name} for name, i in number.items()]
     return {"images": images, "annotations": annotations, "categories": categories}

@@ -13,8 +13,9 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 from tabulate import tabulate
 
+from ssod.data.formats.annotated import ImageLabels, LabelledBox
 from ssod.data.masks import mask_area
-from ssod.own_data.collection import Box, Collection, Photo
+from ssod.own_data.collection import Collection
 
 _THIN = 3.0  # pixels of the shorter side
 _WHOLE = 0.95  # of the image's area
@@ -34,7 +35,7 @@ class Odd:
     what: str
     count: int
     examples: List[str]
-    photos: List[Photo]
+    photos: List[ImageLabels]
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def examine(collection: Collection) -> Examination:
     sizes, relative = [], []
     for photo in collection.labelled():
         found = [box for box in photo.boxes or () if not box.iscrowd]
-        boxes.update(collection.classes[box.label] for box in found)
-        images_of.update({collection.classes[box.label] for box in found})
+        boxes.update(box.label for box in found)
+        images_of.update({box.label for box in found})
         for box in found:
             sizes.append(_size(box))
             if photo.size:
@@ -80,17 +81,17 @@ def examine(collection: Collection) -> Examination:
     )
 
 
-def _sides(box: Box) -> Tuple[float, float]:
+def _sides(box: LabelledBox) -> Tuple[float, float]:
     x0, y0, x1, y1 = box.corners
     return x1 - x0, y1 - y0
 
 
-def _size(box: Box) -> float:
+def _size(box: LabelledBox) -> float:
     width, height = _sides(box)
     return (width * height) ** 0.5
 
 
-def oddities(box: Box, photo: Photo) -> List[str]:
+def oddities(box: LabelledBox, photo: ImageLabels) -> List[str]:
     """What is odd about a box on its own."""
     width, height = _sides(box)
     found = []
@@ -110,7 +111,7 @@ def oddities(box: Box, photo: Photo) -> List[str]:
 
 def find_odd(collection: Collection) -> List[Odd]:
     """All kinds of oddities, the most frequent first."""
-    kinds: Dict[str, List[Tuple[Photo, Box]]] = {}
+    kinds: Dict[str, List[Tuple[ImageLabels, LabelledBox]]] = {}
     for photo in collection.labelled():
         boxes = [box for box in photo.boxes or () if not box.iscrowd]
         for box in boxes:
@@ -125,7 +126,7 @@ def find_odd(collection: Collection) -> List[Odd]:
     return odd
 
 
-def _doubles(boxes: Sequence[Box]) -> List[Box]:
+def _doubles(boxes: Sequence[LabelledBox]) -> List[LabelledBox]:
     """Boxes that nearly equal an earlier one of the image, of any class."""
     if len(boxes) < 2:
         return []
@@ -139,9 +140,9 @@ def _doubles(boxes: Sequence[Box]) -> List[Box]:
     return [box for box, value in zip(boxes, earlier) if value > _SAME]
 
 
-def _describe(collection: Collection, photo: Photo, box: Box) -> str:
+def _describe(collection: Collection, photo: ImageLabels, box: LabelledBox) -> str:
     corners = ",".join(f"{v:.0f}" for v in box.corners)
-    return f"{photo.path}: {collection.classes[box.label]} {corners}"
+    return f"{photo.path}: {box.label} {corners}"
 
 
 def describe(collection: Collection, seen: Examination) -> str:

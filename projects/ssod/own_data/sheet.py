@@ -12,8 +12,9 @@ import torch
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
+from ssod.data.formats.annotated import ImageLabels
 from ssod.data.masks import decode_mask
-from ssod.own_data.collection import Collection, Photo
+from ssod.own_data.collection import Collection
 from ssod.own_data.examine import Examination
 from ssod.report.contact_sheet import Panel, contact_sheet
 
@@ -22,13 +23,13 @@ _PICTURES = 20
 
 def chosen_photos(
     collection: Collection, seen: Examination, number: int = _PICTURES
-) -> List[Photo]:
+) -> List[ImageLabels]:
     """One image of each class, one of each oddity, then images spread over the set; those without
     labels are left out.
     """
     labelled = [photo for photo in collection.labelled() if photo.size]
-    chosen: Dict[str, Photo] = {}
-    shown: Set[int] = set()
+    chosen: Dict[str, ImageLabels] = {}
+    shown: Set[str] = set()
     for photo in labelled:
         labels = {box.label for box in photo.boxes or ()}
         if labels - shown:
@@ -45,6 +46,7 @@ def chosen_photos(
 
 def write_sheet(collection: Collection, seen: Examination, path: str) -> bool:
     """Writes the sheet as JPEG; False where no labelled image can be read."""
+    index = {name: i for i, name in enumerate(collection.classes)}
     cells = []
     for photo in chosen_photos(collection, seen):
         try:
@@ -56,7 +58,7 @@ def write_sheet(collection: Collection, seen: Examination, path: str) -> bool:
             torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
             photo.path,
             torch.tensor([box.corners for box in boxes], dtype=torch.float32).reshape(-1, 4),
-            torch.tensor([box.label for box in boxes], dtype=torch.int64),
+            torch.tensor([index[box.label] for box in boxes], dtype=torch.int64),
             names=collection.classes,
         )
         masks = [decode_mask(box.mask) for box in boxes if box.mask]

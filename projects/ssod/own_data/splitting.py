@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import List, Sequence, Set, Tuple
 
+from ssod.data.formats.annotated import ImageLabels
 from ssod.errors import UserError
-from ssod.own_data.collection import Collection, Photo
+from ssod.own_data.collection import Collection
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,10 @@ class Parts:
         test: empty where the data has no test images of its own.
     """
 
-    train: List[Photo]
-    val: List[Photo]
-    test: List[Photo]
-    unlabelled: List[Photo]
+    train: List[ImageLabels]
+    val: List[ImageLabels]
+    test: List[ImageLabels]
+    unlabelled: List[ImageLabels]
     drawn: bool
 
 
@@ -56,22 +57,22 @@ def divide(collection: Collection, *, percent: float, seed: int) -> Parts:
 
 
 def _draw(
-    collection: Collection, labelled: Sequence[Photo], percent: float, seed: int
-) -> Tuple[List[Photo], List[Photo]]:
+    collection: Collection, labelled: Sequence[ImageLabels], percent: float, seed: int
+) -> Tuple[List[ImageLabels], List[ImageLabels]]:
     """(train, val).
 
     Images go to val in random order, except those that hold a class's last boxes in train.
     """
 
-    def key(photo: Photo) -> str:
+    def key(photo: ImageLabels) -> str:
         return hashlib.sha256(f"{seed}/{photo.path}".encode()).hexdigest()
 
     with_boxes = [photo for photo in labelled if photo.boxes]
     wanted = max(1, round(len(with_boxes) * percent / 100))
     left = Counter(box.label for photo in with_boxes for box in photo.boxes or ())
-    val: List[Photo] = []
+    val: List[ImageLabels] = []
     chosen: Set[str] = set()
-    shown: Set[int] = set()
+    shown: Set[str] = set()
     ordered = sorted(with_boxes, key=key)
     for brings_a_class in (True, False):  # first images of classes that val does not show yet
         for photo in ordered:

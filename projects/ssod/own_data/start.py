@@ -15,12 +15,13 @@ import numpy as np
 
 import ssod
 from ssod.data.declarations import parse_declaration, resolve_path
+from ssod.data.formats.annotated import ImageLabels
 from ssod.data.formats.find import FoundSet
 from ssod.data.formats.walk import files_below
 from ssod.data.splits import sealed, write_files
 from ssod.errors import UserError, first_names
 from ssod.own_data.choices import Choice, render
-from ssod.own_data.collection import Collection, Photo, collect, to_coco
+from ssod.own_data.collection import Collection, collect, to_coco
 from ssod.own_data.examine import examine
 from ssod.own_data.machine import Machine
 from ssod.own_data.recipe import Data, choose
@@ -148,7 +149,7 @@ def _split_files(
     return contents
 
 
-def _named_parts(parts: Parts) -> List[Tuple[str, List[Photo]]]:
+def _named_parts(parts: Parts) -> List[Tuple[str, List[ImageLabels]]]:
     named = [("train", parts.train), ("val", parts.val), ("test", parts.test)]
     return [(n, p) for n, p in [*named, ("unlabeled", parts.unlabelled)] if p]
 
@@ -211,9 +212,7 @@ def _summary(
     config: str,
     sheet: str,
 ) -> str:
-    boxes = Counter(
-        collection.classes[b.label] for p in collection.labelled() for b in p.boxes or ()
-    )
+    boxes = Counter(b.label for p in collection.labelled() for b in p.boxes or ())
     counts = ", ".join(f"{name} {boxes[name]}" for name in collection.classes[:30])
     more = ", ..." if len(collection.classes) > 30 else ""
     how = (
@@ -234,11 +233,10 @@ def _summary(
     few = [f"{name} ({boxes[name]})" for name in collection.classes if boxes[name] < _FEW]
     if few:
         lines.append(f"note: few boxes of {first_names(few)}: label more images that show them")
-    unseen = {b.label for p in parts.val for b in p.boxes or ()} ^ set(
-        range(len(collection.classes))
-    )
+    shown = {b.label for p in parts.val for b in p.boxes or ()}
+    unseen = [name for name in collection.classes if name not in shown]
     if unseen:
-        names = first_names(collection.classes[label] for label in sorted(unseen))
+        names = first_names(unseen)
         lines.append(f"note: no image that validates shows {names}: its AP will be missing")
     lines += [f"note: {message}" for message in _other_images(options.folder)]
     unreadable = [photo.path for photo in collection.photos if photo.size is None]

@@ -30,7 +30,7 @@ from ssod.data.boxes import SkippedBoxes, box_problem
 from ssod.data.formats.geometry import Point
 from ssod.data.formats.images import ImageFolder, ImageNotFound
 from ssod.data.formats.registry import class_list, optional_path, resolve_path
-from ssod.data.masks import read_mask
+from ssod.data.masks import Rle, read_mask
 from ssod.data.paths_column import image_records
 from ssod.data.records import Record, read_image_size
 from ssod.errors import UserError
@@ -42,13 +42,17 @@ logger = logging.getLogger(__name__)
 class LabelledBox:
     """One usable box: XYXY in pixels of the image as it is shown, turned by its EXIF tag.
 
-    `polygon` is the drawn outline, x, y, x, y, ..., if the shape is a polygon.
+    Attributes:
+        label: the class name.
+        polygon: the drawn outline, x, y, x, y, ..., if the shape is a polygon.
+        mask: the object's pixels, where a reader of masks has them.
     """
 
     label: str
     corners: Tuple[float, float, float, float]
     iscrowd: bool = False
     polygon: Tuple[float, ...] = ()
+    mask: Optional[Rle] = field(default=None, compare=False)
 
 
 @dataclass
@@ -59,11 +63,13 @@ class ImageLabels:
         path: relative to the folder of the images.
         boxes: None if the image is not labelled. [] if it is labelled as empty.
         size: (height, width). None if the image cannot be read.
+        split: "train", "val" or "test". "" if nothing names it.
     """
 
     path: str
     boxes: Optional[List[LabelledBox]] = None
     size: Optional[Tuple[int, int]] = None
+    split: str = ""
 
 
 @dataclass
