@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, List
+
+from ssod.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,14 @@ class Range:
         under = value < self.high if self.below else value <= self.high
         return over and under
 
+    def check(self, key: str, value: Any) -> None:
+        """Raises `UserError` unless all numbers of a key's value are allowed."""
+        for number in numbers_in(value):
+            if not self.allows(number):
+                where = "" if value is number else f" in {value}"
+                whole = " (a whole number)" if self.whole and number != int(number) else ""
+                raise UserError(f"{key} is {number}{where}: {self}{whole}.")
+
     def __str__(self) -> str:
         if math.isinf(self.low):
             bounds = f"a number up to {self.high}"
@@ -47,3 +58,20 @@ NOT_NEGATIVE = Range(0)
 POSITIVE = Range(0, above=True)
 SHARE = Range(0, 1)
 DECAY = Range(0, 1, below=True)
+
+
+def items_in(value: Any) -> List[Any]:
+    """The value itself, or the elements of a list and of the lists in it."""
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in items_in(part)]
+    return [value]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number. True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def numbers_in(value: Any) -> List[float]:
+    """The numbers among `items_in(value)`."""
+    return [item for item in items_in(value) if is_number(item)]

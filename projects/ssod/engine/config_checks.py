@@ -7,14 +7,15 @@ range of every key, because a wrong value of Detectron2's would otherwise fail l
 from __future__ import annotations
 
 import math
-from typing import Any, Iterator, List, Sequence, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 
 from ssod.config import add_ssod_config
-from ssod.engine.config_ranges import CHOICES, FILLED, allowed_range, method_ranges
+from ssod.engine.config_ranges import CHOICES, FILLED, UNUSED, allowed_range, method_ranges
 from ssod.errors import UserError
+from ssod.ranges import is_number, items_in, numbers_in
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -33,16 +34,17 @@ def check_config(cfg: CfgNode) -> None:
     for key, value, default in _leaves(cfg, defaults):
         _check_type(key, value, default)
         allowed = allowed_range(key, of_methods)
-        numbers = _numbers(value)
         if key in FILLED and not value:
             raise UserError(f"{key} is empty: give it a value or leave it out.")
-        for number in numbers:
+        for number in numbers_in(value):
             if not math.isfinite(number):
                 raise UserError(f"{key} is {number}: use a finite number.")
-            if allowed is not None and value != default and not allowed.allows(number):
-                where = "" if value is number else f" in {value}"
-                whole = " (a whole number)" if allowed.whole and number != int(number) else ""
-                raise UserError(f"{key} is {number}{where}: {allowed}{whole}.")
+        if allowed is not None and value != default:
+            allowed.check(key, value)
+        if key in UNUSED and value and value != default:
+            raise UserError(f"{key} is {value!r}, {UNUSED[key]}.")
+        if any("\0" in item for item in items_in(value) if isinstance(item, str)):
+            raise UserError(f"{key} is {value!r}, which has a NUL character: remove it.")
         if key in CHOICES:
             _check_choice(key, value, CHOICES[key])
     _check_together(cfg)
@@ -144,9 +146,9 @@ def _check_type(key: str, value: Any, default: Any) -> None:
         kinds = (int, float)
     if not isinstance(value, kinds) or (isinstance(value, bool) and not isinstance(default, bool)):
         raise UserError(f"{key} is {value!r}: {wanted_type(default)}.")
-    if isinstance(default, (list, tuple)) and _items(default):
-        if all(_is_number(item) for item in _items(default)):
-            wrong = [item for item in _items(value) if not _is_number(item)]
+    if isinstance(default, (list, tuple)) and items_in(default):
+        if all(is_number(item) for item in items_in(default)):
+            wrong = [item for item in items_in(value) if not is_number(item)]
             if wrong:
                 raise UserError(f"{key} is {value}: use numbers, not {wrong[0]!r}.")
     if key.startswith("DATASETS.") and isinstance(value, (list, tuple)):
@@ -166,21 +168,6 @@ def wanted_type(default: Any) -> str:
     if isinstance(default, (list, tuple)):
         return "use a list, as in ['a', 'b'] or [1, 2]"
     return "use keys and values"
-
-
-def _items(value: Any) -> List[Any]:
-    """The value itself, or the elements of a list and of the lists in it."""
-    if isinstance(value, (list, tuple)):
-        return [item for part in value for item in _items(part)]
-    return [value]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _numbers(value: Any) -> List[float]:
-    return [item for item in _items(value) if _is_number(item)]
 
 
 def _check_device(name: str) -> None:

@@ -113,6 +113,19 @@ CHOICES: Dict[str, Sequence[str]] = {
 }
 
 
+# Keys of Detectron2 that nothing here reads -> why, and what to do. Only their default is allowed.
+UNUSED: Dict[str, str] = {
+    "TEST.AUG.ENABLED": "but evaluation uses one size and no flip: set it to False (labels of several sizes: "
+    "SSOD.MULTI_PHASE.TEST_TIME_AUGMENTATION)",
+    "TEST.PRECISE_BN.ENABLED": "but batch statistics are not measured again: set it to False",
+    "TEST.EXPECTED_RESULTS": "but results are not compared with expected ones: leave it out",
+    "MODEL.LOAD_PROPOSALS": "but proposals come from the RPN, not from files: set it to False",
+    "DATASETS.PROPOSAL_FILES_TRAIN": "but proposals come from the RPN, not from files: leave it out",
+    "DATASETS.PROPOSAL_FILES_TEST": "but proposals come from the RPN, not from files: leave it out",
+    "VIS_PERIOD": "but pictures have a key of their own: leave it out and set SSOD.VIS_PERIOD",
+}
+
+
 def method_ranges() -> Dict[str, Range]:
     """The ranges that the registered methods declare, by the whole key."""
     return {

@@ -81,6 +81,8 @@ def build_methods(cfg: CfgNode) -> nn.ModuleDict:
     cfg = with_present_keys(cfg, list(kinds.values()))
     methods = nn.ModuleDict()
     for name, kind in kinds.items():
+        for key, allowed in kind.ranges.items():
+            allowed.check(f"SSOD.{kind.config_key}.{key}", cfg.SSOD[kind.config_key][key])
         built = kind(**kind.from_config(cfg))
         built.name = name
         methods[name] = built
