@@ -62,7 +62,7 @@ docs: install
 
 data: $(DIGITS)/.complete $(DIGITS)/.sub-tasks $(DIGITS)/.wild-pool
 
-$(DIGITS)/.complete: datasets/digit_scenes.py | install
+$(DIGITS)/.complete: datasets/digit_scenes.py datasets/digit_drawing.py | install
 	$(PY) datasets/digit_scenes.py $(DIGITS)
 	@touch $@
 

@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # Below ssod/_resources in the wheel, as `ssod.resources` looks for them.
-FOLDERS = (("configs", "**/*.yaml"), ("datasets", "digit_scenes.*"))
+FOLDERS = (("configs", "**/*.yaml"), ("datasets", "digit_*.*"))
 
 
 class BuildWithResources(build_py):

@@ -68,6 +68,7 @@ def test_wheel_holds_configs_and_drawing_script(built: Path) -> None:
     for path in ROOT.glob("configs/**/*.yaml"):
         assert f"ssod/_resources/{path.relative_to(ROOT).as_posix()}" in names
     assert "ssod/_resources/datasets/digit_scenes.py" in names
+    assert "ssod/_resources/datasets/digit_drawing.py" in names
     assert "ssod/_resources/datasets/digit_scenes.sha256" in names
     for folder in ("plotting", "report"):
         for path in (ROOT / "projects" / "ssod" / folder / "templates").iterdir():
@@ -81,6 +82,7 @@ def test_sdist_holds_what_builds_and_tests_it(built: Path) -> None:
     for name in (
         *("setup.py", "setup.cfg", "pyproject.toml", "train_net.py", "Makefile", "LICENSE"),
         *("CHANGELOG.md", "configs/digit_scenes/best.yaml", "datasets/digit_scenes.py"),
+        "datasets/digit_drawing.py",
         *("projects/ssod/cli/main.py", "tests/test_packaging.py", "docs/own_data.md"),
     ):
         assert name in names, name
