@@ -33,8 +33,8 @@ class Stopwatch:
     """Adds up the seconds that wrapped functions take, by section.
 
     Args:
-        synchronize: called before every reading of the clock, so that it shows what the device has
-            done.
+        synchronize: called before every reading of the clock, so that the time includes the
+            device's work.
     """
 
     def __init__(self, synchronize: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def time(self, section: str) -> Iterator[None]:
-        """Times what runs inside; sections must not be nested, except in a total."""
+        """Times the code inside. Sections must not be nested, except in a total."""
         self._synchronize()
         start = time.perf_counter()
         yield
@@ -64,7 +64,7 @@ class Stopwatch:
 
 @dataclass
 class PlainInputs:
-    """What Detectron2's own model gets to see of one of our steps.
+    """The inputs that Detectron2's own model gets for the images of one step.
 
     Attributes:
         student: its inputs, images on the CPU as a loader yields them, with gt_boxes, gt_classes
@@ -94,8 +94,8 @@ class Bench:
     """One config's trainer, driven step by step outside its own loop.
 
     Args:
-        cfg: not frozen; changed so that the first step already is mutual learning and nothing but
-            steps happens.
+        cfg: not frozen; changed so that mutual learning starts at the first step and nothing but
+            steps is run.
         folder: for what the trainer writes.
     """
 
@@ -156,8 +156,8 @@ class Bench:
         """Runs one step of the trainer with all its hooks.
 
         Args:
-            split: wait for the device at the borders between sections; the total then is no honest
-                one on a GPU.
+            split: waits for the device between sections. On a GPU the total is then longer than in
+                training.
 
         Returns:
             Seconds by section; "total" and "rest" (total minus sections).
@@ -249,12 +249,12 @@ def _only_steps(cfg: CfgNode, folder: str) -> None:
 
 
 def log_to_stderr() -> None:
-    """stdout is for the result; Detectron2's loggers would write there."""
+    """Sends logs to stderr. Detectron2's loggers would write to stdout, which is for the result."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.WARNING)
     for name in ("ssod", "detectron2", "fvcore"):
         log = logging.getLogger(name)
         log.handlers = [handler]
-        log.setLevel(logging.INFO)  # lower, and the trainer would set up its own
+        log.setLevel(logging.INFO)  # at a lower level the trainer would set up its own logger
         log.propagate = False

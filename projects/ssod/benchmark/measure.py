@@ -16,7 +16,7 @@ WARM_UP = 5
 
 
 def measure(bench: Bench, steps: int, lower_bound: bool) -> Dict[str, Any]:
-    """Alternates our steps with the lower bound; what `--json` prints."""
+    """Alternates our steps with the lower bound. The result is that of `--json`."""
     totals: List[float] = []
     bounds: List[Dict[str, float]] = []
     splits: List[Dict[str, float]] = []
@@ -24,8 +24,8 @@ def measure(bench: Bench, steps: int, lower_bound: bool) -> Dict[str, Any]:
     for index in progress(range(WARM_UP + steps), "timing", unit="step"):
         if bench.cuda:
             torch.cuda.reset_peak_memory_stats()
-        # Waiting at every border is free on a CPU; on a GPU the split takes a step (and a bound) of
-        # its own.
+        # On a CPU waiting between sections costs nothing. On a GPU the split needs a step, and a
+        # bound, of its own.
         seconds = bench.step(split=not bench.cuda)
         if bench.cuda:
             peak = max(peak, torch.cuda.max_memory_allocated())
@@ -84,7 +84,7 @@ def compare(first: Bench, second: Bench, steps: int) -> Dict[str, Any]:
     for result in found:
         for key in ("lower_bound_seconds", "step_over_lower_bound", "lower_bound_split_seconds"):
             del result[key]
-        if first.cuda:  # without waiting at the borders the parts mean nothing
+        if first.cuda:  # without waiting between parts their times mean nothing
             del result["split_seconds"]
     return {
         "first": {**found[0], **describe(first)},
@@ -94,7 +94,7 @@ def compare(first: Bench, second: Bench, steps: int) -> Dict[str, Any]:
 
 
 def describe(bench: Bench) -> Dict[str, Any]:
-    """What the numbers depend on besides the code."""
+    """The machine and versions that the numbers depend on."""
     device = bench.trainer.cfg.MODEL.DEVICE
     return {
         "methods": list(bench.trainer.cfg.SSOD.METHODS),

@@ -36,8 +36,8 @@ class Gain:
     """What unlabelled images bring over the same recipe without them.
 
     Attributes:
-        recipe, truth: AP of the recipe and of the true labels minus AP without unlabelled images.
-        share: the first in percent of the second, of means; None where true labels bring nothing.
+        recipe, truth: AP of the recipe, and of the true labels, minus AP without unlabelled images.
+        share: mean `recipe` in percent of mean `truth`. None if true labels bring nothing.
     """
 
     recipe: Estimate
@@ -49,7 +49,7 @@ Values = Mapping[str, Mapping[int, float]]  # row -> seed -> AP
 
 
 def costs(values: Values) -> List[Cost]:
-    """Of every pair of rows that were both run."""
+    """The costs whose two rows were both run."""
     found = []
     for what, better, worse in COSTS:
         points = paired_difference(values.get(better, {}), values.get(worse, {}))
@@ -59,7 +59,7 @@ def costs(values: Values) -> List[Cost]:
 
 
 def gain(values: Values) -> Optional[Gain]:
-    """None where the recipe or the row without unlabelled images was not run."""
+    """The gain of unlabelled images. None if the recipe or the row without them was not run."""
     without = values.get(WITHOUT, {})
     recipe = paired_difference(values.get(AS_IS, {}), without)
     if not recipe.count:

@@ -23,7 +23,7 @@ def run() -> None:
     trainer = SSODTrainer(setup(args))
     trainer.resume_or_load(resume=True)
     if args.until is not None:
-        # The schedule is the whole run's, so that the burn-in is that of every row.
+        # The schedule stays that of the whole run. So all rows can start from this burn-in.
         trainer.max_iter = args.until
     trainer.train()
 

@@ -1,6 +1,6 @@
 """A method that replaces pseudo-labels by the truth.
 
-For diagnosis alone: a run with it is no semi-supervised run.
+It is for diagnosis alone. A run with it is not semi-supervised.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class OracleLabels(Method):
     def _truth_in_view(self, sample: Sample, row: Instances) -> ImageTruth:
         boxes, classes = self._truth[os.path.abspath(sample.file_name)]
         moved = sample.geometry.boxes_to_view(boxes, row.image_size)
-        # A crop of the weak view may leave nothing of an object.
+        # The weak view may be a crop that shows nothing of an object.
         inside = ((moved[:, 2:] - moved[:, :2]) > 1e-2).all(dim=1)
         return ImageTruth(moved[inside], classes[inside])
 

@@ -51,7 +51,7 @@ class Split:
 
 
 def check_recipe(cfg: CfgNode) -> None:
-    """Everything that a diagnosis needs of a config.
+    """Checks that a config can be diagnosed.
 
     Raises:
         UserError: nothing learns from unlabelled images, labels are stored, or an unlabelled set
@@ -81,7 +81,7 @@ def check_recipe(cfg: CfgNode) -> None:
 
 
 def without_unlabeled(cfg: CfgNode) -> Split:
-    """Splits SSOD.METHODS; a method that refuses a run without unlabelled images cannot stay."""
+    """Splits SSOD.METHODS. A method that refuses a run without unlabelled images is left out."""
     data = training_data(cfg)
     alone = TrainingData(data.labeled, [], data.class_names)
     kept: List[str] = []
@@ -128,8 +128,9 @@ def make_rows(
 
 
 def _repaired(cfg: CfgNode, substitution: str) -> List[str]:
-    """The recipe's methods; beside true labels those that ask the teacher for more than labels have
-    no place.
+    """The recipe's methods with the oracle.
+
+    With true labels, methods that ask the teacher for more than labels are left out.
     """
     alone = substitution == "true_labels"
     return [n for n in cfg.SSOD.METHODS if not (alone and get_method(n).needs_online_teacher)]

@@ -16,7 +16,7 @@ from ssod.data.truth import ImageTruth
 from ssod.evaluation.pseudo_label_quality import assign_truth
 from ssod.structures import WEIGHT_COLUMNS
 
-# What is repaired, from everything to one kind of error.
+# The errors that are repaired, from all of them to one kind.
 SUBSTITUTIONS = ("true_labels", "found_boxes", "no_false_labels", "true_classes")
 # 1 for rows whose box is a true one. Methods that add rows give them 0.
 TRUTH_COLUMN = "from_truth"
@@ -29,7 +29,7 @@ def substitute(row: Instances, truth: ImageTruth, kind: str) -> Instances:
     * "true_labels": the true boxes are selected, and nothing else.
     * "found_boxes": the true boxes of those objects that a selected label finds (its class, IoU 0.5
       or more).
-    * "no_false_labels": of the selected labels those that find an object, with the teacher's boxes.
+    * "no_false_labels": the selected labels that find an object, with the teacher's boxes.
     * "true_classes": a selected label takes the class of the true box that it overlaps most, where
       the IoU is 0.5 or more. Labels on nothing keep their class.
 

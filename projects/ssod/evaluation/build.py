@@ -38,8 +38,8 @@ EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """The evaluator for `MetadataCatalog.get(dataset_name).evaluator_type`: "coco" (also when there
-    is none), "lvis", "pascal_voc".
+    """The evaluator of a dataset, by its `evaluator_type` in `MetadataCatalog`: "coco", "lvis" or
+    "pascal_voc". A dataset without a type gets "coco".
 
     A set in VOC's layout that declares EVALUATOR gets VOC's metric beside COCO's. With
     `MODEL.MASK_ON` masks are evaluated too, as "segm" beside "bbox".
@@ -79,7 +79,7 @@ def evaluate(
 ) -> "OrderedDict[str, Any]":
     """Runs `model` in eval mode on each dataset.
 
-    Called on all ranks; the images are shared out among them.
+    Called on all ranks, which share the images.
 
     Args:
         output_folder: predictions go to a folder of the dataset's name in it.
@@ -147,7 +147,7 @@ def _nothing_readable(name: str, total: int, path: str, reason: str) -> UserErro
 def _check_readable(name: str, image_format: str) -> None:
     """Raises `UserError` where no image of a set can be read.
 
-    It looks for one that can, and tries few where all is well.
+    It stops at the first image that can be read.
     """
     records = dataset_records(name)
     error: Optional[UnreadableImage] = None
@@ -162,7 +162,7 @@ def _check_readable(name: str, image_format: str) -> None:
 
 
 def format_metrics(metrics: Mapping[str, float], most: int = 20) -> str:
-    """One line of numbers; single classes only where they are few."""
+    """One line of numbers. Single classes are left out if there are more than `most` numbers."""
     classes = [name for name in metrics if name.startswith("AP-")]
     hidden = set(classes) if len(classes) > most else set()
     numbers = [f"{name} {value:.2f}" for name, value in metrics.items() if name not in hidden]
@@ -194,8 +194,8 @@ def prepare_evaluation(cfg: CfgNode, keys: Sequence[str]) -> None:
 
 
 def check_evaluation(dataset_name: str) -> None:
-    """Raises now the `UserError` that a dataset's first evaluation would: a missing package, files
-    that do not fit.
+    """Raises the `UserError` that a dataset's first evaluation would raise: a package is missing,
+    or files do not fit.
     """
     _unreadable.pop(dataset_name, None)  # of an earlier run of this process
     metadata = MetadataCatalog.get(dataset_name)
@@ -220,13 +220,13 @@ def _check_registered(name: str) -> None:
 
 @contextlib.contextmanager
 def quiet_evaluation() -> Iterator[None]:
-    """Keeps only warnings of Detectron2's log; the caller logs an evaluation in one line."""
+    """Keeps only the warnings of Detectron2's log. The caller logs each evaluation in one line."""
     names: Tuple[str, ...] = (
         "detectron2.evaluation",
         "detectron2.data",
         "detectron2.utils.file_io",
     )
-    # Modules with their own level do not inherit ours, so they are set as well.
+    # Modules that have a level of their own do not inherit ours, so they are set as well.
     names += tuple(
         n
         for n in logging.root.manager.loggerDict

@@ -34,8 +34,10 @@ _METRICS = {"AP": 0, "AP50": 1, "AP75": 2, "APs": 3, "APm": 4, "APl": 5, "AR": 8
 
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's `COCOEvaluator`, whose metrics of boxes ("bbox") and masks ("segm") come from
-    `evaluate_coco`; with other tasks all are Detectron2's own.
+    """Detectron2's `COCOEvaluator`.
+
+    Its metrics of boxes ("bbox") and masks ("segm") come from `evaluate_coco`. A model with other
+    tasks gets Detectron2's own metrics.
 
     Subclasses that add metrics of their own override `derive_results`.
     """
@@ -50,7 +52,9 @@ class FastCOCOEvaluator(COCOEvaluator):
         max_dets_per_image: Optional[int] = None,
         kpt_oks_sigmas: Sequence[float] = (),
     ) -> None:
-        """Does not call Detectron2's, which reads the annotation file as it lies on the disk."""
+        """Does not call Detectron2's `__init__`, which would read the annotation file without the
+        corrections that training makes.
+        """
         self._logger = logger
         self._distributed, self._output_dir, self._tasks = distributed, output_dir, tasks
         self._use_fast_impl = False  # it needs Detectron2's compiled part
@@ -65,7 +69,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         self.left_out: Set[Any] = set()
 
     def evaluate(self, img_ids: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
-        """Detectron2's; images that no rank could read are left out together with their boxes.
+        """Detectron2's evaluation. Images that no rank could read are left out, with their boxes.
 
         Args:
             img_ids: of the images to evaluate on; None for all.
@@ -115,7 +119,7 @@ class FastCOCOEvaluator(COCOEvaluator):
         return results
 
     def _dataset_category_ids(self) -> Dict[int, int]:
-        """Contiguous class index -> the JSON file's category id; empty where they are the same."""
+        """Contiguous class index -> the JSON file's category id. Empty if they are the same."""
         mapping = self._metadata.get("thing_dataset_id_to_contiguous_id", {})
         return {index: category for category, index in mapping.items()}
 
@@ -127,7 +131,9 @@ def evaluate_coco(
     img_ids: Optional[Sequence[Any]] = None,
     task: str = "bbox",
 ) -> Any:
-    """Evaluates boxes or masks. Both libraries, and any ids and order of the truth, agree to 1e-6.
+    """Evaluates boxes or masks.
+
+    The numbers are equal to 1e-6 with both libraries, and for any ids and any order of the truth.
 
     Args:
         truth: ground truth. found: rows in COCO's result format (image_id, category_id, bbox XYWH,
@@ -162,7 +168,8 @@ def _renumber(
 ) -> Tuple[Dict[str, Any], List[Dict[str, Any]]]:
     """Renumbers truth and results from 1, by names and boxes instead of the file's ids and order.
 
-    COCO's matching takes the id 0 for "no match". Among equal scores the order of images decides.
+    COCO's matching reads the id 0 as "no match". Among equal scores the order of the images
+    decides.
     """
     kept = None if img_ids is None else set(img_ids)
     listed = [image for image in truth["images"] if kept is None or image["id"] in kept]
@@ -194,7 +201,7 @@ def _renumber(
         "annotations": annotations,
         "categories": [{"id": n, "name": str(n)} for n in categories.values()],
     }
-    # With a box in them, both libraries would take the box's area as the mask's.
+    # If the rows had boxes, both libraries would take a box's area for its mask's area.
     return content, moved(found, ("score", *(more or ("bbox",))))
 
 

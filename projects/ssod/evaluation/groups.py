@@ -28,7 +28,7 @@ Groups = Dict[str, Tuple[int, ...]]
 
 
 def frequency_groups(image_counts: Sequence[int]) -> Groups:
-    """APf, APc and APr, those that have classes.
+    """APf, APc and APr, without the groups that have no class.
 
     `image_counts[k]`: labelled images that show class k.
 
@@ -68,7 +68,7 @@ def read_groups(path: str, classes: Sequence[str]) -> Groups:
         classes: of the test set, by index.
 
     Raises:
-        UserError: the file is broken, or has not all of these classes.
+        UserError: the file is broken, or lacks some of these classes.
     """
     return dict(
         _read_groups(path, os.path.getmtime(path) if os.path.exists(path) else 0.0, tuple(classes))

@@ -18,12 +18,12 @@ LIMITS = (0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 
 
 class Reliability(NamedTuple):
-    """Sums over images; those of two sets of images add.
+    """Sums over images. The sums of two sets of images can be added.
 
     Attributes:
         found: (S,) objects that the teacher reports with at least the score. on_object: (S,) those
-            that lie on a true object. right_class: (S,) those whose class is right, too. truth: ()
-            true objects.
+            that lie on a true object. right_class: (S,) those of them whose class is right. truth:
+            () true objects.
     """
 
     found: Tensor
@@ -44,12 +44,14 @@ def measure_reliability(
     limits: Sequence[float] = LIMITS,
     iou_threshold: float = 0.5,
 ) -> Reliability:
-    """One image. Of detections that overlap, whatever their classes, only the best one counts; it
-    takes the free true box that it overlaps most, whatever its class.
+    """Measures one image.
+
+    Of overlapping detections only the best one counts, whatever their classes. It is matched with
+    the free true box that it overlaps most, of any class.
 
     Args:
         boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).
-        limits: S scores. iou_threshold: from which a detection lies on an object.
+        limits: S scores. iou_threshold: a detection with this IoU or more lies on an object.
 
     Example:
         >>> box = torch.tensor([[0.0, 0.0, 10.0, 10.0]])

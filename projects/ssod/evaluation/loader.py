@@ -24,10 +24,10 @@ Unreadable = Dict[Any, Tuple[str, str]]
 class TestMapper:
     """Maps a record to a model's input, as Detectron2's `DatasetMapper` does for testing.
 
-    A damaged image gives a dict with the reason under "unreadable" and no "image".
+    A damaged image gives a dict without "image", with the reason under "unreadable".
     """
 
-    __test__ = False  # no class of tests
+    __test__ = False  # pytest must not collect it
 
     def __init__(self, augmentations: List[T.Augmentation], image_format: str) -> None:
         self.augmentations = T.AugmentationList(augmentations)
@@ -83,7 +83,10 @@ class ReadableImages:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Any:
-    """One image a batch, shared out among the ranks; the records are those of the one reading."""
+    """Batches of one image, divided among the ranks.
+
+    The records are those that the run has read at its start.
+    """
     return build_detection_test_loader(
         dataset_records(dataset_name),
         mapper=TestMapper.from_config(cfg),

@@ -1,8 +1,8 @@
 """LVIS's metrics through Detectron2's evaluator and the `lvis` package.
 
-LVIS is labelled federatedly: in an image only the classes of its boxes and of `neg_category_ids`
-are judged, and those of `not_exhaustive_category_ids` cost no false positives. Up to 300 detections
-an image count.
+LVIS does not label every class in every image. In an image only the classes of its boxes and of
+`neg_category_ids` are judged. Classes in `not_exhaustive_category_ids` cost no false positives. Up
+to 300 detections an image count.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 
 
 def require_lvis(dataset_name: str) -> None:
-    """Raises `UserError` if the dataset needs the `lvis` package, which is not there."""
+    """Raises `UserError` if the dataset needs the `lvis` package and it is not installed."""
     if MetadataCatalog.get(dataset_name).get("evaluator_type") != "lvis":
         return
     if importlib.util.find_spec("lvis") is None:
@@ -42,8 +42,8 @@ def require_lvis(dataset_name: str) -> None:
 
 
 class FederatedEvaluator(LVISEvaluator):
-    """Detectron2's `LVISEvaluator`, whose metrics of boxes and masks add those of the groups of the
-    dataset's `groups_file`, if it has one.
+    """Detectron2's `LVISEvaluator`, with the metrics of the groups in the dataset's `groups_file`,
+    if it has one.
 
     With such a file, APr, APc and APf are computed from the images of that labelled set instead of
     the "frequency" in LVIS's file.
@@ -58,7 +58,9 @@ class FederatedEvaluator(LVISEvaluator):
         distributed: bool = True,
         max_dets_per_image: Optional[int] = None,
     ) -> None:
-        """Does not call Detectron2's, which reads the annotation file as it lies on the disk."""
+        """Does not call Detectron2's `__init__`, which would read the annotation file without the
+        corrections that training makes.
+        """
         require_lvis(dataset_name)
         self._logger = logger
         self._distributed, self._output_dir, self._tasks = distributed, output_dir, tasks
@@ -72,7 +74,10 @@ class FederatedEvaluator(LVISEvaluator):
         self.left_out: Set[Any] = set()
 
     def evaluate(self) -> Dict[str, Any]:
-        """Detectron2's; images that no rank could read are left out together with their boxes."""
+        """Detectron2's evaluation.
+
+        Images that no rank could read are left out, with their boxes.
+        """
         self.left_out = set(self.unreadable)
         if self._distributed:
             self.left_out.update(*comm.all_gather(list(self.unreadable)))
@@ -101,18 +106,17 @@ class FederatedEvaluator(LVISEvaluator):
         classes = self._metadata.get("thing_classes") or ()
         file = self._metadata.get("groups_file")
         groups = read_groups(file, classes) if file else {}
-        # One definition for all three: where the labelled set has no frequent class, there is no
-        # APf.
+        # All three have one definition. If the labelled set has no frequent class, there is no APf.
         names = [name for name in METRICS if not (groups and name in ("APr", "APc", "APf"))]
         if not found:
             logger.warning("The model detects nothing at all in this dataset: every AP is 0.")
             return dict.fromkeys([*names, *groups], 0.0)
         from lvis import LVISEval, LVISResults
 
-        # Silences a warning at every evaluation that results were given instead of a file.
+        # Without this, every evaluation would warn that it got results instead of a file.
         logging.getLogger("lvis").setLevel(logging.ERROR)
         rows = found
-        if task == "segm":  # with a box in a row its area would count as the mask's
+        if task == "segm":  # the area of a box in the row would count as the mask's
             rows = [{k: v for k, v in row.items() if k != "bbox"} for row in found]
         evaluation = LVISEval(
             self._lvis_api, LVISResults(self._lvis_api, rows, MAX_DETECTIONS), task
@@ -159,7 +163,7 @@ def lvis_truth(dataset_name: str) -> Dict[str, Any]:
 
 
 def _lvis_api(content: Dict[str, Any]) -> Any:
-    """The `lvis` package's index of a dict: its own constructor takes a file."""
+    """The `lvis` package's index of a dict. Its own constructor needs a file."""
     from lvis import LVIS
 
     api = LVIS.__new__(LVIS)

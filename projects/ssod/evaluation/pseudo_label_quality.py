@@ -81,8 +81,8 @@ def mask_ious(
     """The IoU of the masks of matched pairs, by pixels.
 
     Args:
-        matched: (M,) of `assign_truth`. masks: M. truth_masks: T; pairs whose true mask is not
-            known are left out.
+        matched: (M,) of `assign_truth`. masks: M. truth_masks: T; pairs with an unknown true mask
+            are left out.
     """
     found = []
     for mask, index in zip(masks, matched.tolist()):
@@ -94,7 +94,7 @@ def mask_ious(
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Sums over images, per class; sums of two sets of images add.
+    """Sums over images, for each class. The sums of two sets of images can be added.
 
     Attributes:
         labels: (K,) pseudo-labels. truth: (K,) true boxes. matched: (K,) pairs of them. iou: (K,)

@@ -15,7 +15,7 @@ from torchvision.ops import box_area, box_iou
 # COCO's sizes: small below 32 x 32 pixels, large from 96 x 96 on.
 SIZES = ("small", "medium", "large")
 _AREAS = (32.0**2, 96.0**2)
-# The ends of the score intervals; the inner ones are LSM's alpha and t.
+# The ends of the score intervals. The inner ends are LSM's alpha and t.
 SCORES = (0.0, 0.5, 0.7, 1.0)
 
 
@@ -29,8 +29,9 @@ class SizeCounts(NamedTuple):
 def iou_by_size(
     boxes: Tensor, classes: Tensor, scores: Tensor, truth_boxes: Tensor, truth_classes: Tensor
 ) -> SizeCounts:
-    """Each pseudo-box's IoU with the nearest true box of its class, 0 where there is none; several
-    may share one.
+    """Each pseudo-box's IoU with the nearest true box of its class, or 0 if there is none.
+
+    Several pseudo-boxes may share a true box.
 
     Args:
         boxes: (M, 4). classes, scores: (M,). truth_boxes: (T, 4). truth_classes: (T,).

@@ -1,4 +1,4 @@
-"""The ground truth of evaluations, in COCO's format, from the same reading as training.
+"""The ground truth of evaluations in COCO's format, read as training reads it.
 
 Ids of annotations are renumbered from 1. COCO's matching uses 0 for "no match", so a file with ids
 from 0, or with one id for two boxes, would give a lower AP.
@@ -35,8 +35,8 @@ def evaluation_truth(dataset_name: str) -> Dict[str, Any]:
     their own ids.
 
     A declared set is taken as training reads it. A set that others registered is taken from its
-    "json_file", so that the areas of masks count, or from its records. There are no "annotations"
-    where it has none.
+    "json_file", so that the areas of masks count, or from its records. A set without labels has no
+    "annotations".
     """
     metadata = MetadataCatalog.get(dataset_name)
     if declared_set(dataset_name) is None and metadata.get("json_file"):

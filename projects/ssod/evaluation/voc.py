@@ -46,7 +46,7 @@ class VOCEvaluator(FastCOCOEvaluator):
         self._voc.process(inputs, outputs)
 
     def evaluate(self, img_ids: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
-        """COCO's and VOC's numbers; images that no rank could read are left out of both."""
+        """COCO's and VOC's numbers. Images that no rank could read are left out of both."""
         results = super().evaluate(img_ids)
         self._voc.left_out = self.left_out
         self._voc.wanted = None if img_ids is None else set(img_ids)
@@ -66,7 +66,7 @@ class _RecordsEvaluator(PascalVOCDetectionEvaluator):
     """
 
     def __init__(self, dataset_name: str) -> None:
-        """Does not call Detectron2's, which wants the folders of the VOC challenge."""
+        """Does not call Detectron2's `__init__`, which needs the folders of the VOC challenge."""
         self._dataset_name = dataset_name
         self._is_2007 = MetadataCatalog.get(dataset_name).voc_year == 2007
         # File names follow from class names, which may hold any character.

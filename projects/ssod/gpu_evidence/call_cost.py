@@ -1,4 +1,4 @@
-"""What one more call of the backbone costs, in pixels of padding that take as long
+"""Measures the cost of one more call of the backbone, in pixels of padding that take as long
 (`CALL_COST_PIXELS`).
 """
 
@@ -36,7 +36,7 @@ def seconds_of_call(backbone: torch.nn.Module, side: int, count: int, repeats: i
 def call_cost(
     sizes: Sizes, device: str, config: str = "configs/base_rcnn_fpn.yaml"
 ) -> Dict[str, Any]:
-    """What launching a call costs beside what its pixels cost.
+    """Measures the cost of a call and the cost of its pixels.
 
     On a GPU a call takes the longer of launching its kernels and computing them. So one more call
     costs at most what the smallest batch takes, and a pixel costs what it adds between the two

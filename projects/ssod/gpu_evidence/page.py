@@ -10,7 +10,7 @@ _MIB = 2**20
 
 
 def markdown(value: Dict[str, Any]) -> str:
-    """The page of what `runner.run_parts` knows.
+    """The page of the results of `runner.run_parts`.
 
     Args:
         value: "machine": name to text; "parts": the fields of `Outcome`, one dict a part.

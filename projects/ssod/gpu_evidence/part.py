@@ -1,7 +1,7 @@
 """One part of the evidence in a process of its own: `python -m ssod.gpu_evidence.part NAME --output
 FILE`.
 
-A process of its own, so that a part that runs out of memory or of time leaves the others alone.
+Each part has a process of its own. If it runs out of memory or time, the other parts go on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Runs the parts one after another within a time limit, and keeps a page of what is known after
-each.
-"""
+"""Runs the parts one after another within a time limit, and writes the page anew after each."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of a part: "ok", "failed (exit status 1)", "ended after 60 s" or "left out:
+    """The end of a part: "ok", "failed (exit status 1)", "ended after 60 s" or "left out:
     ...".
     """
 
@@ -104,11 +102,10 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def run_parts(parts: Sequence[Part], output: str, minutes: float, command: str) -> List[Outcome]:
-    """Runs all parts, the next one whatever became of the last; writes evidence.json and
-    evidence.md after each.
+    """Runs all parts, also after one that fails. Writes evidence.json and evidence.md after each.
 
     Args:
-        minutes: no part runs past this; parts for which no time is left are left out.
+        minutes: no part runs past this limit. Parts without any time left are left out.
         command: what was typed, for the page.
     """
     end = time.monotonic() + 60 * minutes
@@ -134,7 +131,7 @@ def run_parts(parts: Sequence[Part], output: str, minutes: float, command: str) 
 
 
 def machine(command: str) -> Dict[str, Optional[str]]:
-    """What the numbers depend on besides the code."""
+    """The machine and versions that the numbers depend on."""
     gpu = torch.cuda.is_available()
     return {
         "command": command,

@@ -2,8 +2,8 @@
 something.
 
 Coloured shapes on noise are learnt within a hundred steps, so that a short burn-in gives proposals,
-detections and pseudo-labels in usual numbers. From an untrained model they would not come, and NMS
-and matching would cost nothing.
+detections and pseudo-labels in usual numbers. An untrained model gives none, and NMS and matching
+would cost nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from detectron2.layers import FrozenBatchNorm2d
 
 from ssod.engine.trainer import SSODTrainer
 
-# One hue for each; the detector has all 80 of COCO, so that its last layers cost what they cost
-# there.
+# One hue a class. The detector has COCO's 80 classes, so that its last layers cost as much as on
+# COCO.
 DRAWN_CLASSES = 8
 NUM_CLASSES = 80
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large the timed runs are.
+    """The sizes of the timed runs.
 
     Attributes:
         height, width: of the images on disk. short_side: of what the detector sees.
@@ -53,7 +53,7 @@ class Sizes:
     case_seconds: float
 
 
-# Small batches take as long as launching their kernels; the large ones show what a pixel costs.
+# Small batches take as long as the launch of their kernels. Large ones show the cost of a pixel.
 _BATCHES = ((1, 256), (1, 512), (1, 1024), (4, 1024), (8, 1024), (16, 1024))
 FULL = Sizes(480, 640, 800, 96, 8, 12, 100, 3, 6, _BATCHES, 50, 75.0)
 # For a trial of the whole command on a CPU.

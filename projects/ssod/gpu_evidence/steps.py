@@ -1,7 +1,7 @@
 """Times mutual-learning steps of the papers' systems on drawn photographs, and ways to make them
 faster.
 
-Each row stands alone: one that fails (out of memory, say) is written down with its reason, and the
+Rows are independent. If one fails, for example out of memory, its reason is written down and the
 next one follows.
 """
 
@@ -97,11 +97,11 @@ def time_cases(
 ) -> List[Row]:
     """Draws the photographs, burns in once, and times each case in a process of its own.
 
-    A process of its own, because a second trainer beside the first one's loader threads may never
-    start, and because out of memory in one case must not reach the next.
+    Each case has a process of its own. A second trainer beside the first one's loader threads may
+    never start, and a case without memory must not end the next one.
 
     Args:
-        write: is given all that is known after each row.
+        write: called after each row with all rows so far.
 
     Returns:
         Rows with "system", "dtype", "variant", and either the numbers of `time_case` or "error".

@@ -1,1 +1,1 @@
-"""Pseudo-labels as data: how good they are, measured against truth that training never sees."""
+"""Offline labelling: predictions, thresholds, agreement of several models, and files of labels."""

@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_fusion() -> None:
-    """Raises `UserError` if the package is missing; long commands call it at their start."""
+    """Raises `UserError` if the package is missing. Long commands call it at their start."""
     if find_spec("ensemble_boxes") is None:
         raise UserError("Ensembles need the package ensemble-boxes: pip install ensemble-boxes.")
 
 
 def warn_of_masks(cfg: CfgNode) -> None:
-    """Says, where the models predict masks, that the ensemble does not."""
+    """Warns if the models predict masks, because the ensemble predicts boxes only."""
     if cfg.MODEL.MASK_ON:
         logger.warning("Weighted boxes fusion merges boxes only: the ensemble predicts no masks.")
 
@@ -46,7 +46,7 @@ def fuse_predictions(predictions: Sequence[Instances], iou_threshold: float) -> 
     Args:
         predictions: one `Instances` (pred_boxes, scores, pred_classes) a model, all of the same
             image size.
-        iou_threshold: from which boxes of a class count as the same object.
+        iou_threshold: boxes of a class with this IoU or more are the same object.
 
     Returns:
         `Instances` on the CPU, by descending score.
@@ -98,7 +98,10 @@ class EnsembleModel(nn.Module):
 
 
 def load_ensemble(cfg: CfgNode, weights: Sequence[str]) -> EnsembleModel:
-    """The detectors of one config with different weights; of full checkpoints the teachers."""
+    """Builds detectors of one config with different weights.
+
+    A full checkpoint gives its teacher.
+    """
     if not weights:
         raise UserError("An ensemble needs at least one file of weights: name some.")
     check_fusion()
@@ -112,7 +115,7 @@ class EnsemblePredictor:
     weights)(image)["instances"]`.
 
     Args:
-        cfg: of all the models. weights: files of weights; `MODEL.WEIGHTS` is not looked at.
+        cfg: of all the models. weights: files of weights; `MODEL.WEIGHTS` is ignored.
     """
 
     def __init__(self, cfg: CfgNode, weights: Sequence[str]) -> None:

@@ -61,18 +61,19 @@ def label_images(
 
     Args:
         weights: of the detectors, oldest first. output: the file. cache: see `predict`.
-        threshold: on the score, for all classes; None: per detector and class, so that the number
-            of labels of the class per image is the labelled set's. Fused detections have one
-            threshold a class for all detectors.
+        threshold: the lowest score, for all classes. None: one threshold for each detector and
+            class, which keeps as many labels of the class per image as the labelled set has. Fused
+            detections have one threshold a class for all detectors.
         combine: of several detectors: "agreed", the labels that all agree on
             (`intersect_pseudo_labels`), or "fused", all detections fused (`fuse_predictions`).
         fraction: only the most certain images (Eq. 1), this share of them, go into the file.
-        share: of several jobs that predict; unless it is everything, no file is written.
+        share: the part of the images that this job predicts. Only a job with all of them writes a
+            file.
         keep_empty: images without labels go into the file too, as images without objects. Otherwise
             they are left out, because the models may have missed an object.
 
     Raises:
-        UserError: nothing would be left.
+        UserError: no label would be left.
     """
     if combine == "fused":
         check_fusion()
@@ -138,7 +139,9 @@ def _report_reliability(
     store: Iterable[Prediction],
     classes: Sequence[str],
 ) -> None:
-    """Where TRUTH is declared, prints how often the scores are right, whatever the thresholds."""
+    """If TRUTH is declared, prints how often detections of each score are right, before
+    thresholds.
+    """
     truth = HiddenTruth(cfg.DATASETS.UNLABELED, classes)
     total: Optional[Reliability] = None
     for record, row in zip(records, store):
@@ -198,9 +201,7 @@ def agreed_labels(
 
 
 def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
-    """(N,) certainty of the images, -1 of those that cannot be read, and (N,) number of their
-    labels.
-    """
+    """(N,) certainty of each image, -1 if it cannot be read, and (N,) number of its labels."""
     certainty, counts = [], []
     for row in rows:
         certainty.append(-1.0 if row.found is None else image_certainty(row.found.scores))
@@ -211,8 +212,9 @@ def certainty_and_count(rows: Iterable[Prediction]) -> Tuple[Tensor, Tensor]:
 def label_thresholds(
     cfg: CfgNode, store: Iterable[Prediction], num_classes: int, threshold: Optional[float]
 ) -> Tensor:
-    """(K,) float64: `threshold` for all classes; None: matched to the labelled set
-    (`matched_thresholds`).
+    """(K,) float64: `threshold` for all classes.
+
+    If it is None, thresholds are matched to the labelled set (`matched_thresholds`).
     """
     if threshold is not None:
         return torch.full((num_classes,), threshold, dtype=torch.float64)
@@ -237,7 +239,7 @@ def write_labels(
     class_names: Sequence[str],
     info: Dict[str, Any],
 ) -> None:
-    """Writes the file, image by image; it appears as a whole.
+    """Writes the file image by image. It appears only when it is complete.
 
     Args:
         labels: one entry a record. kept: (N,) bool, the images that go into the file. info: goes
@@ -316,7 +318,7 @@ def _annotations(found: Instances, image_id: Any) -> Iterator[Dict[str, Any]]:
 
 
 def _image_ids(records: Sequence[Dict[str, Any]]) -> Sequence[Any]:
-    """The records' own ids where they are different numbers, else 1, 2, ..."""
+    """The records' own ids if they are numbers and no two are equal, else 1, 2, ..."""
     own = [record.get("image_id") for record in records]
     if all(isinstance(value, int) for value in own) and len(set(own)) == len(own):
         return own
@@ -332,6 +334,6 @@ def image_root(records: Sequence[Dict[str, Any]]) -> str:
 
 
 def _by_name(class_names: Sequence[str], thresholds: Tensor) -> Dict[str, Optional[float]]:
-    """For JSON, which has no infinity: None keeps nothing of the class."""
+    """For JSON, which has no infinity: None stands for a class of which nothing is kept."""
     values = [value if value <= 1 else None for value in thresholds.tolist()]
     return dict(zip(class_names, values))

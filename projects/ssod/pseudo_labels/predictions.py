@@ -66,7 +66,7 @@ class PredictionStore:
         return [s for s in range(self.num_shards) if not os.path.exists(self._path(s))]
 
     def write(self, shard: int, rows: Sequence[Prediction]) -> None:
-        """Writes a shard as a whole; killed at any moment, the file is complete or not there."""
+        """Writes a shard. If the process is killed, the file is either complete or missing."""
         assert len(rows) == len(self.indices(shard))
         found = [row.found for row in rows if row.found is not None]
         arrays = {
@@ -141,8 +141,9 @@ def predict(
     role: Optional[str] = None,
     features: bool = False,
 ) -> PredictionStore:
-    """Runs a detector on images, shared out among the ranks by shards; finished shards are not done
-    again.
+    """Runs a detector on images.
+
+    The ranks share the shards. Finished shards are not predicted again.
 
     Called on all ranks, which must see the same `cache`.
 
@@ -154,7 +155,7 @@ def predict(
             images.
         tta: several sizes and a flip, as `TEST.AUG` says, merged by non-maximum suppression ("data
             distillation").
-        share: only these shards are done; the store may then be incomplete.
+        share: predict only these shards. The store may then be incomplete.
         role: "teacher" or "student" of a full checkpoint; None: the teacher.
         features: keeps a vector of each image too, see `ImageFeatures`.
     """
@@ -216,8 +217,9 @@ def _predict_shards(
 
 
 def _above(found: Instances, threshold: float, tta: bool) -> Instances:
-    """The fields of `Prediction`, without what test-time augmentation keeps below the model's own
-    threshold.
+    """The fields of `Prediction`.
+
+    Detections below the model's own threshold, which test-time augmentation keeps, are left out.
     """
     plain = Instances(found.image_size)
     if found.has("pred_masks"):
@@ -230,7 +232,7 @@ def _above(found: Instances, threshold: float, tta: bool) -> Instances:
 def _build(cfg: CfgNode, weights: str, tta: bool, role: Optional[str]) -> Any:
     model: Any = load_detector(cfg, weights, role)
     if hasattr(model, "one_class_per_query"):
-        model.one_class_per_query = True  # the same box under two classes is no second object
+        model.one_class_per_query = True  # the same box under two classes is one object
     if not tta:
         return model
     if not isinstance(model, GeneralizedRCNN):
@@ -241,7 +243,7 @@ def _build(cfg: CfgNode, weights: str, tta: bool, role: Optional[str]) -> Any:
 
 
 class _Images(Dataset):
-    """Inputs of Detectron2's models; of an unreadable image the reason."""
+    """Inputs of Detectron2's models. An unreadable image gives the reason instead."""
 
     def __init__(
         self,
@@ -290,7 +292,7 @@ def _digest(
     settings = [model, sizes, cfg.TEST.DETECTIONS_PER_IMAGE, augmented, SHARD_SIZE]
     if role or features:
         settings += [role, features]
-    # Not dump(), whose text depends on whether a config was itself read from a dump.
+    # The text of `dump()` is not used, because it changes for a config that was read from a dump.
     sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for record in records:
         sha.update(record["file_name"].encode() + b"\0")

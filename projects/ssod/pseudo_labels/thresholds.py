@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class ScoreHistogram:
-    """How many predictions of each class have which score.
+    """Counts the predictions of each class by their score.
 
     Args:
         num_classes: K.
@@ -30,7 +30,7 @@ class ScoreHistogram:
 
 
 def matched_thresholds(histogram: Tensor, wanted: Tensor) -> Tensor:
-    """The threshold of each class that keeps the wanted number of predictions, or nearly so.
+    """The threshold of each class that keeps about the wanted number of predictions.
 
     As in data distillation (Radosavovic et al., CVPR 2018): the number of pseudo-boxes of a class
     per image is that of the labelled set.
