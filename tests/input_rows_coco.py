@@ -228,6 +228,7 @@ def _unusable_rows() -> List[Row]:
 
 
 XYXY = swap_layout(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
+CENTRES = swap_layout(lambda b: [b[0] + b[2] / 2, b[1] + b[3] / 2, b[2], b[3]])
 NORMALISED = swap_layout(lambda b: [v / 64 for v in b])
 NORMALISED_CORNERS = both_sets(XYXY, NORMALISED)
 WITHOUT_SIZES = drop(IMAGES, "height", "width")
@@ -278,6 +279,12 @@ ROWS: List[Row] = [
     Row("groups: null", groups_of(lambda c: c.update(images=None)), refused=("groups.json",)),
     Row("class without boxes", fewer_classes, says=("no box of blue",)),
     Row("corners", XYXY, refused=("val.json", "XYXY", "XYWH")),
+    Row(
+        "centres",
+        CENTRES,
+        says=("val.json", "leave their image", "(cx, cy, width, height)"),
+        boxes=-1,
+    ),
     Row("normalised", NORMALISED, refused=("val.json", "normalised", "pixels")),
     Row("corners without sizes", both_sets(XYXY, WITHOUT_SIZES), refused=("val.json", "XYXY")),
     Row("normalised corners", NORMALISED_CORNERS, refused=("val.json", "normalised", "pixels")),

@@ -147,6 +147,16 @@ ROWS: List[Row] = [
     Row("number as name", opts("DATASETS.TEST", "(1,)"), refused=("DATASETS.TEST names 1",)),
     Row("no training set", opts("DATASETS.TRAIN", "()"), refused=("DATASETS.TRAIN is empty",)),
     Row("unknown set", opts("DATASETS.TRAIN", "('trian',)"), refused=("'trian'", "train")),
+    Row("NUL in a path", opts("OUTPUT_DIR", "a\0b"), refused=("OUTPUT_DIR is 'a\\x00b'", "NUL")),
+    Row("several sizes", opts("TEST.AUG.ENABLED", "True"), refused=("TEST.AUG.ENABLED", "False")),
+    Row(
+        "precise norms",
+        opts("TEST.PRECISE_BN.ENABLED", "True"),
+        refused=("TEST.PRECISE_BN.ENABLED", "set it to False"),
+    ),
+    Row("proposals", opts("MODEL.LOAD_PROPOSALS", "True"), refused=("MODEL.LOAD_PROPOSALS", "RPN")),
+    Row("pictures", opts("VIS_PERIOD", "20"), refused=("VIS_PERIOD is 20", "SSOD.VIS_PERIOD")),
+    number("SSOD.TWO_STAGE_FILTER.WARMUP_STEPS", "-2", "use -1 or more (-1: SSOD.BURN_IN_STEPS)"),
     Row("unknown key", opts("SOLVER.LR", "0.1"), refused=("no key SOLVER.LR", "did you mean")),
     Row(
         "relative crop of 2",

@@ -42,6 +42,12 @@ def all_images(save: Callable[[np.ndarray, Path], None], suffix: str = ".png") -
     return run
 
 
+def val_image_a_pipe(case: Case) -> None:
+    path = case.root / VAL
+    path.unlink()
+    os.mkfifo(path)
+
+
 def grey(image: np.ndarray) -> np.ndarray:
     return image.max(axis=2)
 
@@ -134,6 +140,7 @@ ROWS: List[Row] = [
         "images: all training damaged", damage_all("train"), refused=("train/00", "cannot be read")
     ),
     Row("images: one training damaged", image_bytes("train/001.png", lambda b: b[:200]), boxes=-1),
+    Row("image: pipe", val_image_a_pipe, **SKIPPED),
     Row("images: grey", GREY),
     Row(
         "images: 16 bits",

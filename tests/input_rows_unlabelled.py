@@ -78,6 +78,26 @@ ROWS: List[Row] = [
         extra_folder(only_gifs),
         refused=("extra", "holds no image files", ".png"),
     ),
+    Row(
+        "unlabelled: pipe",
+        extra_folder(lambda c: os.mkfifo(c.at("extra/pipe.png"))),
+        like=semi,
+        says=("left out 1 pipes, sockets or devices", "pipe.png"),
+    ),
+    Row(
+        "unlabelled: not declared, in a supervised run",
+        lambda c: c.config["DATASETS"].update(UNLABELED=["extro"]),
+        refused=("'extro'", "did you mean 'extra'"),
+    ),
+    Row(
+        "unlabelled: no folder, in a supervised run",
+        chain(
+            lambda c: c.use("folder"),
+            declare("extra", IMAGES="nowhere"),
+            lambda c: c.config["DATASETS"].update(UNLABELED=["extra"]),
+        ),
+        refused=("nowhere", "is no folder"),
+    ),
     Row("unlabelled: nested", extra_folder(nested), like=semi),
     Row("unlabelled: two sets", one_set_twice),
     Row(

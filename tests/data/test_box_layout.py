@@ -48,6 +48,16 @@ def test_corners(boxes: np.ndarray) -> None:
         looked_at(corners)
 
 
+def test_centres(boxes: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    centres = np.hstack([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]])
+    with caplog.at_level(logging.WARNING):
+        looked_at(centres)
+    (record,) = caplog.records
+    outside = int((centres[:, :2] + centres[:, 2:] > [642, 482]).any(axis=1).sum())
+    assert f"x.json: {outside} of 50 boxes leave their image" in record.message
+    assert "(cx, cy, width, height)" in record.message
+
+
 def test_normalised(boxes: np.ndarray) -> None:
     with pytest.raises(UserError, match="x.json: .*normalised.*pixels"):
         looked_at(boxes / [640, 480, 640, 480])

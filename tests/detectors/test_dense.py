@@ -236,3 +236,10 @@ def test_weights_of_methods_reach_the_loss() -> None:
     before = adapter.losses(outputs)["loss_fcos_cls"]
     rows = replace(outputs.rows, cls_weights=torch.zeros_like(outputs.rows.cls_weights))
     assert before > 0 and adapter.losses(replace(outputs, locations=rows))["loss_fcos_cls"] == 0
+
+
+@pytest.mark.parametrize("family, key", [("RetinaNet", "RETINANET"), ("FCOS", "FCOS")])
+def test_group_norm_in_the_head(family: str, key: str) -> None:
+    student, _ = build(family, f"MODEL.{key}.NORM", "GN")
+    norms = [m for m in student.head.modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert norms and all((n.num_groups, n.num_channels) == (32, 32) for n in norms)

@@ -124,7 +124,8 @@ def cfg_of(family: str, names: Tuple[str, ...]) -> CfgNode:
     cfg.MODEL.META_ARCHITECTURE = meta.MODEL.META_ARCHITECTURE  # trials may choose their own
     cfg.merge_from_list([*TINY[family], "SSOD.METHODS", names])
     cfg.merge_from_list(["SSOD.PSEUDO_SCORE_FLOOR", 0.0005, "SSOD.SCORE_THRESHOLD", 0.002])
-    cfg.SSOD.CROP_BANK.SELECTIVE_SUPERVISION = family != "any other model"
+    if family == "any other model":  # its losses cannot weigh single labels
+        cfg.SSOD.CROP_BANK.SELECTIVE_SUPERVISION, cfg.SSOD.MIXUP_MOSAIC.MIXUP_PROB = False, 0.0
     for name in names:
         if METHODS[name].config_key:
             node = cfg.SSOD.get(METHODS[name].config_key, CfgNode())

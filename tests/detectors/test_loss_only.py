@@ -70,6 +70,11 @@ def test_the_built_model_chooses_the_adapter() -> None:
         ),
         (("ScoreThreshold",), {}, "add PseudoBoxRegression"),
         ((*METHODS, "CropBank"), {}, "SELECTIVE_SUPERVISION to False"),
+        (
+            (*METHODS, "MixUpMosaic"),
+            {},
+            "MixUpMosaic needs .*set SSOD.MIXUP_MOSAIC.MIXUP_PROB to 0",
+        ),
         (METHODS, {"ROI_CLS_LOSS": "focal"}, "ROI_CLS_LOSS"),
         (METHODS, {"RPN_SCORE_THRESHOLD": 0.5}, "RPN_SCORE_THRESHOLD"),
     ],

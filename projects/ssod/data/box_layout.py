@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 2.0  # pixels by which a box may leave its image, because labelling tools round
 _FEW = 4  # least number of boxes from which a file's layout can be judged
 _BLOCK = 1 << 18  # boxes that are looked at in one go
-_SOME, _MOST, _NEARLY_ALL = 0.2, 0.5, 0.95
+_A_FEW, _SOME, _MOST, _NEARLY_ALL = 0.05, 0.2, 0.5, 0.95
 
 
 @dataclass
@@ -29,6 +29,7 @@ class _Counts:
     small: int = 0  # sized, and all numbers lie between 0 and 1
     outside: int = 0  # leave their image
     corners: int = 0  # fit into their image if they are read as corners
+    centres: int = 0  # fit into their image if they are read as centre and size
 
     def __add__(self, other: "_Counts") -> "_Counts":
         return _Counts(*(a + b for a, b in zip(astuple(self), astuple(other))))
@@ -96,7 +97,12 @@ class BoxLayout:
                 f"{self.source}: {found.outside} of {found.boxes} boxes leave their image, and nearly all look like corners "
                 "(XYXY: x0, y0, x1, y1) rather than XYWH (x, y, width, height): convert them to XYWH."
             )
-        if outside >= _MOST:
+        if not corners and found.centres / found.boxes >= _NEARLY_ALL and outside >= _A_FEW:
+            logger.warning(
+                f"{self.source}: {found.outside} of {found.boxes} boxes leave their image, and nearly all fit it as centre and "
+                "size (cx, cy, width, height). Boxes begin with the upper left corner here: convert them if they have centres."
+            )
+        elif outside >= _MOST:
             logger.warning(
                 f"{self.source}: {found.outside} of {found.boxes} boxes leave their image: are they of images of "
                 "another size, or in another layout than the format's? Correct them, or the FORMAT."
@@ -115,4 +121,12 @@ def _count(rows: np.ndarray, corners: bool) -> _Counts:
     small = sized & (written <= 1.0 + 1e-6).all(axis=1)
     outside = (x1 > width + _TOLERANCE) | (y1 > height + _TOLERANCE)
     fits = (far_x > x0) & (far_y > y0) & ~(far_x > width + 1) & ~(far_y > height + 1)
-    return _Counts(len(rows), *(int(kind.sum()) for kind in (sized, small, outside, fits)))
+    centred = _within(x0, far_x, width) & _within(y0, far_y, height)
+    kinds = (sized, small, outside, fits, centred)
+    return _Counts(len(rows), *(int(kind.sum()) for kind in kinds))
+
+
+def _within(centre: np.ndarray, length: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Whether intervals lie in [0, side], to the tolerance. False where the side is unknown."""
+    low, high = centre - length / 2, centre + length / 2
+    return (low >= -_TOLERANCE) & (high <= side + _TOLERANCE)

@@ -13,6 +13,8 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
+from ssod.data.records import refuse_no_file
+
 
 def read_pixels(file_name: str, image_format: str) -> np.ndarray:
     """uint8 (H, W, 3), turned by the EXIF tag, equal to the result of Detectron2's `read_image` for
@@ -25,6 +27,7 @@ def read_pixels(file_name: str, image_format: str) -> np.ndarray:
         OSError, ValueError, SyntaxError and others: the file is missing or damaged, or its pixels
         have no known range.
     """
+    refuse_no_file(file_name)
     with PathManager.open(file_name, "rb") as file:
         try:
             image = Image.open(file)

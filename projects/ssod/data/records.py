@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -18,6 +19,7 @@ def read_image_size(file_name: str) -> Tuple[int, int]:
     Raises:
         OSError: the file is missing or its header is broken.
     """
+    refuse_no_file(file_name)
     try:
         with Image.open(file_name) as image:
             width, height = image.size
@@ -30,6 +32,12 @@ def read_image_size(file_name: str) -> Tuple[int, int]:
     ) as error:  # Pillow's decoders raise SyntaxError, ValueError and more on broken headers
         raise OSError(f"{file_name}: {error}") from error
     return height, width
+
+
+def refuse_no_file(path: str) -> None:
+    """Raises `OSError` for a pipe, a socket or a device. Reading one may never end."""
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(f"{path} is no file, but a pipe, a socket or a device")
 
 
 class Record(dict):

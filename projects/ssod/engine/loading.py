@@ -116,9 +116,13 @@ def check_weights_match(cfg: CfgNode, path: str, checkpointer: SSODCheckpointer)
 
 def training_data(cfg: CfgNode) -> TrainingData:
     """The `TrainingData` that methods receive, from the config's registered datasets."""
+    labeled = load_labeled(cfg)
+    learns = learns_from_unlabeled(cfg)
+    # A supervised run reads the sets that it names too: a wrong name or path is refused now.
+    unlabeled = load_unlabeled(cfg) if learns or cfg.DATASETS.UNLABELED else []
     return TrainingData(
-        labeled=load_labeled(cfg),
-        unlabeled=load_unlabeled(cfg) if learns_from_unlabeled(cfg) else [],
+        labeled=labeled,
+        unlabeled=unlabeled if learns else [],
         class_names=check_classes(cfg),
     )
 

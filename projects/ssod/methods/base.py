@@ -147,8 +147,6 @@ class Method(nn.Module):
     # Another way to make the method run on the family than removing it, such as "set SSOD.MY.KEY to
     # False".
     needs_hint: str = ""
-    # Parts that the method can go without. It warns if the family lacks them.
-    profits_from: Tuple[Capability, ...] = ()
     # Methods that must be listed as well: `OtherMethod.__name__`.
     requires: Tuple[str, ...] = ()
     # `groups`: the groups that the method belongs to, with names of your choice. `excludes`: groups

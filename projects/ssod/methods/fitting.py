@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Tuple
 
 from torch import nn
@@ -12,8 +11,6 @@ from ssod.detectors.rcnn.supported import unsupported_part
 from ssod.detectors.registry import families_with
 from ssod.errors import UserError
 from ssod.methods.base import Method
-
-logger = logging.getLogger(__name__)
 
 
 def check_fit(detector: Detector, methods: nn.ModuleDict) -> None:
@@ -38,11 +35,6 @@ def check_fit(detector: Detector, methods: nn.ModuleDict) -> None:
         raise UserError(
             f"The losses of {name} regress every pseudo-box: add PseudoBoxRegression to SSOD.METHODS."
         )
-    for method in used:
-        unused = lacking(method.profits_from, detector.capabilities)
-        if unused:
-            what = " and ".join(capability.value for capability in unused)
-            logger.warning(f"{method.name} goes without {what}, which {name} does not have.")
 
 
 def _called(detector: Detector) -> str:

@@ -9,9 +9,10 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssod.config import CLASS_KEYS
+from ssod.detectors.dense.group_norm import allow_group_norm
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
@@ -30,11 +31,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
     node.NMS_THRESH_TEST = 0.6
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Detectron2's "GN". The head asks for one of a single channel first, which "GN" refuses."""
-    return nn.GroupNorm(min(32, channels), channels)
-
-
+allow_group_norm()
 CLASS_KEYS["FCOS"] = "MODEL.FCOS.NUM_CLASSES"
 
 
@@ -59,7 +56,7 @@ class ConfigurableFCOS(FCOS):
             num_classes=node.NUM_CLASSES,
             conv_dims=[inputs[0].channels] * node.NUM_CONVS,
             prior_prob=node.PRIOR_PROB,
-            norm=group_norm if node.NORM == "GN" else node.NORM,
+            norm=node.NORM,
         )
         return {
             "backbone": backbone,

@@ -26,7 +26,7 @@ from ssod.data.masks import decode_mask
 from ssod.data.packed import PackedRecords
 from ssod.data.records import trained_annotations
 from ssod.data.snapshots import Snapshot
-from ssod.detectors.base import Capability
+from ssod.detectors.base import Capability, Need
 from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.mixup_mosaic.mixing import (
@@ -203,8 +203,8 @@ class MixUpMosaic(Method):
     - lambda for the labels mixed in.
     """
 
-    needs = ()
-    profits_from = (Capability.WEIGHTS,)
+    needs: Tuple[Need, ...] = ()
+    needs_hint = "set SSOD.MIXUP_MOSAIC.MIXUP_PROB to 0, which leaves Mosaic"
     config_key = "MIXUP_MOSAIC"
     groups = ("mixed-in images",)
     activity_unit = "boxes mixed in, per image"
@@ -241,6 +241,8 @@ class MixUpMosaic(Method):
             )
         if attempts < 1:
             raise UserError(f"SSOD.MIXUP_MOSAIC.ATTEMPTS is {attempts}: use 1 or more.")
+        if mixup_prob > 0:
+            self.needs = (Capability.WEIGHTS,)
         self.mosaic_prob, self.mixup_prob, self.mixup_alpha = mosaic_prob, mixup_prob, mixup_alpha
         self.mosaic_center = mosaic_center
         self.min_visible, self.image_format = min_visible, image_format
