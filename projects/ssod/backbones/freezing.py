@@ -23,7 +23,7 @@ def freeze_stages(body: nn.Module, full: nn.Module, freeze_at: int) -> None:
             eval mode.
 
     Raises:
-        UserError: the model has fewer groups, or does not tell them.
+        UserError: the model has fewer groups, or does not name them.
     """
     if not freeze_at:
         return

@@ -1,4 +1,4 @@
-"""From images as the config normalises them to images as the backbone's weights expect them."""
+"""Converts images from the config's normalisation to the one that the backbone's weights expect."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class InputConversion(nn.Module):
-    """Undoes the config's normalisation and applies the model's own; channels are swapped where
-    their orders differ.
+    """Undoes the config's normalisation and applies the model's own.
+
+    Channels are swapped if their orders differ.
 
     The detector has already computed (x - PIXEL_MEAN) / PIXEL_STD, in the order of INPUT.FORMAT.
     Each channel of the result is an affine function of one of these channels.
@@ -45,7 +46,7 @@ class InputConversion(nn.Module):
         ours_std = torch.tensor(list(std), dtype=torch.float64)
         scale, shift = theirs_std / ours_std, (theirs_mean - ours_mean) / ours_std
         self.swap = bgr
-        # Not in the state dict: they follow from the config and the model's name.
+        # They follow from the config and the model's name, so they are not in the state dict.
         self.register_buffer("scale", scale.float().view(-1, 1, 1), persistent=False)
         self.register_buffer("shift", shift.float().view(-1, 1, 1), persistent=False)
         self.identity = not bgr and bool(
@@ -67,8 +68,9 @@ class InputConversion(nn.Module):
 def build_input_conversion(
     cfg: CfgNode, *, name: str, mean: Sequence[float], std: Sequence[float]
 ) -> InputConversion:
-    """The conversion from `cfg` to a model's own statistics, which win; a warning where the config
-    sets others.
+    """The conversion from `cfg` to a model's own statistics.
+
+    It warns if the config sets others, which are then ignored.
 
     Args:
         name: the model's, for messages. mean, std: for images in 0..1, RGB, as timm gives them.

@@ -57,15 +57,15 @@ def weights_by_name(
 
 
 def own_names(model: nn.Module, weights: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The weights after `model.rename_weights`, of a model that knows other programs' names of
-    itself; else as they are.
+    """The weights after `model.rename_weights`, if the model has it for the names of other
+    programs. Otherwise they are unchanged.
     """
     rename: Any = getattr(model, "rename_weights", dict)
     return rename(weights)
 
 
 def backbone_prefixes(model: nn.Module) -> List[str]:
-    """What stands before the names of the model's backbones: "backbone.", "backbone.bottom_up.",
+    """The prefixes of the model's backbones in parameter names: "backbone.", "backbone.bottom_up.",
     ...
     """
     found = []

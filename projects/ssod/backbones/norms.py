@@ -14,7 +14,7 @@ _BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def set_norm(module: nn.Module, norm: str) -> nn.Module:
-    """Replaces every BatchNorm inside a timm model; other norms (LayerNorm, ...) are left alone.
+    """Replaces every BatchNorm inside a timm model. Other norms, such as LayerNorm, are left alone.
 
     Args:
         module: a timm model, or a part of one; changed in place.

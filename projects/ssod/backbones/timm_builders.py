@@ -36,8 +36,8 @@ def brings_weights(cfg: CfgNode) -> bool:
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The feature levels of `MODEL.TIMM.NAME`.
 
-    `MODEL.WEIGHTS` is loaded later, over everything: where it is set, neither PRETRAINED nor
-    WEIGHTS_PACKAGE is read.
+    `MODEL.WEIGHTS` is loaded later and replaces all weights. If it is set, PRETRAINED and
+    WEIGHTS_PACKAGE are not read.
 
     Raises:
         UserError: timm is not installed or has no such model, level, stage or norm; or weights
@@ -69,8 +69,9 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
 
 @BACKBONE_REGISTRY.register()
 def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """FPN on the levels that `MODEL.FPN.IN_FEATURES` names, all of `MODEL.TIMM` where it is empty;
-    max pooling gives p6.
+    """FPN on the levels that `MODEL.FPN.IN_FEATURES` names, or on all levels if it is empty.
+
+    Max pooling gives p6.
     """
     bottom_up = build_timm_backbone(cfg, input_shape)
     pool = LastLevelMaxPool()
@@ -108,7 +109,7 @@ def _pyramid(cfg: CfgNode, bottom_up: TimmBackbone, top_block: nn.Module) -> FPN
 
 
 def _in_features(cfg: CfgNode, bottom_up: TimmBackbone) -> List[str]:
-    """The levels that FPN is built on; `UserError` for a name that is none."""
+    """The levels that FPN is built on. Raises `UserError` for a name that is no level."""
     levels = list(bottom_up.output_shape())
     names = list(cfg.MODEL.FPN.IN_FEATURES) or levels
     for name in names:
@@ -121,7 +122,9 @@ def _in_features(cfg: CfgNode, bottom_up: TimmBackbone) -> List[str]:
 
 
 def load_package(body: nn.Module, full: nn.Module, package: str) -> None:
-    """Puts the weights of a package into `body`, by name or else one to one in order.
+    """Puts the weights of a package into `body`, by name.
+
+    If the names do not fit, one to one in order.
 
     Args:
         full: the whole model, which tells names and shapes of all tensors.

@@ -1,4 +1,4 @@
-"""Models of timm by name: what they know of themselves, and their feature levels."""
+"""Models of timm by name: their facts and their feature levels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 # Strides of the levels that a pyramid is built on, unless OUT_INDICES says otherwise.
 _PYRAMID = (4, 8, 16, 32)
-# What makes models that are built for one image size take any: ViT's options, Swin's, none.
+# Options that let a model take images of any size: those of ViT, of Swin, and none.
 _ANY_SIZE: Tuple[Dict[str, bool], ...] = (
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"strict_img_size": False},
@@ -33,8 +33,9 @@ def import_timm() -> Any:
 
 
 def create_full(name: str) -> nn.Module:
-    """The whole classifier on the meta device, for what it knows: tensor names, groups, levels and
-    input statistics.
+    """The whole classifier on the meta device.
+
+    It tells tensor names, groups, levels and input statistics.
 
     Raises:
         UserError: timm has no such model; the message names similar ones.
@@ -99,7 +100,7 @@ def create_features(
             break
         except UserError:
             raise
-        except TypeError:  # it does not know the option
+        except TypeError:  # the model has no such option
             continue
         except Exception as error:
             raise UserError(

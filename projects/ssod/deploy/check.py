@@ -1,4 +1,4 @@
-"""Compares an exported model with the one that it was made of, on images.
+"""Compares an exported model with its original, on images.
 
 Shapes: N and M detections of one image. Boxes are XYXY in pixels.
 """
@@ -21,13 +21,13 @@ from tqdm import tqdm
 from ssod.data.pixels import read_pixels
 from ssod.errors import UserError
 
-# Of scores; and of boxes as a share of their longer side, with a floor in pixels.
+# Tolerances of scores, and of boxes as a share of their longer side, with a floor in pixels.
 TOLERANCE = 1e-3
 _FLOOR_PIXELS = 0.01
-# The share of masks' pixels that rounding may decide otherwise.
+# The share of a mask's pixels that may differ by rounding.
 _MASK_PIXELS = 0.01
-# Non-maximum suppression and the limits of candidates decide by comparisons, which rounding turns
-# where two numbers are all but equal. So many of the detections may lack a partner.
+# Non-maximum suppression and the limits of candidates compare numbers. Rounding changes the result
+# if two numbers are nearly equal. This share of the detections may therefore lack a partner.
 ALLOWED_SHARE = 1e-3
 
 Detections = Dict[str, np.ndarray]
@@ -58,7 +58,7 @@ class Comparison:
         self.largest_box = max(self.largest_box, other.largest_box)
 
     def agrees(self) -> bool:
-        """Whether rounding explains what differs."""
+        """Whether rounding explains the differences."""
         return self.unmatched <= ALLOWED_SHARE * self.detections
 
     def line(self) -> str:
@@ -186,7 +186,7 @@ def compare_on_images(reference: Reference, detector: Any, files: Sequence[str])
         for shape in shapes:
             image = np.ascontiguousarray(shape)
             ours = reference(image)
-            # The last of a full list is chosen among all but equal scores.
+            # The last detections of a full list are chosen among nearly equal scores.
             full = len(ours["scores"]) >= reference.most > 0
             cut = max(lowest, float(ours["scores"].min())) if full else lowest
             try:
@@ -204,7 +204,7 @@ def compare_on_images(reference: Reference, detector: Any, files: Sequence[str])
 
 
 def _score_limit(model: nn.Module) -> float:
-    """The score below which a model reports nothing."""
+    """The lowest score that a model reports."""
     predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
     if isinstance(predictor, nn.ModuleList):  # of Cascade R-CNN
         predictor = predictor[-1]

@@ -1,4 +1,4 @@
-"""What a model's class indices mean."""
+"""The names and ids of a model's classes."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _example() -> Tensor:
 
 
 def _operators(block: Any) -> List[str]:
-    """The kinds of all nodes of a graph, those inside of branches and loops too."""
+    """The kinds of all nodes of a graph, also inside of branches and loops."""
     found = []
     for node in block.nodes():
         found.append(node.kind())
@@ -97,7 +97,7 @@ def _operators(block: Any) -> List[str]:
 
 @contextmanager
 def _explained(flat: FlatDetector, title: str) -> Iterator[None]:
-    """Any model may be traced, and whatever its parts raise becomes one line."""
+    """Turns any error of a traced model into one line."""
     try:
         yield
     except Exception as error:
@@ -109,9 +109,7 @@ def _explained(flat: FlatDetector, title: str) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings about Python values in a trace: the check compares what they may
-    break.
-    """
+    """Silences the warnings about Python values in a trace. The check finds what they break."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""Which images an exported model is compared or timed on."""
+"""Chooses the images on which an exported model is compared or timed."""
 
 from __future__ import annotations
 

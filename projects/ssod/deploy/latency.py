@@ -1,4 +1,4 @@
-"""How long one image takes in each form of a model."""
+"""Measures the time of one image in each form of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Runner = Callable[[np.ndarray], Any]
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one form of a model.
+    """The times of one form of a model.
 
     Attributes:
         seconds: each image's time, a number a round and image.
@@ -28,7 +28,7 @@ class Latency:
     seconds: List[float]
 
     def quantile(self, share: float) -> float:
-        """Seconds that this share of the images stay below."""
+        """The time that this share of the images does not exceed, in seconds."""
         return float(np.quantile(self.seconds, share))
 
     @property
@@ -40,8 +40,9 @@ class Latency:
 def measure(
     runners: Dict[str, Runner], images: Sequence[np.ndarray], rounds: int
 ) -> Dict[str, Latency]:
-    """Times runners on the same images, taking turns, so that what else the machine does falls on
-    all of them.
+    """Times runners on the same images.
+
+    They take turns, so that other work on the machine slows all of them alike.
 
     Each first sees every image twice, untimed: PyTorch compiles TorchScript in the first runs.
 
@@ -84,7 +85,7 @@ def table(found: Dict[str, Latency]) -> str:
 
 
 def machine() -> str:
-    """What the numbers depend on besides the model."""
+    """The machine and versions that the numbers depend on."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     name = platform.processor() or platform.machine()
     return (

@@ -1,4 +1,4 @@
-"""What a program must know of an exported model besides its weights: `model.json`."""
+"""The description of an exported model for programs that run it: `model.json`."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _copy_known(source: CfgNode, target: CfgNode) -> None:
 
 
 def _copy_unknown(source: CfgNode, target: CfgNode, known: CfgNode) -> None:
-    """Copies the keys that `known` lacks: a user's own."""
+    """Copies the keys that `known` lacks, which are a user's own."""
     for key, value in source.items():
         if key not in known:
             target[key] = value.clone() if isinstance(value, CfgNode) else value

@@ -38,8 +38,8 @@ class AnchorGrid:
             indices: (S,) in this grid.
 
         Returns:
-            (S,) indices in `other`, and (S,) bool whether it has the location; where it has not,
-            the index is that of another anchor.
+            (S,) indices in `other`, and (S,) bool, True if it has the location. Elsewhere the index
+            is that of some other anchor.
         """
         if self == other:
             return indices, torch.ones_like(indices, dtype=torch.bool)
@@ -54,7 +54,7 @@ class AnchorGrid:
         return their_start + (y * their_width + x) * each + anchor, inside
 
     def _table(self, like: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of each level: its first index, height, width and anchors per location."""
+        """First index, height, width and anchors per location of each level."""
         rows, start = [], 0
         for (height, width), each in zip(self.sizes, self.per_location):
             rows.append((start, height, width, each))

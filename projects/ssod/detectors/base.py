@@ -37,11 +37,11 @@ class Capability(Enum):
     DENSE = "dense predictions"
     # Predictions are matched one to one with labels, and a second pass can be given the matches.
     PAIRED = "matched predictions"
-    # Labels with instance masks teach.
+    # Instance masks of labels are learnt.
     MASKS = "instance masks"
 
 
-# One capability, or several of which one is enough.
+# One capability, or a tuple of alternatives, of which one is enough.
 Need = Union[Capability, Tuple[Capability, ...]]
 
 
@@ -54,7 +54,7 @@ class Detector(ABC):
 
     # The family in messages and tables.
     family: ClassVar[str] = ""
-    # Of the whole family; an instance may set fewer.
+    # Those of the whole family. An instance may set fewer.
     capabilities: FrozenSet[Capability] = frozenset()
 
     @classmethod
@@ -64,7 +64,7 @@ class Detector(ABC):
     @classmethod
     @abstractmethod
     def serves(cls, model: nn.Module) -> bool:
-        """Whether it can run this model, as Detectron2's `build_model` built it."""
+        """Whether this family runs a model that Detectron2's `build_model` has built."""
 
     @classmethod
     @abstractmethod
@@ -72,7 +72,7 @@ class Detector(ABC):
         """The adapter of `student`.
 
         Raises:
-            UserError: the config asks for what the family does not do.
+            UserError: the config asks for something that the family cannot do.
         """
 
     @abstractmethod
@@ -100,7 +100,10 @@ class Detector(ABC):
         """
 
     def idle(self) -> List[Tensor]:
-        """Parameters that this step's losses may leave without a gradient; DDP needs a zero."""
+        """Parameters that this step's losses may leave without a gradient.
+
+        DDP needs a gradient of zero for them.
+        """
         return []
 
     def checkpointables(self) -> Dict[str, Any]:
@@ -113,7 +116,7 @@ class Detector(ABC):
 
 
 def lacking(needs: Tuple[Need, ...], has: FrozenSet[Capability]) -> List[Capability]:
-    """The needs that are not met; of alternatives the first stands for all.
+    """The needs that are not met. Alternatives are represented by the first one.
 
     Example:
         >>> lacking((Capability.MAPS,), frozenset())

@@ -1,5 +1,6 @@
-"""Replacements of single operations that compute the same in less time; `SSOD.FAST_OPS` names those
-in use.
+"""Faster replacements of single operations with the same results.
+
+`SSOD.FAST_OPS` names those in use.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def use_fast_ops(model: nn.Module, names: Sequence[str]) -> None:
 
 @contextmanager
 def plain_ops(*models: nn.Module) -> Iterator[None]:
-    """Detectron2's own operations for as long as it lasts."""
+    """Uses Detectron2's own operations inside of the `with` block."""
     layers = [layer for model in models for layer in model.modules() if type(layer) is FastROIAlign]
     for layer in layers:
         layer.__class__ = ROIAlign

@@ -134,7 +134,7 @@ def extract_features(
 
     Args:
         model: a `GeneralizedRCNN`. images: uint8 (3, H, W) tensors.
-        batches: indices of the images that share a pass; None: whatever is fastest.
+        batches: indices of the images that share a pass. None: the fastest way.
     """
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     if batches is not None:

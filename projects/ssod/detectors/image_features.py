@@ -17,7 +17,7 @@ _THUMBNAIL = 8
 
 
 def backbone_of(model: nn.Module) -> Optional[nn.Module]:
-    """The part of a detector that sees the whole image first; None where nothing is called so.
+    """The part of a detector that sees the whole image first. None if it has no part of that name.
 
     Of a feature pyramid it is the network below it, whose deepest map has more channels.
     """
@@ -29,7 +29,7 @@ def backbone_of(model: nn.Module) -> Optional[nn.Module]:
 
 
 def feature_maps(output: Any) -> Iterator[Tensor]:
-    """The maps (n, C, h, w) in whatever a backbone returns."""
+    """The maps (n, C, h, w) in the output of any backbone."""
     if isinstance(output, Tensor):
         if output.ndim == 4 and output.is_floating_point():
             yield output

@@ -21,7 +21,7 @@ from ssod.detectors.score_floor import lowered_scores
 from ssod.errors import UserError
 from ssod.structures import View, Views
 
-# What a detection teaches.
+# The fields of a detection that are labels.
 _LABELS = ("pred_boxes", "scores", "pred_classes", "pred_masks")
 
 
@@ -53,7 +53,7 @@ class LossOnlyModel(Detector):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, student: nn.Module) -> "LossOnlyModel":
-        """Refuses targets that the step does not bring, and a loss that it cannot choose."""
+        """Refuses keypoints, which the step does not have, and keys of two-stage detectors."""
         if cfg.MODEL.KEYPOINT_ON:
             raise UserError(
                 "MODEL.KEYPOINT_ON is set, but only boxes and masks are trained: set it to False."
@@ -98,7 +98,7 @@ class LossOnlyModel(Detector):
         return outputs
 
     def losses(self, outputs: LossOutputs) -> Dict[str, Tensor]:
-        """The model's own, as `run` found them."""
+        """The model's own losses, computed in `run`."""
         return outputs.losses
 
     def checkpointables(self) -> Dict[str, Any]:

@@ -23,7 +23,7 @@ class LossNormalizer:
         self.model = model
 
     def _owners(self) -> Dict[str, nn.Module]:
-        """The parts that have one, by the name of the attribute in the model."""
+        """The parts with a normaliser, by the name of the attribute in the model."""
         owners = {}
         for path, module in self.model.named_modules():
             if isinstance(vars(module).get(self.NAME), (int, float)):

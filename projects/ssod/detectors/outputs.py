@@ -1,4 +1,4 @@
-"""What a detector gives in one step, whatever its family.
+"""The outputs of a detector in one step, for all families.
 
 Shapes: N images, R rows over all of them, K foreground classes (class K is background).
 """
@@ -16,12 +16,13 @@ from ssod.structures import View
 
 @dataclass
 class Rows:
-    """The predictions that a stream's losses are made of: RoIs, dense locations or queries.
+    """The predictions in a stream's losses: RoIs, dense locations or queries.
 
     Attributes:
         logits: (R, K+1) of a softmax, or (R, K) of sigmoids.
         labels: (R,) class, K for background.
-        label_index: (R,) which label of its image a row was matched with; -1: background.
+        label_index: (R,) index of the label in its image that the row is matched with. -1:
+            background.
         image_index: (R,) image of the stream.
         valid: (R,) bool; the other rows take part in no loss.
         cls_weights, reg_weights: (R,) weights in the losses; `weigh` of a method changes them.
@@ -52,11 +53,11 @@ class StreamOutputs:
 
     @property
     def stages(self) -> List[Any]:
-        """These outputs in all stages of the box head: of a cascade several, else themselves."""
+        """These outputs in all stages of the box head. Without a cascade there is one stage."""
         return [self]
 
     def map_stages(self, change: Callable[[Any], Any]) -> Any:
-        """A copy in which every stage is what `change` makes of it.
+        """A copy in which `change` has replaced every stage.
 
         For `weigh` of methods that weigh rows: each stage has rows of its own.
         """

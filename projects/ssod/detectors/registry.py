@@ -21,8 +21,8 @@ _FAMILIES: List[Type[Detector]] = []
 def register_detector(kind: DetectorType) -> DetectorType:
     """Class decorator: the adapter is used for every model that its `serves` accepts.
 
-    One that is registered later is asked earlier, so a module of `SSOD.IMPORTS` may replace an
-    adapter of this package.
+    The adapter that was registered last is asked first. So a module of `SSOD.IMPORTS` can replace
+    an adapter of this package.
     """
     _FAMILIES.append(kind)
     return kind
@@ -30,7 +30,7 @@ def register_detector(kind: DetectorType) -> DetectorType:
 
 def families() -> List[Type[Detector]]:
     """Every adapter: `LossOnlyModel`, those of this package, then those of others."""
-    # Modules and folders here are found by being here, as methods are.
+    # All modules and folders here are imported, as those of methods are.
     for module in pkgutil.iter_modules(ssod.detectors.__path__):
         importlib.import_module(f"ssod.detectors.{module.name}")
     others = sorted(_FAMILIES, key=lambda kind: not kind.__module__.startswith("ssod.detectors."))
@@ -46,7 +46,7 @@ def build_adapter(cfg: CfgNode, student: nn.Module) -> Detector:
     """The adapter of a model that Detectron2's `build_model` built.
 
     Raises:
-        UserError: the config asks for what this family does not do.
+        UserError: the config asks for something that the family cannot do.
     """
     return find_detector(student).from_config(cfg, student)
 

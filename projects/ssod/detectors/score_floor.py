@@ -1,4 +1,4 @@
-"""Lowers the score threshold of a model whose code is not known, while it labels."""
+"""Lowers the score threshold of any model while it labels."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NAMES = (
 
 @contextmanager
 def lowered_scores(model: nn.Module, floor: float) -> Iterator[None]:
-    """Every score threshold of the model and its parts above `floor` is `floor` for as long as it
-    lasts.
+    """Inside of the `with` block, every score threshold of the model and its parts is at most
+    `floor`.
     """
     before: List[Tuple[Any, str, float]] = []
     for module in model.modules():

@@ -1,1 +1,1 @@
-"""A user's own folder of images: what lies in it, splits of it, and a config that trains on it."""
+"""A user's own folder of images: an examination, splits, and a config that trains on it."""

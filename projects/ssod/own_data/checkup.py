@@ -1,4 +1,4 @@
-"""`doctor DATASET`: prints what a dataset is like and writes a contact sheet."""
+"""`doctor DATASET`: prints a description of a dataset and writes a contact sheet."""
 
 from __future__ import annotations
 

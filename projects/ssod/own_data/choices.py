@@ -56,7 +56,7 @@ def _comment(text: str, depth: int) -> List[str]:
 
 
 def _text(value: Any) -> str:
-    """A value as YAML on one line; JSON is YAML but for its names of the truth values."""
+    """A value as YAML on one line. JSON is valid YAML here, except for true and false."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, dict):

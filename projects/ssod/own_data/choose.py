@@ -1,6 +1,4 @@
-"""Which of the datasets in a folder a command works on: found by itself, or named by the user's
-options.
-"""
+"""Chooses the datasets in a folder that a command works on, by the options that the user gave."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ def find_in_folder(path: str, args: argparse.Namespace) -> List[FoundSet]:
 
 
 def _declared(path: str, args: argparse.Namespace) -> FoundSet:
-    """An entry made of the options alone, for what `find_datasets` does not recognise."""
+    """An entry made of the options alone, for a set that `find_datasets` does not recognise."""
     required = FORMATS[args.format].required
     node: Dict[str, Any] = {"FORMAT": args.format, required[0]: path}
     if "IMAGES" in required[1:] and not args.images:

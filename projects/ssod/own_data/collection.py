@@ -1,4 +1,4 @@
-"""All images of a folder with the labels that any number of datasets in it have for them.
+"""All images of a folder, with the labels of any number of datasets in it.
 
 Boxes are XYXY in pixels of the image.
 """
@@ -52,7 +52,7 @@ class Collection:
 
 
 class _Messages(logging.Handler):
-    """Keeps what is logged, so that a command can print it where it belongs."""
+    """Keeps log messages, so that a command can print them in its own place."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

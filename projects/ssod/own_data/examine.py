@@ -1,5 +1,5 @@
-"""What a collection of labelled images is like: counts, sizes, classes, and boxes that look like
-slips.
+"""Describes a collection of labelled images: counts, sizes, classes, and boxes that may be
+mistakes.
 
 Sizes are in pixels; a box's size is the square root of its area.
 """
@@ -92,7 +92,7 @@ def _size(box: LabelledBox) -> float:
 
 
 def oddities(box: LabelledBox, photo: ImageLabels) -> List[str]:
-    """What is odd about a box on its own."""
+    """The oddities of one box, looked at without the others."""
     width, height = _sides(box)
     found = []
     if min(width, height) < _THIN:
@@ -127,7 +127,7 @@ def find_odd(collection: Collection) -> List[Odd]:
 
 
 def _doubles(boxes: Sequence[LabelledBox]) -> List[LabelledBox]:
-    """Boxes that nearly equal an earlier one of the image, of any class."""
+    """Boxes that nearly equal an earlier box of the image. The class does not matter."""
     if len(boxes) < 2:
         return []
     corners = np.array([box.corners for box in boxes])

@@ -1,4 +1,4 @@
-"""What this machine can train on."""
+"""The machine that training will run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Command-line options that say what a dataset is; imports nothing that may be missing."""
+"""Command-line options that describe a dataset.
+
+The module imports no package that may be missing.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import argparse
 def add_dataset_options(
     parser: argparse.ArgumentParser, *, split: bool = True, masks: bool = False
 ) -> None:
-    """The options that say more of a dataset than its path does."""
+    """Adds the options that describe a dataset beyond its path."""
     group = parser.add_argument_group("what the dataset is; found out where it is not given")
     group.add_argument("--format", metavar="FORMAT", help="as in SSOD.DATASETS: coco, yolo, ...")
     group.add_argument("--images", metavar="FOLDER", help="the images, where they lie elsewhere")

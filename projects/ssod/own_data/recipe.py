@@ -41,7 +41,7 @@ class Data:
 
 
 def choose(data: Data, machine: Machine, weights: str = "") -> List[Choice]:
-    """All keys but those of the data sets and OUTPUT_DIR.
+    """Chooses all keys except those of the data sets and OUTPUT_DIR.
 
     Args:
         weights: MODEL.WEIGHTS of a ResNet-50 that the user has.
@@ -57,14 +57,15 @@ def choose(data: Data, machine: Machine, weights: str = "") -> List[Choice]:
 
 
 def shorter_side(data: Data, machine: Machine) -> int:
-    """The shorter side of training images, a multiple of 32: small boxes get enough pixels, within
-    what is affordable.
+    """The shorter side of training images, a multiple of 32.
+
+    Small boxes get enough pixels if the machine can afford it.
     """
     low, high = _SIDES_ON_GPU if machine.gpus else _SIDES_ON_CPU
     small = float(np.percentile(data.relative_sizes, 10))
     wanted = (_SMALL_ON_GPU if machine.gpus else _SMALL_ON_CPU) / max(small, 1e-3)
     native = float(np.median(data.image_sizes.min(axis=1)))
-    # Enlarging images adds nothing but work, unless they are tiny.
+    # Enlarging images only adds work, unless they are tiny.
     affordable = min(max(low, wanted), high, max(native, _SIDES_ON_CPU[0]))
     return 32 * max(1, round(affordable / 32))
 
@@ -83,7 +84,7 @@ def aspect_ratios(data: Data) -> List[float]:
 
 
 def steps(data: Data, machine: Machine) -> int:
-    """Short enough for a CPU in minutes, longer with more labels; a GPU has time for more."""
+    """The number of steps. A CPU needs minutes for them. More labels, or a GPU, get more steps."""
     if machine.gpus:
         return min(12000, max(3000, 1000 * round(20 * data.labelled / 1000)))
     return min(1600, max(400, 100 * round(8 * data.labelled / 100)))

@@ -1,4 +1,6 @@
-"""Which labelled images train, which choose the best model and which test it."""
+"""Divides labelled images into those that train, those that choose the best model, and those that
+test it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ssod.own_data.collection import Collection
 
 @dataclass(frozen=True)
 class Parts:
-    """The images of a collection by their use; `drawn` where the validation images were drawn here.
+    """The images of a collection by their use.
+
+    `drawn` is True if the validation images were drawn here.
 
     Args:
         test: empty where the data has no test images of its own.
@@ -28,8 +32,9 @@ class Parts:
 
 
 def divide(collection: Collection, *, percent: float, seed: int) -> Parts:
-    """Keeps the splits that the data names; draws validation images from the labelled ones where it
-    names none.
+    """Keeps the splits that the data names.
+
+    If it names no validation images, they are drawn from the labelled ones.
 
     Args:
         percent: of the labelled images with boxes, drawn for validation.
@@ -86,7 +91,7 @@ def _draw(
                 chosen.add(photo.path)
                 shown |= inside.keys()
                 left -= inside
-    if not val and len(with_boxes) > 1:  # every image is the only one of some class
+    if not val and len(with_boxes) > 1:  # every image has the only box of some class
         val = ordered[:1]
         chosen = {val[0].path}
     return [p for p in labelled if p.path not in chosen], sorted(val, key=lambda p: p.path)

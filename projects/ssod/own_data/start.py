@@ -65,13 +65,15 @@ class Options:
 
 
 def data_path(folder: str) -> str:
-    """The folder as it stands in the config: relative as typed, where that means the same there."""
+    """The folder as the config names it: relative as typed, if that leads to the same place from
+    there.
+    """
     folder = os.path.normpath(folder)
     return folder if resolve_path(folder) == folder else os.path.abspath(folder)
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies in it."""
+    """Whether a path is the folder or lies in it."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 

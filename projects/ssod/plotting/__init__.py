@@ -1,1 +1,1 @@
-"""What a report is made of: charts, sections, their style, and what a run has written."""
+"""The parts of a report: charts, sections, their style, and the files of a run."""

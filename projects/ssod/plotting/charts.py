@@ -25,7 +25,7 @@ _MOST_ROWS = 30
 
 @dataclass
 class Line:
-    """One curve; a dashed one belongs to the solid one of its colour."""
+    """One curve. A dashed curve belongs to the solid curve of its colour."""
 
     label: str
     points: Points
@@ -99,7 +99,7 @@ def _line_trace(line: Line) -> Dict[str, Any]:
 
 
 def thin_out(points: Points, most: int = _MOST_POINTS) -> Points:
-    """At most `most` points: means over equal runs of neighbours, each at its last step."""
+    """At most `most` points. Each is the mean of as many neighbours, at their last step."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return points
@@ -115,7 +115,7 @@ def _value_range(
     top = ordered[-1]
     usual = ordered[int(0.95 * (len(ordered) - 1))]
     if len(ordered) > 20 and usual > 0 and top > 3 * usual:
-        top = 1.5 * usual  # a spike, mostly the first steps', would flatten everything else
+        top = 1.5 * usual  # a spike, usually of the first steps, would flatten the rest
     top = top if high is None else high
     if not top > bottom:
         top = bottom + (abs(bottom) * 0.1 or 1.0)

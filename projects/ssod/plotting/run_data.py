@@ -1,6 +1,6 @@
-"""What a run has left in its OUTPUT_DIR, read without loading a model.
+"""Reads the files that a run has written into its OUTPUT_DIR, without loading a model.
 
-Every file may be missing, half-written or from before a resume, because the run may be in progress.
+The run may be in progress. So every file may be missing, half-written or older than a resume.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class RunData:
 
     @cached_property
     def steps_total(self) -> int:
-        """As the log says it (a run on another number of GPUs is rescaled), else the config."""
+        """The number in the log, because a run on another number of GPUs is rescaled.
+
+        Without a log, the config's.
+        """
         for _, _, _, text in reversed(self.log):
             found = re.match(r"step \d+/(\d+)\b", text)
             if found:
@@ -203,7 +206,10 @@ def metrics_by_name(tasks: Mapping[str, Mapping[str, float]]) -> Dict[str, float
 
 
 def _result_name(best: Dict[str, Any]) -> str:
-    """What the numbers of results.json are of; only a run with DATASETS.VAL chooses."""
+    """The model that the numbers of results.json belong to.
+
+    Only a run with DATASETS.VAL chooses one.
+    """
     if "step" not in best:
         return "last teacher"
     return f"best {best.get('model', 'teacher')}, step {best['step']}"
@@ -238,7 +244,7 @@ def _is_run(path: str) -> bool:
 
 
 def _short_names(paths: Sequence[str]) -> List[str]:
-    """As many of the last path parts as it takes to tell the runs apart."""
+    """The last parts of each path, as many as the runs need to differ."""
     parts = [path.strip(os.sep).split(os.sep) for path in paths]
     for count in range(1, max(map(len, parts), default=1) + 1):
         names = ["/".join(part[-count:]) for part in parts]

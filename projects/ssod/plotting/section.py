@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ssod.plotting.markup import part
 
-# Of the runs, in order; readable on white, on a dark page, and for colour-blind eyes.
+# Colours of the runs, in order. They are readable on white, on dark pages, and for colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#2a9fb8", "#9170cf", "#a56b5c")
 TRUTH_COLOUR = "#8a8f98"
 
@@ -70,7 +70,7 @@ def remark(words: str) -> Markup:
 
 
 def note(message: str) -> Markup:
-    """A remark in place of something that is not there."""
+    """A remark in the place of content that is missing."""
     return part("note", message)
 
 

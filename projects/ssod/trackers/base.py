@@ -1,4 +1,4 @@
-"""What a tracker does, and the event writer that feeds one and survives its failures."""
+"""The interface of a tracker, and the event writer that feeds it and survives its failures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WINDOW = 20
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker knows of a run at its start.
+    """What a tracker gets to know of a run at its start.
 
     Args:
         name: shown in the tracker. folder: OUTPUT_DIR. config: nested, of plain values.
@@ -40,7 +40,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, run: RunInfo) -> str:
-        """Begins a run, or continues the former one; returns its id."""
+        """Begins a run, or continues the former one. Returns the run's id."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -52,7 +52,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def files(self, paths: Sequence[str]) -> None:
-        """The final model and what describes it."""
+        """Stores the final model and the files that describe it."""
 
     @abstractmethod
     def finish(self, status: str) -> None:
@@ -101,7 +101,7 @@ class TrackerWriter(EventWriter):
         """Does nothing: see `end`."""
 
     def end(self, status: str, results: Mapping[str, Any], step: int, paths: Sequence[str]) -> None:
-        """Sends what the last evaluation found and the final model, and ends the run.
+        """Sends the results of the last evaluation and the final model, and ends the run.
 
         Args:
             results: by dataset and task, as Detectron2's evaluators give them. step: the last.
@@ -117,7 +117,7 @@ class TrackerWriter(EventWriter):
             self._attempt("scalars", lambda: self.tracker.scalars(values, step))
         if paths:
             self._attempt("files", lambda: self.tracker.files(paths))
-        # Also after a failure: a run that stays open would look as if it went on.
+        # Also after a failure, because a run that stays open looks as if it went on.
         failed, self.failed = self.failed, False
         if failed:
             try:

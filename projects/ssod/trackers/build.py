@@ -1,5 +1,5 @@
-"""From `SSOD.WRITERS` to writers, and the runs' ids in OUTPUT_DIR, by which a resumed run goes
-on in the same place.
+"""Builds the writers of `SSOD.WRITERS`, and keeps the runs' ids in OUTPUT_DIR, with which a resumed
+run continues in the tracker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 TRACKERS: Dict[str, Type[Tracker]] = {kind.name: kind for kind in (WandbTracker, MlflowTracker)}
 IDS_FILE = "trackers.json"
-# What describes the final model.
+# Files that describe the final model.
 _BESIDE = ("config.yaml", "results.json")
 
 

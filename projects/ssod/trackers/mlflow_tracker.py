@@ -14,7 +14,7 @@ from ssod.trackers.base import RunInfo, Tracker, flatten
 _EXPERIMENT = "ssod"
 # MLflow's limits of a batch and of a value's text.
 _BATCH, _LENGTH = 100, 500
-# A server that does not answer must not hold up the training: MLflow's own defaults wait minutes.
+# A server that does not answer must not delay the training. MLflow's defaults wait for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
@@ -49,7 +49,7 @@ class MlflowTracker(Tracker):
         return self._id
 
     def _continues(self, former: str) -> bool:
-        """Opens a former run again; False where the tracker does not know it any more."""
+        """Opens a former run again. False if the tracker does not know it any more."""
         try:
             self._client.update_run(former, status="RUNNING")
         except Exception as error:

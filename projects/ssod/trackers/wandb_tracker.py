@@ -11,7 +11,7 @@ import numpy as np
 from ssod.trackers.base import RunInfo, Tracker
 
 _PROJECT = "ssod"
-# Seconds that a network that does not answer may take.
+# How many seconds a network may take to answer.
 _TIMEOUT = 60
 _STEP = "iteration"
 
@@ -67,8 +67,9 @@ class WandbTracker(Tracker):
 
 
 def _logged_in(wandb: Any) -> bool:
-    """Whether there is a key; asks nobody for one, because a training must not wait for an
-    answer.
+    """Whether there is a key.
+
+    It does not ask for one, because a training must not wait for an answer.
     """
     try:
         return bool(wandb.login(prompt=False))

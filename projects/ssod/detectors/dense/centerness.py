@@ -1,4 +1,4 @@
-"""How central a location is in its box."""
+"""FCOS's centerness: how near a location is to the centre of its box."""
 
 from __future__ import annotations
 

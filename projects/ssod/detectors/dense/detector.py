@@ -1,4 +1,4 @@
-"""What the adapters of RetinaNet and FCOS share: features, head, matching, weighted losses.
+"""The common part of the adapters of RetinaNet and FCOS: features, head, matching, weighted losses.
 
 Shapes: R locations over all images of a stream, L of one image, K classes (class K is background).
 """
@@ -27,7 +27,7 @@ from ssod.detectors.outputs import Outputs, Rows, TeacherOutputs
 from ssod.detectors.rcnn.losses import box_regression_loss
 from ssod.structures import View, Views
 
-# `match` gives these where a location has no label.
+# The values of `match` for locations without a label.
 BACKGROUND, IGNORED = -1, -2
 
 
@@ -44,7 +44,7 @@ class DenseAdapter(Detector):
     capabilities: FrozenSet[Capability] = frozenset(
         {Capability.WEIGHTS, Capability.ROWS, Capability.MAPS, Capability.DENSE}
     )
-    # The model's class; one that overrides its forward or its losses is another family.
+    # The model's class. A subclass that overrides its forward or its losses is another family.
     model_class: ClassVar[Type[DenseDetector]]
     own_parts: ClassVar[Tuple[str, ...]] = (
         "forward",
@@ -63,7 +63,7 @@ class DenseAdapter(Detector):
 
     @classmethod
     def serves(cls, model: nn.Module) -> bool:
-        """The family's class, or one derived from it that trains and infers in the same way."""
+        """The family's class, or a subclass that trains and infers in the same way."""
         return isinstance(model, cls.model_class) and all(
             getattr(type(model), part) is getattr(cls.model_class, part) for part in cls.own_parts
         )
@@ -169,7 +169,10 @@ class DenseAdapter(Detector):
         return columns
 
     def _no_rows(self) -> Rows:
-        """Of a stream without images, where `SSOD.ALTERNATE_STREAMS` gives the other its turn."""
+        """The outputs of a stream without images.
+
+        `SSOD.ALTERNATE_STREAMS` gives the other stream its turn.
+        """
         some = next(self.student.parameters())
         empty, whole = some.new_zeros(0), torch.zeros(0, dtype=torch.int64, device=some.device)
         logits = some.new_zeros(0, self.student.num_classes)
@@ -180,7 +183,7 @@ class DenseAdapter(Detector):
         """The label of each location, one (L,) int64 an image: an index, BACKGROUND or IGNORED."""
 
     def _count(self, streams: Sequence[DenseOutputs]) -> None:
-        """Moves the loss normaliser; the labelled stream is the first."""
+        """Moves the loss normaliser. The labelled stream comes first."""
         labeled = streams[0]
         counted = labeled if labeled.view.images or self.normalizer.images else streams[-1]
         if counted.view.images:
@@ -191,7 +194,7 @@ class DenseAdapter(Detector):
         self.normalizer.synchronize()
 
     def normalizer_of(self, outputs: DenseOutputs) -> float:
-        """What the stream's losses are divided by, see `DenseNormalizer`."""
+        """The divisor of the stream's losses, see `DenseNormalizer`."""
         value, images = self._now
         return max(value * len(outputs.view.images) / max(images, 1), 1.0)
 
@@ -204,7 +207,7 @@ class DenseAdapter(Detector):
         if not bool(rows.valid.all()):
             logits, labels, weights = (t[rows.valid] for t in (logits, labels, weights))
         target = F.one_hot(labels, num_classes=student.num_classes + 1)[:, :-1].to(logits)
-        # Not the scripted one: after a few calls it is fused, which changes its last bits.
+        # The scripted loss is not used. After a few calls it is fused, which changes its last bits.
         loss = sigmoid_focal_loss(
             logits,
             target,

@@ -76,7 +76,7 @@ class ConfigurableFCOS(FCOS):
         }
 
     def label_anchors(self, anchors: List[Boxes], gt_instances: List[Instances]) -> Any:
-        """Detectron2's, with one label of class K far outside in an image that has none."""
+        """Detectron2's losses. An image without labels gets one label of class K far outside."""
         return super().label_anchors(anchors, [self._some(g) for g in gt_instances])
 
     def _some(self, labels: Instances) -> Instances:

@@ -12,9 +12,9 @@ from ssod.detectors.normalizer import LossNormalizer
 class DenseNormalizer(LossNormalizer):
     """Detectron2's running number of positive locations, counted on labelled images.
 
-    The unlabelled stream is divided by the same number for each of its images. Its own positives
-    would not do: pseudo-labels that are still missing would make the background's loss as much
-    larger. Without labelled images the unlabelled ones are counted.
+    The unlabelled stream is divided by the same number for each of its images, not by its own
+    positives. Those depend on the pseudo-labels: while many are missing, the loss of the background
+    would be too large. Without labelled images the unlabelled ones are counted.
 
     Attributes:
         images: of the stream that was counted last, 0 before.
@@ -32,7 +32,7 @@ class DenseNormalizer(LossNormalizer):
         return float(getattr(self.model, self.NAME, self.first))
 
     def count(self, positives: int, images: int) -> None:
-        """Moves it by what one forward pass has found."""
+        """Moves the running number by the positives of one forward pass."""
         new = self.MOMENTUM * self.value + (1 - self.MOMENTUM) * max(positives, 1)
         setattr(self.model, self.NAME, new)
         self.images = images

@@ -1,4 +1,5 @@
-"""Which location of the teacher a location of the student is, and which labels are the teacher's.
+"""Finds the teacher's location for each location of the student, and the labels that are not the
+teacher's.
 
 Both views of an image have the same geometry, so a location is the same place in both. Padding
 differs with the other images of the pass. Shapes: R student rows, T teacher rows.
@@ -23,8 +24,8 @@ def teacher_rows(outputs: DenseOutputs, teacher: DensePredictions) -> Tuple[Tens
         outputs: of the unlabelled stream. teacher: of the same images.
 
     Returns:
-        (R,) rows of `teacher.flat`, and (R,) bool whether the teacher has the location; where it
-        has not, the row is that of another one.
+        (R,) rows of `teacher.flat`, and (R,) bool, True if the teacher has the location. Elsewhere
+        the row is that of some other location.
     """
     starts: Dict[int, Tuple[int, DenseGroup]] = {}
     first = 0
@@ -45,7 +46,8 @@ def teacher_rows(outputs: DenseOutputs, teacher: DensePredictions) -> Tuple[Tens
 
 
 def foreign_labels(outputs: DenseOutputs, pseudo: PseudoLabels) -> Tensor:
-    """Which rows are matched with a label that the teacher did not give, such as a pasted object's.
+    """The rows that are matched with a label of another source than the teacher, such as a pasted
+    object.
 
     Args:
         pseudo: the teacher's labels, before methods changed the view.

@@ -44,7 +44,7 @@ class DenseGroup:
         return [h * w * each for (h, w), each in zip(self.grid.sizes, self.grid.per_location)]
 
     def rows(self, part: slice, indices: List[int]) -> "DenseGroup":
-        """Some of its images, numbered anew; views, not copies."""
+        """Some of the images, renumbered. The tensors are views, not copies."""
         return DenseGroup(
             indices,
             self.image_sizes[part],
@@ -67,7 +67,7 @@ class DensePredictions:
     groups: List[DenseGroup]
 
     def select(self, start: int, stop: int) -> "DensePredictions":
-        """Those of images start..stop-1, renumbered from 0."""
+        """The predictions of images start..stop-1, renumbered from 0."""
         groups = []
         for group in self.groups:
             found = [row for row, index in enumerate(group.indices) if start <= index < stop]
@@ -77,7 +77,7 @@ class DensePredictions:
         return DensePredictions(groups)
 
     def image(self, index: int) -> DenseGroup:
-        """Those of one image, as a group of one."""
+        """The predictions of one image, as a group of one."""
         for group in self.groups:
             if index in group.indices:
                 row = group.indices.index(index)

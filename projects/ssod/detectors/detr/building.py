@@ -1,4 +1,4 @@
-"""What both models' builders need."""
+"""The common part of both models' builders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stand_in(kind: str, levels: int, needed_by: str) -> Any:
 
 
 def check_width(cfg: CfgNode, key: str) -> None:
-    """Raises `UserError` if `HIDDEN_DIM` cannot be shared out among heads and groups."""
+    """Raises `UserError` if `HIDDEN_DIM` cannot be divided among heads and groups."""
     node = cfg.MODEL[key]
     if node.HIDDEN_DIM % 32 or node.HIDDEN_DIM % node.NHEADS:
         raise UserError(
@@ -99,7 +99,7 @@ def strides_of(backbone: Backbone, names: Sequence[str]) -> List[int]:
 def move_head(decoder: nn.Module, name: str, heads: nn.Module) -> None:
     """Lets the decoder use heads that belong to the whole model.
 
-    Not registered a second time: they have one name in the state dict.
+    They are not registered twice, so they have one name in the state dict.
     """
     if name in decoder._modules:
         del decoder._modules[name]

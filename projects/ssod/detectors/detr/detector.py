@@ -53,9 +53,7 @@ class TransformerAdapter(Detector):
         return cls(student)
 
     def detect(self, model: Any, images: List[Tensor], floor: float) -> TeacherOutputs:
-        """One label a query, of its best class: the same box under two classes is no second
-        object.
-        """
+        """One label a query, of its best class. The same box under two classes is one object."""
         predictions = model.predict(images)
         found = model.found(predictions, images, floor, one_class=True)
         return TeacherOutputs(predictions.maps, None, None, found)
@@ -93,7 +91,7 @@ class TransformerAdapter(Detector):
         return Outputs(parts[0], parts[1] if len(parts) > 1 else None, extra)
 
     def losses(self, outputs: QueryOutputs) -> Dict[str, Tensor]:
-        """Those of every decoder layer, of the encoder and of the denoising queries."""
+        """The losses of every decoder layer, of the encoder and of the denoising queries."""
         shape = outputs.assignment.shape[1:]
         losses = stream_losses(
             self.student.criterion,

@@ -1,7 +1,7 @@
-"""How the published implementations start their detectors.
+"""The initial weights of the published implementations.
 
-`transformers` builds models to be filled from a checkpoint: it has no prior in the class bias and
-does not start boxes at their reference points. It starts all matrices alike, and the scales of
+`transformers` expects that a checkpoint fills its models. It has no prior in the class bias, and
+boxes do not start at their reference points. It starts all matrices alike, and the scales of
 BatchNorm around 0.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-# What every class's probability starts at.
+# The initial probability of every class.
 PRIOR = 0.01
 # These start at the values that the library gives them: a star of sampling points, equal weights.
 _KEPT = ("sampling_offsets", "attention_weights")

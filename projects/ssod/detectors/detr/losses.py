@@ -18,7 +18,7 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from ssod.detectors.detr.targets import DetrLabels
 
-# Of the matching's cost of a class, in both models.
+# The focal loss in the matching's cost of a class, in both models.
 _COST_ALPHA, _GAMMA = 0.25, 2.0
 
 
@@ -66,7 +66,7 @@ def box_overlaps(boxes: Tensor, others: Tensor) -> Tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Criterion:
-    """What is compared, and how much each part counts.
+    """The parts of the matching and of the losses, with their weights.
 
     Attributes:
         num_classes: K. class_cost, l1_cost, giou_cost: of the matching.
@@ -92,7 +92,8 @@ class Criterion:
             logits: (L, N, Q, K). boxes: (L, N, Q, 4).
 
         Returns:
-            (L, N, Q) int64. An image with more labels than queries leaves the dearest labels out.
+            (L, N, Q) int64. If an image has more labels than queries, the labels of highest cost
+            are left out.
         """
         found = torch.full(logits.shape[:3], -1, dtype=torch.int64)
         costs = []
@@ -119,7 +120,7 @@ class Criterion:
         corners = [box_convert(b, "cxcywh", "xyxy") for b in (given, wanted)]
         cost = self.class_cost * (present - absent) + self.l1_cost * torch.cdist(given, wanted, p=1)
         cost = cost - self.giou_cost * generalized_box_iou(*corners)
-        # A query without a number is matched last; the solver refuses infinity.
+        # A query with a cost of NaN is matched last. The solver refuses infinity.
         large = torch.finfo(cost.dtype).max
         cost = cost.nan_to_num(nan=large, posinf=large, neginf=large)
         return cost.view(layers, queries, len(classes))
@@ -136,8 +137,8 @@ class Criterion:
     ) -> Dict[str, Tensor]:
         """The losses of each layer, times their weights in the sum.
 
-        A query counts with its label's weight, one without a label with 1; with weight 1 for all
-        the losses are those of `transformers`.
+        A query has its label's weight, or 1 without a label. If all weights are 1, the losses are
+        those of `transformers`.
 
         Args:
             logits: (L, N, Q, K). boxes: (L, N, Q, 4). assignment: (L, N, Q).

@@ -39,8 +39,8 @@ class TransformerDetector(nn.Module):
         score_thresh: scores of detections are higher. max_detections: at most so many an image.
     """
 
-    # Whether queries keep their meaning between two passes, which they do if they are learned and
-    # do not if the encoder proposes them.
+    # Whether queries keep their meaning between two passes. Learned queries do, queries that the
+    # encoder proposes do not.
     paired = False
 
     pixel_mean: Tensor
@@ -80,7 +80,7 @@ class TransformerDetector(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where images go."""
+        """The device of the model."""
         return self.pixel_mean.device
 
     @property
@@ -221,8 +221,8 @@ class TransformerDetector(nn.Module):
         return self.read(output, labels, maps, sizes)
 
     def idle(self, predictions: Predictions) -> List[Tensor]:
-        """What the losses may leave without a gradient: parameters, and the backbone's levels that
-        are not used. DDP needs a gradient for each, if it be zero.
+        """Tensors that the losses may leave without a gradient: parameters, and unused levels of
+        the backbone. DDP needs a gradient for each, even a zero.
         """
         used = self.detr.model.backbone.in_features
         return [
@@ -233,7 +233,7 @@ class TransformerDetector(nn.Module):
         ]
 
     def pixel_mask(self, mask: Tensor) -> Optional[Tensor]:
-        """What the model is told of the padding; (N, H, W), True inside."""
+        """The mask of the padding for the model, (N, H, W), True inside."""
         return mask
 
     @abstractmethod
@@ -273,5 +273,5 @@ def _all_layers(
     outputs_coord: Tensor,
     **others: Any,
 ) -> Tuple[None, Dict[str, Any], None]:
-    """Stands for the loss of `transformers`: hands on what it is given, of all layers."""
+    """Takes the place of the loss of `transformers`, and keeps the outputs of all layers."""
     return None, {"logits": outputs_class, "boxes": outputs_coord, **others}, None

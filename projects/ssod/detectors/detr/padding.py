@@ -1,4 +1,4 @@
-"""A batch's padding must not change an image's result.
+"""Norms and backbones whose results do not depend on a batch's padding.
 
 Shapes: N images, (N, C, h, w) of a level; masks (N, H, W) of the padded images, True inside.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class ValidArea:
-    """Which pixels of the current batch belong to images; `mask` None: all do.
+    """The pixels of the current batch that belong to images. `mask` is None if all do.
 
     The detector sets it before each pass, and the norms read it.
     """
@@ -55,7 +55,7 @@ class ValidGroupNorm(nn.GroupNorm):
 
 
 class BackboneLevels(nn.Module):
-    """Stands where `transformers` has a backbone of its own, with a Detectron2 backbone inside.
+    """Takes the place of the backbone of `transformers`, with a Detectron2 backbone inside.
 
     Args:
         body: the backbone. in_features: names of its outputs, fine to coarse.

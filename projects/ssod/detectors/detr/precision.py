@@ -33,7 +33,7 @@ def output_float32(module: nn.Module) -> None:
     """Converts the output of `module`, a tensor or an object with `last_hidden_state`, to
     float32.
 
-    What follows takes its number type from it: the grid of the encoder's proposals does.
+    Later parts, such as the grid of the encoder's proposals, take their number type from it.
     """
     module.register_forward_hook(_to_float32)
 

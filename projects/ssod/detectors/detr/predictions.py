@@ -1,4 +1,4 @@
-"""What a transformer detector predicts, and boxes from it.
+"""The predictions of a transformer detector, and boxes from them.
 
 Shapes: L decoder layers, N images, Q queries, S places of the encoder, D denoising queries, K
 classes. Boxes are (cx, cy, w, h) as shares of the image.
@@ -54,7 +54,7 @@ class Denoising:
 
 @dataclass
 class Predictions:
-    """Of one pass over N images.
+    """The predictions of one pass over N images.
 
     Attributes:
         decoder: of every layer in training, of the last one otherwise.

@@ -15,7 +15,7 @@ from ssod.utils.comm import all_reduce_mean
 
 
 def label_count(labels: DetrLabels) -> float:
-    """What the losses are divided by: the number of labels, averaged over the ranks; at least 1.
+    """The divisor of the losses: the number of labels, averaged over the ranks, at least 1.
 
     Every rank calls it equally often.
     """
@@ -32,7 +32,7 @@ def stream_losses(
     cls_weights: Optional[Tensor] = None,
     reg_weights: Optional[Tensor] = None,
 ) -> Dict[str, Tensor]:
-    """Weighted losses of a stream; those of `transformers` where every weight is 1.
+    """Weighted losses of a stream. If every weight is 1, they are those of `transformers`.
 
     Args:
         assignment: (L, N, Q) of the decoder; None: `Criterion.match`.

@@ -17,7 +17,7 @@ from ssod.backbones.names import match_model
 PREFIX = "detr."
 _BACKBONE = re.compile(r"^model\.backbone\.(?:conv_encoder\.)?(?:model\.)?(?:_backbone\.)?")
 _THEIRS = re.compile(r"^(model\.(encoder|decoder|backbone|input_proj)|class_embed|bbox_embed)\.")
-# What releases before transformers 5 wrote.
+# Names in releases before transformers 5.
 _FORMER = (
     (re.compile(r"\.self_attn\.out_proj\."), ".self_attn.o_proj."),
     (re.compile(r"\.layers\.(\d+)\.fc(\d)\."), r".layers.\1.mlp.fc\2."),

@@ -1,7 +1,7 @@
-"""How each family of detectors becomes a function of one image, for TorchScript and ONNX.
+"""Turns detectors of each family into functions of one image, for TorchScript and ONNX.
 
-A family says so in a file of this folder, or beside its model, with `@exports(ItsModel)`. Nothing
-else names families: `flat_detector` finds the nearest class of a model that one was written for.
+A family registers its function with `@exports(ItsModel)`, in a file of this folder or beside its
+model. `flat_detector` finds the function of the model's nearest class.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BUILDERS: Dict[Type[nn.Module], FlatBuilder] = {}
 
 
 class FlatDetector(nn.Module):
-    """A detector as tensors in, tensors out: what is traced.
+    """A detector that takes and returns tensors, so that it can be traced.
 
     Args:
         model: the detector, in evaluation mode.
@@ -49,7 +49,8 @@ class FlatDetector(nn.Module):
 
 
 def exports(*kinds: Type[nn.Module]) -> Callable[[FlatBuilder], FlatBuilder]:
-    """Registers how models of some classes, and of their subclasses, become a `FlatDetector`.
+    """Registers the function that makes a `FlatDetector` of models of some classes and their
+    subclasses.
 
     The function gets the model and raises `UserError` for one that it cannot serve.
     """
@@ -80,5 +81,5 @@ def flat_detector(model: nn.Module) -> FlatDetector:
 
 
 def known_families() -> List[str]:
-    """Names of the classes that some function was written for."""
+    """Names of the classes with a registered function."""
     return sorted(kind.__name__ for kind in _BUILDERS)

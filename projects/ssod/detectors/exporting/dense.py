@@ -13,7 +13,9 @@ from ssod.detectors.exporting import FlatDetector, exports
 
 
 class FlatDense(FlatDetector):
-    """A model whose forward pass, told no size of the original image, keeps its own pixels."""
+    """A model that returns boxes in pixels of its input, because it gets no size of the original
+    image.
+    """
 
     def forward(self, image: Tensor) -> Tuple[Tensor, ...]:
         found = self.model([{"image": image}])[0]["instances"]
@@ -22,5 +24,5 @@ class FlatDense(FlatDetector):
 
 @exports(RetinaNet, FCOS)
 def flat_dense(model: nn.Module) -> FlatDetector:
-    """Nothing of these models is left out."""
+    """Makes a `FlatDense`. No part of these models is refused."""
     return FlatDense(model)

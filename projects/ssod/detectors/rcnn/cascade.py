@@ -25,7 +25,8 @@ from ssod.detectors.rcnn.roi_heads import (
 )
 from ssod.detectors.rcnn.stages import box_stage, is_cascade, stage_count
 
-# Of RoIs of later stages: which RoI of the first stage, of the same image, each one was.
+# Column of RoIs of later stages: the index of the first stage's RoI, in the same image, that each
+# one was.
 ORIGIN = "origin"
 # Below a probability of this size its logarithm would be infinite.
 _LEAST = 1e-30
@@ -135,7 +136,8 @@ def run_stages(
     """Every stage of the box head in training, on RoIs of the first one.
 
     Args:
-        rois: from `sample_rois`, N `Instances`. targets: what later stages match their RoIs with.
+        rois: from `sample_rois`, N `Instances`. targets: the labels that later stages match their
+            RoIs with.
     """
     found: List[StageRows] = []
     counts = [len(roi) for roi in rois]
@@ -149,7 +151,7 @@ def run_stages(
 
 
 def stage_losses(losses: Dict[str, Tensor], roi_heads: Any, stage: int) -> Dict[str, Tensor]:
-    """Detectron2's names: of a cascade, those of stage 1 end with `_stage1`."""
+    """Detectron2's names of the losses. With a cascade, those of stage 1 end with `_stage1`."""
     if not is_cascade(roi_heads):
         return losses
     return {f"{name}_stage{stage}": loss for name, loss in losses.items()}
@@ -157,7 +159,7 @@ def stage_losses(losses: Dict[str, Tensor], roi_heads: Any, stage: int) -> Dict[
 
 @dataclass
 class CascadeResult:
-    """What the whole cascade says of given boxes.
+    """The whole cascade's predictions for given boxes.
 
     Attributes:
         features: (R, D) of the first stage. probabilities: N tensors (r, K+1), the mean over the
@@ -203,7 +205,7 @@ def _image_sizes(maps: FeatureMaps) -> List[Any]:
 
 
 def judge_boxes(roi_heads: Any, maps: FeatureMaps, boxes: Sequence[Boxes]) -> BoxPredictions:
-    """The whole detector's predictions for N `Boxes`: of a cascade all its stages.
+    """The whole detector's predictions for N `Boxes`, with all stages of a cascade.
 
     The result reads like that of one stage, `box_stage(roi_heads)`. Its logits are the logarithms
     of the mean probabilities, its deltas lead from the given boxes to the last stage's.
@@ -234,7 +236,7 @@ def detect_regions(
 ) -> Tuple[BoxPredictions, List[Instances]]:
     """Predictions of all proposals, as `judge_boxes` gives them, and detections (see `detect`).
 
-    Of a cascade the detections have the mean probabilities and the last stage's boxes.
+    With a cascade, the detections have the mean probabilities and the last stage's boxes.
     """
     boxes = [proposal.proposal_boxes for proposal in proposals]
     if not is_cascade(roi_heads):

@@ -40,7 +40,8 @@ class RegionCNN(Detector):
     """Drives a `GeneralizedRCNN` of Detectron2's standard parts: with one box head or a cascade,
     with a mask head or none.
 
-    Of a cascade, methods see the first stage's RoIs; those that weigh RoIs weigh every stage's.
+    With a cascade, methods see the RoIs of the first stage. Methods that weigh RoIs weigh those of
+    every stage.
 
     Args:
         student: it is called and never copied. cls_loss, focal_gamma: of the RoI classifiers,
@@ -72,7 +73,7 @@ class RegionCNN(Detector):
     def detect(self, model: GeneralizedRCNN, images: List[Tensor], floor: float) -> TeacherOutputs:
         """The teacher's features, proposals, predictions and detections.
 
-        Of a cascade the predictions are those of all stages together (see `judge_boxes`). With a
+        With a cascade, the predictions are those of all stages together (see `judge_boxes`). With a
         mask head detections have `pred_masks`, bool (M, H, W).
         """
         maps = extract_features(model, images)

@@ -20,7 +20,7 @@ from ssod.detectors.features import FeatureMaps
 
 @dataclass
 class MaskRows:
-    """What one stream's mask loss is made of.
+    """The inputs of one stream's mask loss.
 
     Attributes:
         logits: (F, S, S) of each RoI's own class. targets: bool (F, S, S). weights: (F,).
@@ -50,11 +50,11 @@ def mask_targets(masks: Tensor, index: Tensor, boxes: Tensor, side: int) -> Tens
 
 
 def _taught(roi: Instances, target: Instances, num_classes: int) -> Tensor:
-    """(F,) which RoIs of one image learn a mask: those of labels that have one."""
+    """(F,) indices of the RoIs of one image that learn a mask. Their labels have one."""
     rows = (roi.gt_classes < num_classes).nonzero().flatten()
     if not len(rows) or not target.has("gt_masks"):
         return rows[:0]
-    # A label whose mask has no pixel is one whose mask is unknown.
+    # A mask without pixels stands for an unknown mask.
     known = target.gt_masks.tensor.flatten(1).any(dim=1)
     return rows[known[roi.gt_index[rows]]]
 
@@ -68,7 +68,7 @@ def run_masks(
 ) -> List[MaskRows]:
     """The mask head on the foreground RoIs of all streams.
 
-    A mask weighs its label's `roi_cls_weight`: how far the label is trusted. The weights that
+    A mask has its label's weight `roi_cls_weight`. The weights that
     methods give to RoIs in classification do not apply.
 
     Args:

@@ -32,10 +32,10 @@ class ViewOutputs(StreamOutputs):
             gt_<weights>.
         predictions: box features (R, D), logits (R, K+1) and deltas of the RoIs.
         cls_weights, reg_weights: (R,) loss weights; methods change them in `weigh`.
-        masks: what the mask loss is made of; None without a mask head.
-        stage: of a cascade, the first is 0. later: the same images in the later stages, without
-            anchors and masks. origin: in a later stage, (R,) the first stage's RoI that each RoI
-            comes from; else None.
+        masks: the inputs of the mask loss. None without a mask head.
+        stage: index of the cascade's stage, from 0. later: the same images in the later stages,
+            without anchors and masks. origin: in a later stage, (R,) the first stage's RoI that
+            each RoI comes from; else None.
     """
 
     maps: FeatureMaps
@@ -56,7 +56,7 @@ class ViewOutputs(StreamOutputs):
         return [self, *self.later]
 
     def map_stages(self, change: Callable[["ViewOutputs"], "ViewOutputs"]) -> "ViewOutputs":
-        """A copy in which every stage is what `change` makes of it."""
+        """A copy in which `change` has replaced every stage."""
         return replace(change(self), later=tuple(change(view) for view in self.later))
 
     @property

@@ -40,9 +40,9 @@ class BoxPredictions:
 
 
 def classify(roi_heads: BoxStage, maps: FeatureMaps, boxes: Sequence[Boxes]) -> BoxPredictions:
-    """Pools any boxes from any features and predicts them; N `Boxes`, one an image.
+    """Pools boxes from features and predicts them. `boxes` has N `Boxes`, one an image.
 
-    Of a cascade it is the first stage, unless a `box_stage` is given. See also `judge_boxes`.
+    With a cascade it is the first stage, unless a `box_stage` is given. See also `judge_boxes`.
     """
     stage = box_stage(roi_heads)
     features = maps.box_features(stage, boxes)
@@ -78,7 +78,7 @@ def sample_rois(
 
 
 def _without_masks(target: Instances) -> Instances:
-    """Masks would be copied for every RoI; `gt_index` says which one is meant."""
+    """Leaves out masks, which would be copied for every RoI. `gt_index` names the label instead."""
     fields = {name: value for name, value in target.get_fields().items() if name != "gt_masks"}
     return Instances(target.image_size, **fields)
 
@@ -105,8 +105,8 @@ def roi_losses(
 
     Args:
         rois: from `sample_rois`. predictions: of these RoIs. cls_weights, reg_weights: (R,).
-        cls_loss, gamma: see `roi_classification_loss`. Of a cascade it is the first stage, unless a
-            `box_stage` is given.
+        cls_loss, gamma: see `roi_classification_loss`. With a cascade it is the first stage, unless
+            a `box_stage` is given.
     """
     predictor = box_stage(roi_heads).box_predictor
     labels = torch.cat([roi.gt_classes for roi in rois])

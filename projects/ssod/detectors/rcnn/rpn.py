@@ -48,8 +48,10 @@ class SampledAnchors:
 
 @contextmanager
 def recorded_matches(rpn: RPN) -> Iterator[List[Tensor]]:
-    """Yields a list that collects, for each image that is labelled inside, every anchor's matched
-    index (A,).
+    """Yields a list.
+
+    For each image whose anchors are labelled inside of the `with` block, it gets the matched index
+    of every anchor, (A,).
     """
     matcher, matches = rpn.anchor_matcher, []
 

@@ -1,4 +1,4 @@
-"""Whether a model is a two-stage detector whose parts are the ones that the step calls."""
+"""Checks that a model is a two-stage detector of the parts that the step knows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def unsupported_part(model: Any) -> Optional[str]:
 
 
 def _own_cascade(heads: Any) -> bool:
-    """Whether a cascade goes through its stages in a way of its own."""
+    """Whether a cascade overrides the way through its stages."""
     names = ("_forward_box", "_run_stage", "_match_and_label_boxes")
     return is_cascade(heads) and any(
         getattr(type(heads), name) is not getattr(CascadeROIHeads, name) for name in names

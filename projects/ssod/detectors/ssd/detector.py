@@ -224,7 +224,7 @@ class SSDDetector(Detector):
 
 
 def _stack(values: List[Tensor], like: Tensor, fill: float) -> Tensor:
-    """(n, A); also of a stream without images."""
+    """(n, A), also for a stream without images."""
     if values:
         return torch.stack(values)
     dtype = torch.int64 if isinstance(fill, int) else torch.float32

@@ -48,7 +48,7 @@ class Predictions:
 
 
 class Levels(nn.Module):
-    """Outputs of a Detectron2 backbone as torchvision's SSD wants them.
+    """Outputs of a Detectron2 backbone in the form that torchvision's SSD needs.
 
     Args:
         body: the backbone. names: of its outputs, fine to coarse.
@@ -128,7 +128,7 @@ class SSD(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where images go."""
+        """The device of the model."""
         return self.pixel_mean.device
 
     @property
