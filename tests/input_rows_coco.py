@@ -282,7 +282,7 @@ ROWS: List[Row] = [
     Row(
         "centres",
         CENTRES,
-        says=("val.json", "leave their image", "(cx, cy, width, height)"),
+        says=("train.json", "leave their image", "(cx, cy, width, height)"),
         boxes=-1,
     ),
     Row("normalised", NORMALISED, refused=("val.json", "normalised", "pixels")),
