@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ssod.data.columns import Column, pack_values
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
+from ssod.data.formats.walk import only_files
 from ssod.data.paths_column import image_records
 from ssod.data.records import IMAGE_SUFFIXES, Record, is_image
 from ssod.errors import UserError, relative_to
@@ -74,7 +75,7 @@ class FolderSet:
         folders are left out.
 
         Links to folders are followed, but no folder is visited twice. Files with other suffixes are
-        counted in a warning.
+        counted in a warning. Pipes, sockets and devices are listed in one.
         """
         if not os.path.isdir(self.images):
             raise UserError(
@@ -94,9 +95,8 @@ class FolderSet:
             folders[:] = [name for name in sorted(folders) if not name.startswith(".")]
             folders[:] = [name for name in folders if _is_new(os.path.join(folder, name), visited)]
             below = os.path.relpath(folder, self.images)
-            for file_name in files:
-                if file_name.startswith("."):
-                    continue
+            shown = [name for name in files if not name.startswith(".")]
+            for file_name in only_files(folder, shown):
                 if not is_image(file_name):
                     others[os.path.splitext(file_name)[1].lower() or "no suffix"] += 1
                     continue

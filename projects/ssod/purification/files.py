@@ -7,6 +7,7 @@ from typing import IO, Any, Iterator, Sequence
 
 import numpy as np
 
+from ssod.data.formats.walk import only_files
 from ssod.data.records import is_image
 from ssod.errors import UserError
 from ssod.utils.atomic import write_atomically
@@ -27,7 +28,7 @@ def walk_images(folder: str) -> Iterator[str]:
     for where, folders, files in os.walk(folder, followlinks=True, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(where, folder)
-        for name in sorted(files):
+        for name in sorted(only_files(where, files)):
             # A name with a line break cannot be stored in a list of lines.
             if is_image(name) and not name.startswith(".") and "\n" not in name:
                 path = name if below == "." else os.path.join(below, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import List, Set
+from typing import Iterable, List, Set
 
 from ssod.errors import first_names
 
@@ -16,15 +16,12 @@ _reported: Set[str] = set()
 
 def files_below(root: str, *suffixes: str) -> List[str]:
     """The files with one of the suffixes (lower case, with dot), sorted. Hidden files and folders
-    are left out.
+    are left out, and what `only_files` leaves out.
 
-    Links to folders are followed, but no folder is visited twice. Links that lead nowhere count as
-    files. Pipes, sockets and devices are left out with a warning, because reading them may never
-    end.
+    Links to folders are followed, but no folder is visited twice.
     """
     found: List[str] = []
-    others: List[str] = []
-    visited: Set[str] = set()
+    visited = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
@@ -32,26 +29,30 @@ def files_below(root: str, *suffixes: str) -> List[str]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        chosen = {
+        chosen = [
             name
             for name in files
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        }
-        odd = _no_files(folder) & chosen if chosen else set()
-        found += [os.path.join(folder, name) for name in chosen - odd]
-        others += [os.path.join(folder, name) for name in odd]
-    new = sorted(set(others) - _reported)
-    if new:
-        _reported.update(new)
-        logger.warning(
-            f"{root}: left out {len(new)} pipes, sockets or devices with names of files: {first_names(new)}."
-        )
+        ]
+        found += [os.path.join(folder, name) for name in only_files(folder, chosen)]
     return sorted(found)
 
 
-def _no_files(folder: str) -> Set[str]:
-    """Names of a folder's pipes, sockets and devices. The listing itself tells most kinds apart, so
-    that large folders on network drives stay fast.
+def only_files(folder: str, names: Iterable[str]) -> List[str]:
+    """The names that are no pipes, sockets or devices, because reading one of those may never end.
+    A warning lists them once. Links that lead nowhere stay.
     """
+    names = list(names)
+    if not names:
+        return names
+    # Listings tell the kinds of most entries, so that large folders on network drives stay fast.
     with os.scandir(folder) as entries:
-        return {e.name for e in entries if not (e.is_file() or e.is_dir()) and os.path.exists(e)}
+        others = {e.name for e in entries if not (e.is_file() or e.is_dir()) and os.path.exists(e)}
+    left_out = [os.path.join(folder, name) for name in names if name in others]
+    new = sorted(set(left_out) - _reported)
+    if new:
+        _reported.update(new)
+        logger.warning(
+            f"{folder}: left out {len(new)} pipes, sockets or devices with names of files: {first_names(new)}."
+        )
+    return [name for name in names if name not in others] if left_out else names
