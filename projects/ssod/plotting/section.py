@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from ssod.plotting.markup import part
 
-# Colours of the runs, in order. They are readable on white, on dark pages, and for colour-blind readers.
+# Colours of the runs, in order, for white and dark pages and for colour-blind readers.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#2a9fb8", "#9170cf", "#a56b5c")
 TRUTH_COLOUR = "#8a8f98"
 
