@@ -160,7 +160,7 @@ def test_large_files_are_checked_by_their_bytes(tmp_path, monkeypatch):
     path, small = tmp_path / "s.json", tmp_path / "small.json"
     content = splits.split_coco(make_coco([[0], [1]]), {1}, {"source": "a"})["labeled"]
     splits.write_files({small: content})
-    monkeypatch.setattr(splits.json_lists, "LARGE", 0)
+    monkeypatch.setattr(splits, "LARGE", 0)
     assert splits.write_files({path: content}) == [path]
     assert splits.write_files({path: content}) == []
     wanted = splits.verified_hash(str(small))

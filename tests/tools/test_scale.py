@@ -41,6 +41,7 @@ def test_a_start_without_images(
     assert found["record_bytes"]["unlabeled"] < 50 * 3000
     # 7.3 boxes with four float64, an area, a class, a crowd flag.
     assert found["record_bytes"]["labeled"] < 300 * (50 + 60 * 9)
+    assert min(found["view_cpu_seconds"].values()) > 0
     workers = found["workers"]
     assert [worker["reads"] for worker in workers] == [5, 5, 500, 500]
     assert all(0 < worker["private"] <= worker["pss"] <= worker["rss"] for worker in workers)

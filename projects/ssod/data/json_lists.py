@@ -15,8 +15,8 @@ import os
 import re
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
-# Smaller files are read as a whole. That takes a second for each 50 MB.
-LARGE = 64 << 20
+# Smaller files are read as a whole, in a second or two.
+LARGE = 8 << 20
 _BLOCK = 8 << 20
 _NEXT = re.compile(rb"\}\s*,\s*\{")
 _LAST = re.compile(rb"\}\s*\]")

@@ -13,7 +13,6 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ssod.data import json_lists
 from ssod.data.declarations import DeclaredSet, parse_declarations
 from ssod.data.json_file import object_under, read_json
 from ssod.errors import UserError, relative_to
@@ -27,6 +26,7 @@ HASH_KEY = "ssod_sha256"
 # needs the whole content in memory, twice: minutes for ten million images.
 BYTES_KEY = "ssod_bytes_sha256"
 _ZEROS = "0" * 64
+LARGE = 64 << 20
 _HEAD = 1 << 20  # "info" stands first, so both hashes are in these bytes
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 
@@ -84,7 +84,7 @@ def split_coco(
 def file_bytes(sealed_content: Dict[str, Any]) -> bytes:
     """The bytes of a split's file. Those of a large one have their own hash under "info"."""
     data = json.dumps(sealed_content).encode()
-    if len(data) < json_lists.LARGE:
+    if len(data) < LARGE:
         return data
     info = {**object_under(sealed_content, "info"), BYTES_KEY: _ZEROS}
     data = json.dumps({**sealed_content, "info": info}).encode()
