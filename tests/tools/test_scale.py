@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ci_steps import labels_of
 from runs import method_cfg
+from ssod.methods.acrst.crop_bank.bank import PseudoBank, pack_labels
+from ssod.methods.ci_ssod.label_memory import LabelMemory
 from ssod.tools import scale
+from tiny import make_sample
 
 METHODS = ("ClassRebalancingSampling", "CropBank")
 
@@ -51,3 +56,16 @@ def test_wrong_numbers(config: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         scale.main(["--config-file", str(config), "--workers", "0"])
     assert "--workers 0: use at least 1" in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_holds_of_each_visited_image() -> None:
+    """The bytes that docs/scale.md computes with: 56 an image and label, 16 an image and class."""
+    bank = PseudoBank(10, 4)
+    for image in (3, 7):
+        labels = np.ones((3, 4)) * [0, 0, 5, 5]
+        bank.replace(pack_labels(image, (40, 60), labels, np.array([0, 1, 1]), np.ones(3)))
+    assert bank.state().nbytes == 56 * (2 + 2 * 3)
+    assert sum(a.nbytes for a in bank.instances().arrays().values()) == 32 * 6 + 8 * 5
+    memory = LabelMemory(4)
+    memory.remember([make_sample(7, False)], labels_of([[(0, 0.5), (1, 0.9), (1, 0.8)]]))
+    assert memory.get_extra_state().nbytes == 16 * (1 + 2)
