@@ -24,7 +24,7 @@ from ssod.plotting.run_data import RunData
 from ssod.utils.draw import draw_boxes
 
 # Longest side of a picture in pixels; small images are enlarged by whole factors up to it.
-_SIZE = 480
+SIZE = 480
 
 
 @dataclass
@@ -171,7 +171,7 @@ def _decoded(rles: Sequence[Dict[str, Any]]) -> torch.Tensor:
 
 
 def picture(
-    file_name: str, labels: Boxes, class_names: Sequence[str], size: int = _SIZE
+    file_name: str, labels: Boxes, class_names: Sequence[str], size: int = SIZE
 ) -> Optional[str]:
     """A JPEG with boxes as a data URI; None where the file cannot be read.
 

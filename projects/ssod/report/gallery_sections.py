@@ -8,7 +8,13 @@ from typing import Optional, Sequence
 from ssod.plotting.pictures import Card, Shot, pictures
 from ssod.plotting.run_data import RunData
 from ssod.plotting.section import Section, join, note, remark
-from ssod.report.gallery import GalleryImage, detection_images, picture, pseudo_label_images
+from ssod.report.gallery import (
+    SIZE,
+    GalleryImage,
+    detection_images,
+    picture,
+    pseudo_label_images,
+)
 
 
 def pseudo_label_gallery(runs: Sequence[RunData]) -> Optional[Section]:
@@ -33,14 +39,19 @@ def detection_section(runs: Sequence[RunData]) -> Optional[Section]:
     return Section("Detections", join(parts))
 
 
+# The longer side of all pictures of an image together, and the least of one.
+_ROW, _LEAST = 1440, 240
+
+
 def _pictures(images: Sequence[GalleryImage]) -> str:
     cards, missing = [], []
     for image in images:
         sources = list(image.labels.items())
         sources += [("truth", image.truth)] if image.truth is not None else []
+        size = min(SIZE, max(_LEAST, _ROW // len(sources)))
         shots = []
         for name, labels in sources:
-            uri = picture(image.file_name, labels, image.class_names)
+            uri = picture(image.file_name, labels, image.class_names, size)
             if uri:
                 shots.append(Shot(f"{name}: {len(labels.boxes)}", uri))
         if shots:
