@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional
 
+import pytest
+
 from ssod.plotting.run_data import RunData
 from ssod.report.attention import changed_class, confident_and_wrong, never_confident
 from ssod.report.attention_section import attention_section
@@ -43,7 +45,8 @@ def test_changed_class() -> None:
         [row("a", [(LEFT, 2, 0.7)]), row("b", [(RIGHT, 0, 0.8)]), row("c", [(LEFT, 0, 0.9)])],
     )
     first, second = changed_class(quality)
-    assert first.file_name == "/data/a.png" and first.urgency == 2
+    assert first.file_name == "/data/a.png"
+    assert first.urgency == pytest.approx(0.6 + 0.6) and second.urgency == pytest.approx(0.8)
     assert first.lines == [
         "bee 0.60 at step 200 became cow 0.70 at step 300",
         "ant 0.90 at step 100 became bee 0.60 at step 200",
@@ -54,6 +57,14 @@ def test_changed_class() -> None:
     assert second.lines == ["bee 0.80 at step 200 became ant 0.80 at step 300"]
     assert second.shots[0][1].boxes == [RIGHT]
     assert changed_class({}) == [] and changed_class(dict([*quality.items()][:1])) == []
+
+
+def test_of_several_labels_of_an_object_the_best_counts() -> None:
+    """Several classes share a box where no threshold selects."""
+    early = [row("a", [(LEFT, 0, 0.9), (LEFT, 1, 0.3)]), row("b", [(LEFT, 0, 0.2), (LEFT, 1, 0.8)])]
+    late = [row("a", [(LEFT, 1, 0.4), (LEFT, 0, 0.9)]), row("b", [(LEFT, 0, 0.7), (LEFT, 1, 0.1)])]
+    (only,) = changed_class(measured(early, late))
+    assert only.lines == ["bee 0.80 at step 100 became ant 0.70 at step 200"]
 
 
 def test_a_box_elsewhere_is_another_object() -> None:

@@ -45,6 +45,7 @@ def test_everything_in_one_file(squares: Path, tmp_path: Path) -> None:
     # One file: no address but its own anchors, and one copy of the library.
     assert set(re.findall(r'(?:src|href)="([^#"]{1,11})', page)) == {"data:image/"}
     assert not re.search(r"@import|url\(", page) and page.count('id="library"') == 1
+    assert len(page) < 4_000_000  # of which the library is 2
     # One unlabelled image and six test images, each beside its truth.
     assert page.count('src="data:image/jpeg;base64,') == 2 * (1 + 6)
     assert "one: 1" in page and "truth: 2" in page  # the low-score detection is not counted

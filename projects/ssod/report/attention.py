@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from ssod.evaluation.pseudo_label_quality import assign_truth
 from ssod.report.gallery import Boxes
@@ -42,7 +42,7 @@ class Finding:
 
 def changed_class(quality: Mapping[int, Row]) -> List[Finding]:
     """Images on which a label's box stayed and its class did not, between two measurements in a
-    row. The images with most changes come first; each shows its last one.
+    row. The images whose changes are most and surest come first; each shows its last one.
 
     Args:
         quality: step -> the contents of its file, ascending.
@@ -66,7 +66,8 @@ def changed_class(quality: Mapping[int, Row]) -> List[Finding]:
             found[after["file_name"]] = Finding(
                 file_name=after["file_name"],
                 lines=lines + (old.lines if old else []),
-                urgency=len(pairs) + (old.urgency if old else 0),
+                urgency=sum(min(before["scores"][a], after["scores"][b]) for a, b in pairs)
+                + (old.urgency if old else 0.0),
                 shots=[
                     (f"step {early}", _labels(before, [a for a, _ in pairs])),
                     (f"step {late}", _labels(after, [b for _, b in pairs])),
@@ -143,19 +144,26 @@ def _truth(row: Row) -> List[Tuple[str, Boxes]]:
 
 
 def _class_changes(before: Row, after: Row) -> List[Tuple[int, int]]:
-    """Pairs of labels whose boxes are of the same object, one to one, and whose classes differ."""
-    if not before["boxes"] or not after["boxes"]:
-        return []
-    iou = box_iou(_boxes(before["boxes"]), _boxes(after["boxes"]))
+    """Pairs of labels whose boxes are of the same object, one to one, and whose classes differ. Of
+    an object's labels only the best one counts.
+    """
+    old, new = _best_labels(before), _best_labels(after)
+    iou = box_iou(_boxes(before["boxes"])[old], _boxes(after["boxes"])[new])
     pairs = []
     for _ in range(min(iou.shape)):
         row, column = divmod(int(iou.argmax()), iou.shape[1])
         if iou[row, column] < _SAME_OBJECT:
             break
-        if before["classes"][row] != after["classes"][column]:
-            pairs.append((row, column))
+        pair = int(old[row]), int(new[column])
+        if before["classes"][pair[0]] != after["classes"][pair[1]]:
+            pairs.append(pair)
         iou[row, :], iou[:, column] = -1.0, -1.0
     return pairs
+
+
+def _best_labels(row: Row) -> Tensor:
+    """Indices of the labels that no better label overlaps, whatever their classes."""
+    return nms(_boxes(row["boxes"]), torch.tensor(row["scores"]).float(), _SAME_OBJECT)
 
 
 def _wrong_labels(row: Row) -> List[int]:
