@@ -43,8 +43,8 @@ class ClassThresholds(Method):
         super().__init__()
         self.fixed, self.first_step = fixed, first_step
         self.rpn_threshold = rpn_threshold
-        # The thresholds of the last step, for files that the report draws. They are not part of the
-        # state.
+        # The thresholds after the last step, if the method keeps them for files that the report
+        # draws. They are not part of the state.
         self.latest: Optional[Tensor] = None
 
     @staticmethod
@@ -91,9 +91,10 @@ class ClassThresholds(Method):
     def activity(
         self, outputs: Optional[Outputs], pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Union[float, Tensor]:
-        if pseudo is None or self.latest is None:
+        if pseudo is None:
             return 0.0
-        return ((self.latest - self.fixed).abs() > 1e-5).sum()
+        current = self.thresholds(context) if self.latest is None else self.latest
+        return ((current - self.fixed).abs() > 1e-5).sum()
 
     def inert_reason(self, period: InertPeriod) -> str:
         if period.last_step <= self.first_step:
