@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from packing import identical
-from ssod.data import coco, json_lists
+from ssod.data import coco, coco_blocks, json_lists
 from ssod.data.coco import CocoSet
 from ssod.data.coco_columns import read_columns
 from ssod.data.coco_content import read_coco
@@ -190,3 +190,15 @@ def test_the_set_is_as_large_as_the_ordinary_reader_says(tmp_path: Path) -> None
     found = read_columns(dataset.annotations, dataset.images, labeled=False).records
     images = read_coco(dataset.annotations, ("images",))["images"]
     assert sorted(found.column("image_id")) == sorted(entry["id"] for entry in images)
+
+
+def test_without_the_extra_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = written(tmp_path, {})
+    expected = dataset.labeled_records()
+    monkeypatch.setattr(json_lists, "LARGE", 0)
+    monkeypatch.setattr(coco_blocks, "msgspec", None)
+    with caplog.at_level(logging.INFO):
+        assert dataset.labeled_records() == expected
+    assert "pip install 'ssod[scale]'" in caplog.text

@@ -13,7 +13,8 @@ from detectron2.structures import BoxMode
 
 from ssod.data.box_layout import BoxLayout
 from ssod.data.boxes import SkippedBoxes, box_problem
-from ssod.data.coco_columns import CocoColumns, can_read, read_columns
+from ssod.data.coco_blocks import can_read
+from ssod.data.coco_columns import CocoColumns, read_columns
 from ssod.data.coco_content import category_map, corners, read_coco
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.json_file import file_stamp
