@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packing import check_packing, identical
-from ssod.data.columns import pack_values
 from ssod.data.label_columns import (
     boxes_per_class,
     has_trained_box,
@@ -24,6 +23,7 @@ from ssod.data.label_columns import (
     trained_boxes,
 )
 from ssod.data.packed import PackedRecords, column_of
+from ssod.data.packing import pack_values
 from ssod.data.records import trained_annotations, trained_classes
 
 RLE = {"size": [4, 6], "counts": b"42"}

@@ -10,9 +10,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
-from ssod.data.columns import Column, pack_values
+from ssod.data.columns import Column
 from ssod.data.formats.registry import optional_path, register_format, resolve_path
 from ssod.data.formats.walk import only_files
+from ssod.data.packing import pack_values
 from ssod.data.paths_column import image_records
 from ssod.data.records import IMAGE_SUFFIXES, Record, is_image
 from ssod.errors import UserError, relative_to

@@ -17,7 +17,8 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
-from ssod.data.columns import ABSENT, Choices, Column, Maybe, Numbers, Table, pack_dicts
+from ssod.data.columns import ABSENT, Choices, Column, Maybe, Numbers, Table
+from ssod.data.packing import pack_dicts
 from ssod.data.records import Record
 
 _BLOCK = 1024  # records that iterating unpacks at a time
