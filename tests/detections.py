@@ -1,4 +1,4 @@
-"""What a teacher finds, written down by hand: predictions, pseudo-labels and stored labels."""
+"""A teacher's detections, pseudo-labels and stored labels, written by hand."""
 
 from __future__ import annotations
 

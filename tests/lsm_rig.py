@@ -1,4 +1,4 @@
-"""A step whose teacher finds what a test says, with LSM's methods."""
+"""A step with LSM's methods, whose teacher finds the boxes that a test names."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def train(cfg: CfgNode, resume: bool = False, until: Optional[int] = None) -> SS
 
 
 def with_selector(names: Tuple[str, ...]) -> Tuple[str, ...]:
-    """Adds the fixed threshold where nothing chooses pseudo-labels, and what a method requires."""
+    """Adds the fixed threshold if no method selects, and the methods that others require."""
     for name in names:
         names += tuple(r for r in METHOD_REGISTRY.get(name).requires if r not in names)
     if any(METHOD_REGISTRY.get(name).selects_pseudo_labels for name in names):

@@ -1,4 +1,6 @@
-"""The training step on the tiny detector: building it, its batches, and what its teacher finds."""
+"""The training step on the tiny detector: building it, its batches, and its teacher's
+detections.
+"""
 
 from __future__ import annotations
 

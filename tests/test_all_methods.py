@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def highest(trainer: SSODTrainer, name: str) -> float:
-    """Over the run: what an untrained detector does in its last step alone is chance."""
+    """The highest value of the run. That of an untrained detector's last step would be chance."""
     return max(value for value, _ in trainer.storage.history(name).values())
 
 

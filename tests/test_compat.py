@@ -1,4 +1,4 @@
-"""The shims: each only where it is needed, and clear words from what they stand in for."""
+"""The shims: each works only if it is needed, and missing functions raise clear errors."""
 
 from __future__ import annotations
 

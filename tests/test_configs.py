@@ -72,7 +72,7 @@ def test_output_folders_differ() -> None:
 
 
 def test_hyperparameters_of_the_published_hosts() -> None:
-    """SPEC of the common base: what the papers print, typed by hand."""
+    """The common base against the numbers that the papers print, typed by hand."""
     expected = {
         "configs/coco_standard/unbiased_teacher_R_50_FPN_1pct.yaml": (
             180_000,

@@ -1,4 +1,6 @@
-"""timm models by YAML keys: what the builders give, and one line for what they cannot."""
+"""timm models by YAML keys: the backbones that are built, and one line for keys that are
+refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks of annotation files: what is read, what is refused, and that both views keep them."""
+"""Masks of annotation files: reading and refusing them, and that both views keep them."""
 
 from __future__ import annotations
 

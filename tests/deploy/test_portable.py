@@ -1,4 +1,4 @@
-"""Exported folders detect what the model detects, without Detectron2 and without this project."""
+"""Exported folders give the model's detections, without Detectron2 and without this project."""
 
 from __future__ import annotations
 

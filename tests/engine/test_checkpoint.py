@@ -1,4 +1,4 @@
-"""Checkpoints: what is read, what is refused, and what a killed process leaves behind."""
+"""Checkpoints: reading them, refusing them, and the files after a killed process."""
 
 from __future__ import annotations
 

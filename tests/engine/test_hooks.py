@@ -103,7 +103,7 @@ def test_no_console_line_after_the_last_step(storage: Any, caplog: Any) -> None:
 
 
 class Decays:
-    """Stands for the average: what it is asked to do."""
+    """Takes the place of the average, and keeps the calls."""
 
     def __init__(self) -> None:
         self.done: List[Any] = []

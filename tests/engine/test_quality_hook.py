@@ -1,4 +1,4 @@
-"""The hook that measures: what it writes, and that training does not notice it."""
+"""The hook that measures pseudo-labels: its files, and that training is the same with it."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_labels_of_the_whole_sample_are_kept(
 
 
 def test_perfect_teacher_scores_one(squares: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """The selected rows are what is compared, in pixels of the image files."""
+    """The selected rows are compared, in pixels of the image files."""
     cfg = config(squares, tmp_path / "run")
     cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 96  # 1.5 times the files' size
     trainer = SSODTrainer(cfg)

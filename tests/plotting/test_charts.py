@@ -1,4 +1,4 @@
-"""Charts and tables: what the figures hold, ranges and gaps."""
+"""Charts and tables: contents of the figures, ranges and gaps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark runs the trainer's own steps, and what it adds does not change them."""
+"""The benchmark runs the trainer's own steps and does not change them."""
 
 from __future__ import annotations
 

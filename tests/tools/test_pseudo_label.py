@@ -1,4 +1,4 @@
-"""The offline labeller: what it writes, and that it goes on where it stopped."""
+"""The offline labeller: its files, and that it continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Algorithm 1 with the tiny detector: what it leaves behind, and that it goes on where it
-stopped.
-"""
+"""Algorithm 1 with the tiny detector: its files, and that it continues where it stopped."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The writer that feeds a tracker: what it sends, and that no failure of a tracker stops a
-training.
+"""The writer that feeds a tracker: the values that it sends, and that no failure of a tracker stops
+a training.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configs against what the paper prints, typed by hand."""
+"""The configs against the numbers that the paper prints, typed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GbR inside the step, and what its and its relatives' keys refuse."""
+"""GbR in the step, and the values that its keys and those of related methods refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dense Teacher: hand-computed losses, and what the method does to a RetinaNet's step."""
+"""Dense Teacher: hand-computed losses, and the method in a RetinaNet's step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""PseCo step by step: whose proposals, which are positive, what their boxes weigh, the second
-view.
-"""
+"""PseCo step by step: its proposals, positives, box weights and second view."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_rois_of_disabled_maps_are_dropped(names: Tuple[str, ...], kept: bool) -
 
 
 def test_rois_of_disabled_maps_count_in_the_divisor() -> None:
-    """Half of the RoIs are dropped: what is left weighs as much as before, in every loss of the
+    """Half of the RoIs are dropped. The others weigh as much as before, in every loss of the
     branch.
     """
     found = [[(BOX, 1, 0.6)], [(OTHER, 2, 0.65)]]

@@ -1,4 +1,6 @@
-"""BoundedDistillation in a step: who teaches, what is compared, and where it keeps quiet."""
+"""BoundedDistillation in a step: its teachers, the RoIs that it compares, and the steps without a
+loss.
+"""
 
 from __future__ import annotations
 

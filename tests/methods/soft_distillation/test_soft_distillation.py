@@ -64,9 +64,7 @@ def build(*keys: Any) -> TeacherStudent:
 
 
 def with_pasted(pseudo: PseudoLabels) -> PseudoLabels:
-    """What a method that pastes makes of the labels: a box over the upper half, its other columns
-    0.
-    """
+    """The labels after a method has pasted a box over the upper half, with other columns 0."""
     rows = []
     for old in pseudo.instances:
         box = Boxes(torch.tensor([[0.0, 0, 64, 32]]))
