@@ -208,9 +208,11 @@ def test_supervised_rows(name: str, batch: int, rate: float, steps: int) -> None
     assert (cfg.SSOD.ROI_CLS_LOSS, cfg.SSOD.EMA.DECAY) == ("cross_entropy", 0.0)
 
 
-def test_best_recipe_is_the_same_on_blood_cells() -> None:
+def test_pasting_with_hard_labels_is_the_same_on_blood_cells() -> None:
     """Only the data differ: sets, classes, sizes and flips."""
-    ours, theirs = (load(f"configs/{name}/best.yaml") for name in ("digit_scenes", "bccd"))
+    ours, theirs = (
+        load(f"configs/{name}.yaml") for name in ("digit_scenes/hard_labels", "bccd/best")
+    )
     for key in ("TRAIN", "UNLABELED", "VAL", "TEST"):
         theirs.DATASETS[key] = ours.DATASETS[key]
     theirs.SSOD.DATASETS, theirs.OUTPUT_DIR = ours.SSOD.DATASETS, ours.OUTPUT_DIR

@@ -22,22 +22,21 @@ ROOT = Path(__file__).parent.parent
 def scene(squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the files that the demo wants."""
     configs, data = tmp_path / "configs" / "digit_scenes", tmp_path / "datasets"
-    (configs / demo.WITHOUT).parent.mkdir(parents=True)
+    configs.mkdir(parents=True)
     data.mkdir()
     (data / "digit_scenes").symlink_to(squares)
-    for name, methods in ((demo.WITHOUT, ()), ("best", ("ScoreThreshold",))):
-        cfg = with_squares(tiny_cfg(), squares, tmp_path / "unused", methods)
-        cfg.DATASETS.TEST = ("digit_scenes_test",)
-        declared = cfg.SSOD.DATASETS
-        cfg.SSOD.DATASETS = CfgNode(
-            {key.replace("squares", "digit_scenes"): value for key, value in declared.items()}
-        )
-        cfg.DATASETS.TRAIN = ("digit_scenes_labeled",)
-        cfg.DATASETS.UNLABELED = ("digit_scenes_unlabeled",) if methods else ()
-        (configs / f"{name}.yaml").write_text(cfg.dump())
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "unused", ("ScoreThreshold", "CropBank"))
+    cfg.DATASETS.TEST = ("digit_scenes_test",)
+    declared = cfg.SSOD.DATASETS
+    cfg.SSOD.DATASETS = CfgNode(
+        {key.replace("squares", "digit_scenes"): value for key, value in declared.items()}
+    )
+    cfg.DATASETS.TRAIN = ("digit_scenes_labeled",)
+    cfg.DATASETS.UNLABELED = ("digit_scenes_unlabeled",)
+    cfg.SSOD.CROP_BANK.PASTE_ON = ("labeled", "unlabeled")
+    cfg.SOLVER.MAX_ITER, cfg.SSOD.BURN_IN_STEPS = 5, 3
+    (configs / "best.yaml").write_text(cfg.dump())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "STEPS", 5)
-    monkeypatch.setattr(demo, "BURN_IN", 3)
     command = [sys.executable, str(ROOT / "run_tiny.py"), "--resume"]
     monkeypatch.setattr(demo, "training_command", lambda config, opts: [*command, config, *opts])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
