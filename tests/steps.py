@@ -1,5 +1,5 @@
-"""The training step on the tiny detector: building it, its batches, and its teacher's
-detections.
+"""Helpers for tests of the training step on the tiny detector. They make the step, its batches and
+its teacher's detections.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def cfg_with(methods: Tuple[str, ...], *keys: Any, norm: str = "GN") -> CfgNode:
 def core_of(
     cfg: CfgNode, seed: int = 0, data: Optional[TrainingData] = None, student: Any = None
 ) -> TeacherStudent:
-    """The step of a config; its weights follow from `seed`.
+    """The training step of a config. Its weights follow from `seed`.
 
     Args:
-        data: what the methods are set up with; None: they are not set up.
-        student: a built model; None: the one of `cfg`.
+        data: the methods are set up with it. None: they are not set up.
+        student: a built model. None: the model of `cfg` is built.
     """
     torch.manual_seed(seed)
     methods = build_methods(cfg)
@@ -45,15 +45,15 @@ def core_of(
 
 
 def no_images() -> TrainingData:
-    """The least that methods can be set up with: class names alone."""
+    """The smallest data that methods can be set up with: class names and no images."""
     return TrainingData([], [], CLASSES)
 
 
 def spread_predictions(core: TeacherStudent, classes: float = 0.0, boxes: float = 0.0) -> None:
-    """Makes the box head's predictions as different as those of a trained one.
+    """Makes the box head's predictions differ as much as those of a trained box head.
 
     Args:
-        classes: standard deviation of the classification weights; 0: they stay as they are.
+        classes: standard deviation of the classification weights. 0: they stay as they are.
         boxes: the same for the weights of the box regression.
     """
     predictor: Any = core.student.roi_heads.box_predictor
@@ -64,7 +64,7 @@ def spread_predictions(core: TeacherStudent, classes: float = 0.0, boxes: float 
 
 
 def batch(labeled: int = 2, unlabeled: int = 2, size: Tuple[int, int] = (SIZE, SIZE)) -> SSODBatch:
-    """Images of squares, the unlabelled ones other images than the labelled ones.
+    """Images of squares. The unlabelled images are different from the labelled ones.
 
     Args:
         size: (height, width) of the labelled images.
@@ -80,7 +80,7 @@ def bare_context(samples: Iterable[Sample] = (), methods: Any = None, step: int 
 
     Args:
         samples: the unlabelled images.
-        methods: of the run, by name.
+        methods: the run's methods, by name.
     """
     nothing: Any = None
     own = {} if methods is None else methods
@@ -88,7 +88,7 @@ def bare_context(samples: Iterable[Sample] = (), methods: Any = None, step: int 
 
 
 def teacher_finds(core: TeacherStudent, found: Sequence[Instances]) -> None:
-    """Makes the teacher detect this: one entry an unlabelled image, or one for all of them."""
+    """Makes the teacher find these detections: one entry an unlabelled image, or one for all."""
     label = core.label
 
     def wanted(samples: List[Sample]) -> Any:

@@ -11,12 +11,14 @@ from ssod.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Allowed numbers, of a key or of each element of a list.
+    """The numbers that a key, or each element of its list, may have.
 
     Attributes:
-        low, high: bounds. They are allowed values themselves unless `above` and `below` exclude
-            them.
-        whole: only whole numbers are allowed. hint: another way to reach the user's aim.
+        low, high: the bounds.
+        above, below: the number must be above `low`, or below `high`. Otherwise the bound itself
+            is allowed too.
+        whole: only whole numbers are allowed.
+        hint: another way to reach the user's aim, for the message.
     """
 
     low: float = -math.inf
@@ -61,14 +63,14 @@ DECAY = Range(0, 1, below=True)
 
 
 def items_in(value: Any) -> List[Any]:
-    """The value itself, or the elements of a list and of the lists in it."""
+    """The elements of a list and of the lists in it. Any other value is the only item."""
     if isinstance(value, (list, tuple)):
         return [item for part in value for item in items_in(part)]
     return [value]
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number. True and False are none."""
+    """Whether the value is a number. True and False do not count as numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

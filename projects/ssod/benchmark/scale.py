@@ -1,7 +1,7 @@
-"""Measures the start of a training on any number of images, and its loader workers' memory.
+"""Measures how long a training takes to start, and how much memory its loader workers need.
 
-The start is that of `SSODTrainer`, with the config's model and methods. The images do not exist, so
-no image is read and no folder is listed.
+The number of images can be chosen. `SSODTrainer` starts with the config's model and methods. The
+images do not exist, so no image is read and no folder is listed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MIB = 2**20
 
 @dataclass
 class Stages:
-    """Seconds of each part, on the clock and of this process's processors."""
+    """Seconds of each part: on the clock, and of processor time in this process."""
 
     wall: Dict[str, float] = field(default_factory=dict)
     cpu: Dict[str, float] = field(default_factory=dict)
@@ -53,14 +53,14 @@ class Stages:
         return wrapped
 
     def rest(self, name: str, whole: str, parts: Sequence[str]) -> None:
-        """Replaces a whole by what its parts leave of it."""
+        """Replaces the seconds of `whole` by those that none of `parts` took, as `name`."""
         for seconds in (self.wall, self.cpu):
             total = seconds.pop(whole)
             seconds[name] = max(0.0, total - sum(seconds.get(part, 0.0) for part in parts))
 
 
 class _Reading(Dataset):
-    """Item n reads some random records of each stream, and says what memory its process has."""
+    """Item n reads random records of each stream, and returns the memory of its process."""
 
     def __init__(self, streams: Sequence[PackedRecords], reads: int) -> None:
         self.streams, self.reads = streams, reads
@@ -74,7 +74,7 @@ class _Reading(Dataset):
 
 
 def simulation_config(cfg: CfgNode, sets: Dict[str, Dict[str, str]], sizes: SetSizes) -> CfgNode:
-    """The config, with the synthetic sets as its only ones."""
+    """The config with the synthetic sets as its only data sets."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SSOD.DATASETS = CfgNode({name: CfgNode(entry) for name, entry in sets.items()})
@@ -166,7 +166,7 @@ def _first_snapshots(trainer: Any, stages: Stages) -> None:
 
 
 def _workers(streams: Sequence[PackedRecords], workers: int, reads: int) -> List[Dict[str, int]]:
-    """Memory of each worker when it has read 1 % of `reads` records a stream, and all of them."""
+    """Memory of each worker: after 1 % of `reads` records of each stream, and after all of them."""
     few = max(1, reads // 100)
     found: List[Dict[str, int]] = []
     for count in (few, reads):

@@ -1,4 +1,4 @@
-"""Collects the images and annotations of a large COCO file, which arrive in blocks, as arrays.
+"""Turns the images and annotations of a large COCO file into arrays. They arrive in blocks.
 
 Shapes: n images and a annotations of the file, in the file's order.
 """
@@ -16,17 +16,17 @@ from ssod.data.records import read_image_size
 
 try:
     import msgspec
-except ImportError:  # an extra: large files are then read like small ones
+except ImportError:  # optional: without it, large files are read like small ones
     msgspec = None  # type: ignore[assignment]
 
 
 _NO_ID = -1
 
 
-_FAR = 1e9  # no image has such a size
+_FAR = 1e9  # no image side has so many pixels: the size counts as unknown
 
 
-_ENDLESS = 1e300  # no box has such numbers
+_ENDLESS = 1e300  # no box has numbers as large as this
 
 
 def can_read() -> bool:
@@ -70,7 +70,7 @@ def _checked(kind: Any) -> Callable[[bytes], List[Any]]:
     def checked(content: bytes) -> List[Any]:
         try:
             return decode(content)
-        except msgspec.ValidationError as error:  # complete JSON, but of another kind
+        except msgspec.ValidationError as error:  # valid JSON, but not of the expected types
             raise Irregular(str(error)) from None
 
     return checked
@@ -89,7 +89,7 @@ def ascend(values: np.ndarray) -> bool:
 
 
 def _given(values: List[Any], default: Any) -> Tuple[np.ndarray, List[Any]]:
-    """Which values are given, bool (n,), and the values, with a default for the others."""
+    """Returns bool (n,), true where a value is given, and the values with defaults filled in."""
     unset = msgspec.UNSET
     if unset not in values:
         return np.ones(len(values), dtype=bool), values
@@ -98,8 +98,11 @@ def _given(values: List[Any], default: Any) -> Tuple[np.ndarray, List[Any]]:
 
 
 class ImageBlocks:
-    """Attributes after `finish`: ids, heights, widths: int64 (n,), 0 for unknown sizes. order: the
-    places in the order of the ids. None if the file has that order.
+    """Collects the images.
+
+    Attributes, after `finish`:
+        ids, heights, widths: int64 (n,). An unknown size is 0.
+        order: the images' places, sorted by id. None if the file is sorted by id.
     """
 
     def __init__(self, paths: PathsBuilder) -> None:
@@ -132,14 +135,14 @@ class ImageBlocks:
             raise Irregular("an id twice")
 
     def places_of(self, ids: np.ndarray) -> np.ndarray:
-        """The place of the image with each id, -1 if there is none."""
+        """The place of the image with each id. -1 for an id that no image has."""
         ordered = self.ids if self.order is None else self.ids[self.order]
         place = np.minimum(np.searchsorted(ordered, ids), len(ordered) - 1)
         there = ordered[place] == ids
         return np.where(there, place if self.order is None else self.order[place], -1)
 
     def read_missing_sizes(self) -> None:
-        """From the images' headers, because boxes cannot be judged without a size."""
+        """Reads unknown sizes from the image files. Boxes cannot be checked without a size."""
         names = self.table().columns["file_name"]
         for place in np.flatnonzero(self.heights == 0).tolist():
             try:
@@ -165,7 +168,7 @@ class ImageBlocks:
 
 
 class BoxBlocks:
-    """The annotations of a file as arrays (a,); `ids` is -1 and `areas` NaN if there is none."""
+    """Collects the annotations as arrays (a,). Without a value `ids` is -1 and `areas` is NaN."""
 
     def __init__(self) -> None:
         self._parts: List[Tuple[np.ndarray, ...]] = []
@@ -200,7 +203,7 @@ class BoxBlocks:
         return f"annotation {self.ids[number]}" if self.has_id[number] else f"annotations[{number}]"
 
     def corners(self) -> np.ndarray:
-        """XYXY."""
+        """The boxes as XYXY, (a, 4)."""
         found = self.boxes.copy()
         found[:, 2:] += found[:, :2]
         return found

@@ -1,7 +1,8 @@
-"""Columns of plain Python values in NumPy arrays: a million values are a few Python objects.
+"""Columns hold plain Python values in NumPy arrays: a million values are a few Python objects.
 
-Processes that are forked share the arrays' pages. In lists and dicts, reference counts would make
-each process copy them. A column gives back equal values of the same types.
+Forked processes share the memory pages of the arrays. They would copy the pages of lists and dicts,
+because reading a Python object changes its reference count. A column gives back values that are
+equal to those it was made of, and of the same types.
 
 Shapes: N values of a column; T values of all its lists together.
 """
@@ -47,7 +48,7 @@ def smallest(values: np.ndarray) -> np.ndarray:
 
 
 def ends_of(lengths: Union[Sequence[int], np.ndarray]) -> np.ndarray:
-    """(N + 1,) where each of N parts ends, with a leading 0: uint32 if that suffices."""
+    """(N + 1,): a 0, then the place where each of N parts ends. uint32 if that suffices."""
     ends = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=ends[1:])
     return ends.astype(np.uint32) if ends[-1] < 2**32 else ends
@@ -55,10 +56,10 @@ def ends_of(lengths: Union[Sequence[int], np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Numbers(Column):
-    """int, float or bool: (N,) of that kind.
+    """Values that are all int, all float or all bool, in an array (N,); or ints among floats.
 
     Args:
-        whole: bool (N,), which of the floats are ints. None: none are.
+        whole: bool (N,), true for the floats that stand for ints. None: there are none.
     """
 
     values: np.ndarray
@@ -80,10 +81,10 @@ class Numbers(Column):
 
 @dataclass(frozen=True)
 class Choices(Column):
-    """A few different values, each many times, such as None, an enum or a class's name.
+    """A few different values that occur many times, such as None, enums or class names.
 
     Args:
-        codes: uint8 (N,). None if there is only one value.
+        codes: uint8 (N,), the place of each value in `values`. None if there is only one value.
     """
 
     values: List[Any]
@@ -105,7 +106,7 @@ class Choices(Column):
 
 @dataclass(frozen=True)
 class Blobs(Column):
-    """bytes, str or any picklable value, one after the other in one buffer.
+    """Values of type bytes or str, or pickled values, one after the other in one buffer.
 
     Args:
         data: uint8 (T,). ends: (N + 1,). kind: "bytes", "text" or "pickle".
@@ -138,7 +139,7 @@ class Blobs(Column):
 
 @dataclass(frozen=True)
 class Paths(Column):
-    """File names: the folders once, and for each file the number of its folder and its own name.
+    """File names. A folder is stored once. A file has its folder's number and its own name.
 
     Args:
         folders: each with its last slash. folder: int (N,).
@@ -176,7 +177,7 @@ class Lists(Column):
         return self.length
 
     def bounds(self) -> np.ndarray:
-        """int64 (N + 1,)."""
+        """Where each list ends, with a leading 0: int64 (N + 1,)."""
         if isinstance(self.ends, int):
             return np.arange(self.length + 1, dtype=np.int64) * self.ends
         return self.ends.astype(np.int64)
@@ -199,7 +200,7 @@ class Lists(Column):
 
 @dataclass(frozen=True)
 class Arrays(Column):
-    """NumPy arrays of one type that differ in their first dimension: (T, ...)."""
+    """NumPy arrays of one type, joined to one (T, ...). Only their first dimensions differ."""
 
     values: np.ndarray
     ends: np.ndarray
@@ -218,11 +219,11 @@ class Arrays(Column):
 
 @dataclass(frozen=True)
 class Maybe(Column):
-    """A key that some dicts do not have.
+    """The values of a key that some dicts do not have.
 
     Args:
-        inner: the values of those that have it. ends: (N + 1,), how many of the dicts before have
-            it.
+        inner: the values of the dicts that have the key.
+        ends: (N + 1,), how many of the first 0, 1, ... N dicts have the key.
     """
 
     inner: Column
@@ -232,7 +233,7 @@ class Maybe(Column):
         return len(self.ends) - 1
 
     def present(self) -> np.ndarray:
-        """bool (N,)."""
+        """bool (N,), true for the dicts that have the key."""
         return np.diff(self.ends) > 0
 
     def span(self, start: int, stop: int) -> List[Any]:
@@ -247,7 +248,7 @@ class Maybe(Column):
 
 @dataclass(frozen=True)
 class Held(Column):
-    """Values that cannot be pickled, as they are."""
+    """Values that cannot be pickled. They are kept as they are."""
 
     values: List[Any]
 
@@ -264,7 +265,7 @@ class Held(Column):
 
 @dataclass(frozen=True)
 class Table(Column):
-    """Dicts: a column for each key."""
+    """Dicts, with a column for each key."""
 
     columns: Dict[str, Column]
     length: int

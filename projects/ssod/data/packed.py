@@ -1,8 +1,8 @@
-"""Records of a data set as columns: a list for Detectron2, a few arrays for memory.
+"""Stores the records of a data set as columns in a few arrays. Detectron2 sees a list.
 
-Detectron2's own loaders pickle each record into one buffer. Here each key is a column, so that
-whole columns (sizes, classes, file names) can be used without making a single dict, and a record
-takes a third of the memory. Selections and joined sets are views of the same arrays.
+Detectron2's own loaders pickle each record into one buffer. Here each key is a column. So whole
+columns (sizes, classes, file names) can be used without making a single dict, and a record takes a
+third of the memory. Selections and joined sets share the same arrays.
 
 Shapes: N records.
 """
@@ -26,7 +26,7 @@ _BLOCK = 1024  # records that iterating unpacks at a time
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a table, in an order. `rows`: int (N,); None means all rows, as they are."""
+    """Some rows of a table. `rows`: int (N,), their numbers in order; None means all rows."""
 
     table: Table
     rows: Optional[np.ndarray] = None
@@ -45,8 +45,8 @@ class Part:
 
 
 class PackedRecords(Sequence[Record]):
-    """Detectron2 dataset dicts that are made when they are asked for. Each is a new one: changes to
-    it are lost, as those to `DatasetFromList`'s are.
+    """A sequence of Detectron2 dataset dicts. A dict is made anew each time it is asked for, so
+    changes to it are lost, as with `DatasetFromList`.
 
     Example:
         >>> records = PackedRecords.of([{"file_name": "a.jpg", "image_id": 1, "annotations": []}])
@@ -112,13 +112,13 @@ class PackedRecords(Sequence[Record]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays. Those that several parts share count once."""
+        """Bytes of the arrays. Arrays that several parts share count once."""
         tables = {id(part.table): part.table.nbytes for part in self.parts}
         rows = (part.rows.nbytes for part in self.parts if part.rows is not None)
         return sum(tables.values()) + sum(rows)
 
     def take(self, index: np.ndarray) -> "PackedRecords":
-        """The records of an int (M,), in its order."""
+        """The records at the places `index`, int (M,), in that order."""
         index = np.asarray(index, dtype=np.int64)
         if len(self.parts) == 1:
             return PackedRecords([self.parts[0].take(index)])
@@ -132,11 +132,11 @@ class PackedRecords(Sequence[Record]):
         return PackedRecords(parts)
 
     def where(self, mask: np.ndarray) -> "PackedRecords":
-        """The records that a bool (N,) chooses."""
+        """The records for which `mask`, bool (N,), is true."""
         return self if mask.all() else self.take(np.flatnonzero(mask))
 
     def with_value(self, key: str, value: Any) -> "PackedRecords":
-        """The same records with one value under a key."""
+        """The same records, each with the same value under a key."""
 
         def added(table: Table) -> Table:
             return Table({**table.columns, key: Choices([value], len(table))}, len(table))
@@ -144,7 +144,7 @@ class PackedRecords(Sequence[Record]):
         return PackedRecords([Part(added(part.table), part.rows) for part in self.parts])
 
     def only(self, keys: Sequence[str]) -> "PackedRecords":
-        """The same records without other keys than these."""
+        """The same records with these keys alone."""
 
         def kept(table: Table) -> Table:
             return Table({k: table.columns[k] for k in keys if k in table.columns}, len(table))
@@ -156,13 +156,13 @@ class PackedRecords(Sequence[Record]):
         return RecordColumn(self, key, default)
 
     def whole_numbers(self, key: str) -> np.ndarray:
-        """int64 (N,) of the values under a key. 0 where a record has none."""
+        """The values under a key as int64 (N,). A record without a value has 0."""
         found = [_numbers(part, key) for part in self.parts]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
 
 class RecordColumn(Sequence[Any]):
-    """One key of `PackedRecords`: a sequence that shares their arrays."""
+    """The values under one key of `PackedRecords`. The sequence shares their arrays."""
 
     def __init__(self, records: PackedRecords, key: str, default: Any) -> None:
         self._records, self._key, self._default = records, key, default
@@ -216,7 +216,7 @@ def _plain_numbers(column: Column) -> Optional[np.ndarray]:
 
 
 def columns_of(part: Part, key: str) -> Dict[str, Column]:
-    """The columns of the dicts in the lists under a key. {} if they are none."""
+    """The columns of the dicts in the lists under a key. {} if the lists hold no dicts."""
     column = part.table.columns.get(key)
     inner = getattr(column, "inner", None)
     return inner.columns if isinstance(inner, Table) else {}

@@ -30,7 +30,7 @@ _EXACT = 2**53  # float64 holds every whole number up to this one
 
 
 def pack_values(values: Sequence[Any]) -> Column:
-    """The column of any values. It gives back equal values of equal types."""
+    """Packs any values into a column. It gives back equal values of the same types."""
     kinds = set(map(type, values))
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is None:
@@ -61,7 +61,7 @@ def pack_values(values: Sequence[Any]) -> Column:
 
 
 def pack_dicts(rows: Sequence[Dict[str, Any]]) -> Table:
-    """The table of dicts."""
+    """Packs dicts into a table."""
     columns: Dict[str, Column] = {}
     for key in dict.fromkeys(key for row in rows for key in row):
         have = [key in row for row in rows]
@@ -74,7 +74,7 @@ def pack_dicts(rows: Sequence[Dict[str, Any]]) -> Table:
 
 
 def pack_text(values: Sequence[str]) -> Column:
-    """Texts, with the part up to the last slash stored once where many share it."""
+    """Packs texts. Where many share the part up to the last slash, it is stored once."""
     if len(values) > 8 and all("/" in value for value in values[:8]):
         folders: Dict[str, int] = {}
         numbers = np.empty(len(values), dtype=np.int64)
@@ -99,12 +99,12 @@ def _texts(values: Sequence[str]) -> Blobs:
 def _pickled(values: Sequence[Any]) -> Column:
     try:
         return Blobs.join([pickle.dumps(v, pickle.HIGHEST_PROTOCOL) for v in values], "pickle")
-    except Exception:  # foreign records may hold anything, and each class has its own error
+    except Exception:  # records may hold any object, and each class has its own error
         return Held(list(values))
 
 
 def _as_choices(values: Sequence[Any]) -> Optional[Choices]:
-    """None if there are too many different values."""
+    """Packs values of which few differ. None if too many differ."""
     if len(set(values[:1024])) > max(1, min(len(values) // 4, _MOST_CHOICES)):
         return None
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}

@@ -12,8 +12,12 @@ from ssod.errors import UserError
 
 @dataclass
 class Split:
-    """One draw: the ids of the labelled images, how they were drawn, and the dataset with the boxes
-    that are kept.
+    """One draw.
+
+    Attributes:
+        labeled: ids of the labelled images.
+        description: how they were drawn.
+        coco: the dataset, with the boxes that are kept.
     """
 
     name: str

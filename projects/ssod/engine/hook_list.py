@@ -38,9 +38,11 @@ def training_hooks(
     evaluate: Callable[[str], Dict[str, Any]],
     remember_best: Callable[[Dict[str, float], int], None],
 ) -> List[Optional[HookBase]]:
-    """Average, methods, warnings, quality and pictures, evaluation, writers, checkpoint.
+    """Makes the hooks, in the order in which they run.
 
-    The checkpoint comes last. So a resumed run finds that its last step was evaluated and written.
+    The order is: average, methods, warnings, quality and pictures, evaluation, writers, checkpoint.
+    The checkpoint comes last. So the step that a resumed run continues from was evaluated and
+    logged before.
 
     Args:
         mutual_from: the first step of mutual learning; None in a supervised run.
@@ -73,8 +75,8 @@ def training_hooks(
         first = steps if mutual_from is None else mutual_from
         built.append(Evaluation(cfg.TEST.EVAL_PERIOD, evaluate, remember_best, first))
     if main:
-        # Frequent evaluations shorten the writing period, because a value that is replaced before
-        # it is written is lost.
+        # A value that is replaced before it is written is lost. So frequent evaluations shorten
+        # the writing period.
         period = min(20, cfg.TEST.EVAL_PERIOD or 20)
         built.extend(training_bar())
         built.append(hooks.PeriodicWriter([], period=period))

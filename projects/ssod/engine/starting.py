@@ -1,4 +1,4 @@
-"""The start of a new run: what a former run left in its folder, and weights that nobody trained."""
+"""The start of a new run: removes a former run's files, and warns of frozen untrained layers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _STALE = ("last_checkpoint", "results.json", "teacher_best.pth", IDS_FILE)
 
 
 def clear_former_run(folder: str) -> None:
-    """Removes a former run's files from OUTPUT_DIR. Nobody then takes its results and checkpoints
-    for those of the new run. Called on all ranks.
+    """Removes a former run's files from OUTPUT_DIR. Otherwise someone might take its results and
+    checkpoints for those of the new run. All ranks call this.
     """
     if comm.is_main_process():
         found = [name for name in _STALE if os.path.exists(os.path.join(folder, name))]
@@ -35,7 +35,7 @@ def clear_former_run(folder: str) -> None:
 
 
 def warn_untrained(cfg: CfgNode, student: nn.Module) -> None:
-    """Warns if untrained layers are frozen. Detectron2's default FREEZE_AT of 2 does that."""
+    """Warns if untrained layers are frozen. Detectron2's default FREEZE_AT of 2 freezes layers."""
     if cfg.MODEL.WEIGHTS or brings_weights(cfg):
         return
     logger.info("MODEL.WEIGHTS is empty: training starts from random weights.")

@@ -31,11 +31,11 @@ from ssod.methods.lsm.comparators import AreaMining
 from ssod.methods.pseudo_box_regression import PseudoBoxRegression
 from ssod.methods.score_threshold import ScoreThreshold
 
-_NO_CONTEXT: Any = None  # these methods do not look at it
+_NO_CONTEXT: Any = None  # these methods do not use the context
 
 
 def score_threshold() -> Figure:
-    """What a teacher finds, and what is left at 0.7."""
+    """A teacher's detections, and those that pass a threshold of 0.7."""
     made, (left, right) = figure(2, width=5.6, height=2.9)
     scene, labels = scenes()[1], teacher_labels(scenes()[1])
     method = ScoreThreshold(threshold=0.7)
@@ -50,7 +50,7 @@ def score_threshold() -> Figure:
 
 
 def pseudo_box_regression() -> Figure:
-    """The labels of the main branch: classes alone, or their boxes too."""
+    """The labels of the main branch. They teach classes alone, or boxes too."""
     made, panels = figure(2, width=5.6, height=2.9)
     scene, labels = scenes()[2], teacher_labels(scenes()[2], seed=1)
     before = ScoreThreshold(threshold=0.7).refine(pseudo_labels(labels), _NO_CONTEXT)
@@ -65,7 +65,7 @@ def pseudo_box_regression() -> Figure:
 
 
 def soft_teacher() -> Figure:
-    """Refinements of jittered copies that agree, and such that do not."""
+    """Refinements of a box's jittered copies: some that agree, and some that do not."""
     made, panels = figure(2, width=5.6, height=2.9)
     scene = scenes()[1]
     generator = torch.Generator().manual_seed(0)
@@ -85,7 +85,7 @@ def soft_teacher() -> Figure:
 
 
 def pseco() -> Figure:
-    """Proposals that become positive: by their IoU alone, and as the teacher's predictions say."""
+    """Proposals that become positive: by IoU alone, and by the teacher's predictions."""
     made, panels = figure(2, width=5.6, height=2.9)
     scene = scenes()[3]
     rng = np.random.default_rng(0)
@@ -112,7 +112,7 @@ def two_stage_filter() -> Figure:
     generator = torch.Generator().manual_seed(0)
     scores, activations = torch.rand(2, 300, generator=generator)
     for panel, mode in zip(panels, ("filter", "mine")):
-        # Each label is an image of its own here, with an activation of its own.
+        # Here each label is in an image of its own, which has its own activation.
         passes = torch.cat(
             [
                 two_stage_mask(s[None], torch.tensor([0]), a[None], 0.7, 0.2, mode)
@@ -126,7 +126,7 @@ def two_stage_filter() -> Figure:
 
 
 def gmm_threshold() -> Figure:
-    """The scores of one class early and late, and the threshold that follows them."""
+    """One class's scores early and late in training, and the threshold that follows them."""
     made, panels = figure(2)
     rng = np.random.default_rng(0)
     places = np.linspace(0, 1, 200)
@@ -189,7 +189,7 @@ def area_mining() -> Figure:
     scores = torch.tensor(rng.uniform(0.05, 1, 250), dtype=torch.float32)
     boxes = torch.stack([sides * 0, sides * 0, sides, sides], dim=1)
     labels = Labels(boxes, torch.zeros(250, dtype=torch.int64), scores)
-    # A view of the file's own size.
+    # The view has the same size as the file.
     sample = SimpleNamespace(geometry=SimpleNamespace(matrix=np.eye(2, 3)))
     context: Any = SimpleNamespace(batch=SimpleNamespace(unlabeled=[sample]))
     method = AreaMining(threshold=0.7, low_threshold=0.5, min_area=96.0**2)

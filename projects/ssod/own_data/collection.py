@@ -20,7 +20,8 @@ from ssod.data.records import read_image_size
 from ssod.errors import UserError
 from ssod.utils.progress import progress
 
-# Formats that list every image of a project, labelled or not.
+# Formats that list every image of a project, labelled or not. In these, an image without boxes may
+# be unlabelled.
 _LISTS_ALL = ("coco", "lvis", "cvat")
 
 
@@ -29,9 +30,10 @@ class Collection:
     """Images below one folder.
 
     Attributes:
-        root: the folder, which the images' paths are relative to.
+        root: the folder that the images' paths are relative to.
         classes: all class names, in order.
-        photos: the images, sorted by path. formats: of the sets that were read.
+        photos: the images, sorted by path.
+        formats: formats of the sets that were read.
         messages: the readers' warnings.
     """
 
@@ -72,9 +74,10 @@ def collect(
     """Reads every set.
 
     Args:
-        sets: (set, its split). formats: of each.
+        sets: pairs of a set and its split.
+        formats: the format of each set.
         root: the folder that paths become relative to.
-        whole_folder: images below `root` that no set knows are added, without labels.
+        whole_folder: also adds the images below `root` that no set lists, without labels.
 
     Raises:
         UserError: a set cannot be read, or two sets disagree on an image's labels.
@@ -102,8 +105,8 @@ def collect(
 def collect_records(
     records: Sequence[Dict[str, Any]], names: Sequence[str], root: str
 ) -> Collection:
-    """The collection of Detectron2's records with "annotations", whose classes are indices into
-    `names`.
+    """Makes a collection of Detectron2's records. The classes of their "annotations" are indices
+    into `names`.
     """
     photos: Dict[str, ImageLabels] = {}
     for record in records:
@@ -172,8 +175,8 @@ def _size(path: str) -> Optional[Tuple[int, int]]:
 
 
 def to_coco(collection: Collection, photos: Sequence[ImageLabels]) -> Dict[str, Any]:
-    """Some of the images in COCO's format, file names relative to the root; images without labels
-    have no boxes.
+    """Some of the images in COCO's format. File names are relative to the root. Images without
+    labels have no boxes.
     """
     number = {name: i + 1 for i, name in enumerate(collection.classes)}
     images: List[Dict[str, Any]] = []

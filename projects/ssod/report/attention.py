@@ -1,7 +1,8 @@
-"""Which unlabelled images need a look: what the teacher's labels of a fixed sample did over time.
+"""Finds unlabelled images that a person should look at.
 
-Works on the files that `ssod.engine.quality_hook` writes at each evaluation. A row is one image of
-such a file. Boxes are XYXY in pixels of the image file.
+At each evaluation `ssod.engine.quality_hook` writes a file with the teacher's labels of a fixed
+sample of images. This module compares these files. A row is one image of such a file. Boxes are
+XYXY in pixels of the image file.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from torchvision.ops import box_iou, nms
 from ssod.evaluation.pseudo_label_quality import assign_truth
 from ssod.report.gallery import Boxes
 
-# A label that is wrong counts as confident from this score on.
+# A wrong label counts as confident if its score is at least this.
 CONFIDENT = 0.8
-# Two boxes that overlap at least so much are of the same object; below the second value they have
-# nothing to do with each other.
+# IoU of two boxes. From the first value on they belong to the same object. Below the second value
+# they have nothing to do with each other.
 _SAME_OBJECT, _APART = 0.5, 0.1
 
 Row = Dict[str, Any]
@@ -30,8 +31,10 @@ class Finding:
     """An image to look at.
 
     Attributes:
-        file_name: of the image. lines: what is odd, the worst first. urgency: a list shows the
-            largest first. shots: captions, and the boxes to draw under them.
+        file_name: name of the image file.
+        lines: the reasons to look at it, the worst first.
+        urgency: a list is sorted by it, the largest first.
+        shots: the pictures, each as a caption and the boxes to draw.
     """
 
     file_name: str
@@ -41,11 +44,12 @@ class Finding:
 
 
 def changed_class(quality: Mapping[int, Row]) -> List[Finding]:
-    """Images on which a label's box stayed and its class did not, between two measurements in a
-    row. The images whose changes are most and surest come first; each shows its last one.
+    """Images on which a label kept its box and changed its class from one measurement to the next.
+
+    Images with the most and surest changes come first. An image's pictures show its last change.
 
     Args:
-        quality: step -> the contents of its file, ascending.
+        quality: the contents of each step's file, by step, in ascending order.
     """
     found: Dict[str, Finding] = {}
     steps = list(quality)
@@ -78,8 +82,9 @@ def changed_class(quality: Mapping[int, Row]) -> List[Finding]:
 
 
 def confident_and_wrong(quality: Mapping[int, Row]) -> List[Finding]:
-    """Images of the last measurement with labels of at least `CONFIDENT` that no true box of their
-    class matches. Images whose truth is not known are left out.
+    """Images with a label of at least `CONFIDENT` that no true box of its class matches.
+
+    Only the last measurement counts. Images whose truth is not known are left out.
     """
     findings: List[Finding] = []
     for record in list(quality.values())[-1:]:
@@ -98,8 +103,8 @@ def confident_and_wrong(quality: Mapping[int, Row]) -> List[Finding]:
 
 
 def never_confident(quality: Mapping[int, Row]) -> List[Finding]:
-    """Images without a label that the main branch trains on, at every measurement. Those whose
-    best candidate scores least come first.
+    """Images that had no label for the main branch to train on, at any measurement. Images whose
+    best candidate has the lowest score come first.
     """
     latest = {row["file_name"]: row for record in quality.values() for row in _rows(record)}
     for record in quality.values():
@@ -144,8 +149,8 @@ def _truth(row: Row) -> List[Tuple[str, Boxes]]:
 
 
 def _class_changes(before: Row, after: Row) -> List[Tuple[int, int]]:
-    """Pairs of labels whose boxes are of the same object, one to one, and whose classes differ. Of
-    an object's labels only the best one counts.
+    """Pairs of an earlier and a later label of the same object whose classes differ. A label is in
+    one pair at most, and only the best label of an object counts.
     """
     old, new = _best_labels(before), _best_labels(after)
     iou = box_iou(_boxes(before["boxes"])[old], _boxes(after["boxes"])[new])
@@ -162,7 +167,7 @@ def _class_changes(before: Row, after: Row) -> List[Tuple[int, int]]:
 
 
 def _best_labels(row: Row) -> Tensor:
-    """Indices of the labels that no better label overlaps, whatever their classes."""
+    """Indices of the labels that no better label of any class overlaps."""
     return nms(_boxes(row["boxes"]), torch.tensor(row["scores"]).float(), _SAME_OBJECT)
 
 

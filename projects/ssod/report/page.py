@@ -60,7 +60,7 @@ class _Anchored:
 
 
 def build_page(runs: Sequence[RunData]) -> str:
-    """The whole page as HTML; sections for which the runs have nothing are left out.
+    """The whole page as HTML. A section is left out if the runs have nothing for it.
 
     Raises:
         UserError: Plotly is not installed.
@@ -82,7 +82,7 @@ def build_page(runs: Sequence[RunData]) -> str:
 
 @lru_cache(maxsize=None)
 def packed_plotly() -> str:
-    """Plotly's JavaScript, compressed and as base64: a third of its size, which is 5 MB."""
+    """Plotly's JavaScript of 5 MB, compressed and as base64, which takes a third of that."""
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
@@ -104,7 +104,7 @@ def _anchored(sections: Sequence[Section]) -> List[_Anchored]:
 
 
 def write_page(runs: Sequence[RunData], path: str) -> None:
-    """Writes the page; a browser that reloads meanwhile never sees half of it."""
+    """Writes the page. A browser that reloads it meanwhile never gets half a page."""
     temporary = f"{path}.{os.getpid()}.tmp"
     page = build_page(runs)
     with open(temporary, "w", encoding="utf-8") as file:

@@ -31,19 +31,20 @@ _NODE = "SSOD.DENSE_TEACHER"
 
 @METHOD_REGISTRY.register()
 class DenseTeacher(Method):
-    """The student learns the teacher's class probabilities at the locations that these single out.
+    """The student learns the teacher's class probabilities at the locations where they are highest.
 
-    Pseudo-boxes do not train. Those above `score_threshold` count as selected, so that the usual
-    curves and pictures show what the teacher sees. Objects that another method pastes are trained
-    as boxes; the dense labels leave their locations out.
+    Pseudo-boxes do not train the student. Those above `score_threshold` count as selected, so that
+    the usual curves and pictures show what the teacher sees. Objects that another method pastes
+    train the student as boxes, and the dense labels leave out their locations.
 
     Args:
-        top_fraction: of all locations that form the learning region. gamma: of the quality focal
-            loss.
-        cls_weight, reg_weight, quality_weight: of the three losses, lambda_u included; the last is
-            for FCOS's centerness.
-        first_step: of mutual learning. ramp_steps: the losses grow linearly for so long.
-        score_threshold: of the boxes that are shown.
+        top_fraction: share of all locations that form the learning region.
+        gamma: exponent of the quality focal loss.
+        cls_weight, reg_weight, quality_weight: weights of the three losses, lambda_u included. The
+            last loss is for FCOS's centerness.
+        first_step: first step of mutual learning.
+        ramp_steps: number of steps in which the losses grow linearly to their full weights.
+        score_threshold: lowest score of the boxes that are counted and drawn.
     """
 
     config_key = "DENSE_TEACHER"
@@ -99,13 +100,13 @@ class DenseTeacher(Method):
         # Share of all locations of a batch that form the learning region.
         node.TOP_FRACTION = 0.01
         node.GAMMA = 2.0  # of the quality focal loss
-        # Times SSOD.UNSUP_LOSS_WEIGHT, 4: the published 4, 1 and 1.
+        # Each is multiplied by SSOD.UNSUP_LOSS_WEIGHT, 4. That gives the published 4, 1 and 1.
         node.CLS_WEIGHT = 1.0
         node.REG_WEIGHT = 0.25
         node.QUALITY_WEIGHT = 0.25
-        # The losses grow linearly for so many steps of mutual learning; -1: as many as the burn-in.
+        # Steps of mutual learning in which the losses grow linearly. -1: as many as in the burn-in.
         node.RAMP_STEPS = -1
-        # Of the boxes that are counted and drawn; they do not train.
+        # Lowest score of the boxes that are counted and drawn. They do not train the student.
         node.SCORE_THRESHOLD = 0.5
 
     @classmethod
@@ -144,7 +145,7 @@ class DenseTeacher(Method):
     def weigh(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Outputs:
-        """Takes the box losses off every location but those of pasted objects."""
+        """Removes the losses of boxes at all locations except those of pasted objects."""
         if outputs.unlabeled is None or pseudo is None:
             return outputs
         view: DenseOutputs = outputs.unlabeled
@@ -161,7 +162,7 @@ class DenseTeacher(Method):
         view: DenseOutputs = outputs.unlabeled
         teacher = context.teacher_outputs.predictions
         theirs, known = teacher_rows(view, teacher)
-        known = known & ~view.rows.valid  # what is trained as boxes is not trained twice
+        known = known & ~view.rows.valid  # pasted objects already train as boxes
         theirs = theirs[known]
         with torch.no_grad():
             scores = teacher.flat("logits")[theirs].sigmoid()
@@ -176,7 +177,7 @@ class DenseTeacher(Method):
         anchors = torch.cat([g.anchors.repeat(len(g.indices), 1) for g in view.predictions.groups])
         own = transform.apply_deltas(view.predictions.flat("deltas")[mine], anchors[mine])
         wanted = transform.apply_deltas(teacher.flat("deltas")[theirs], anchors[mine])
-        # The teacher's boxes count as much as it trusts them.
+        # A box counts as much as the teacher trusts it.
         trust = torch.ones_like(wanted[:, 0])
         if teacher.groups[0].centerness is not None:
             trust = teacher.flat("centerness")[theirs].sigmoid()

@@ -1,6 +1,7 @@
 """PIM and self-distillation: Low-Confidence Samples Mining (Liu et al., IJCAI 2023).
 
-L = L_m^s + lambda_u (L_m^u + L_p + L_distill)  (Eq. 3). PIM is L_p, SelfDistillation L_distill.
+L = L_m^s + lambda_u (L_m^u + L_p + L_distill)  (Eq. 3). `PIM` is L_p, and `SelfDistillation`
+is L_distill.
 """
 
 from __future__ import annotations
@@ -38,21 +39,21 @@ if TYPE_CHECKING:
 
 @METHOD_REGISTRY.register()
 class PIM(HalfSizeBranch):
-    """Pseudo information mining: a branch on half-size images learns labels down to `alpha` with
-    its own classifier (Eq. 6).
+    """Pseudo information mining (Eq. 6): a branch with its own classifier learns labels that score
+    above `alpha`, on half-size images.
 
     The branch shares the box regressor, the box head and everything below with the main branch. On
-    Deformable DETR the main branch's queries are matched with these labels, and the same queries of
-    the half-size image learn them.
+    Deformable DETR these labels are matched with the main branch's queries. The same queries then
+    learn them on the half-size image.
 
     Args:
         alpha: labels with a higher score take part.
-        main_threshold: t, the main branch's threshold, which must be higher. main_key: the config
-            key of t.
+        main_threshold: t, the main branch's threshold, which must be above `alpha`.
+        main_key: the config key of t.
         thresholds_move: whether a method of the main branch has its own threshold for each class.
             Then t is the threshold of the label's class in this step, and `main_threshold` is its
             lower bound.
-        num_classes: K. For the others see `HalfSizeBranch`.
+        num_classes: K. `HalfSizeBranch` describes the other arguments.
     """
 
     config_key = "PIM"
@@ -142,20 +143,22 @@ class PIM(HalfSizeBranch):
             if present is None:
                 continue
             masks = [
-                mask & (row.selected | present[index, row.gt_classes])  # selected: pasted ones too
+                mask & (row.selected | present[index, row.gt_classes])  # pasted labels are selected
                 for index, (mask, row) in enumerate(zip(masks, pseudo.instances))
             ]
         return masks
 
     def upper_scores(self, classes: Tensor, context: StepContext) -> Union[float, Tensor]:
-        """t for labels or RoIs of these classes (R,), with K for background. The result is one
-        number, or (R,).
+        """The threshold t for labels or RoIs of these classes (R,). Class K is background.
+
+        Returns:
+            One number for all of them, or (R,).
         """
         thresholds = self._class_thresholds(context)
         return self.main_threshold if thresholds is None else thresholds[classes]
 
     def _class_thresholds(self, context: StepContext) -> Optional[Tensor]:
-        """(K+1,) t of each class in this step. None if it is `main_threshold` for all classes."""
+        """t of each class in this step, (K + 1,). None if all classes have `main_threshold`."""
         moving = find_method(context.methods, ClassThresholds)
         if moving is None:
             return None
@@ -169,7 +172,7 @@ class PIM(HalfSizeBranch):
     def losses(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
     ) -> Dict[str, Tensor]:
-        # kept for `update`, because other methods may have moved their thresholds by then
+        # Stores the thresholds for `update`. Other methods may have changed theirs by then.
         self._class_thresholds(context)
         return super().losses(outputs, pseudo, context)
 
@@ -222,14 +225,15 @@ class PIM(HalfSizeBranch):
 @METHOD_REGISTRY.register()
 class SelfDistillation(Method):
     """The main and the auxiliary classifier learn from each other on PIM's RoIs of low confidence
-    (Eq. 7). With queries, they learn on the queries that PIM matches with a low-confidence label.
+    (Eq. 7). In a detector with queries, they learn on the queries that PIM matches with a
+    low-confidence label.
 
-    The sum over RoIs is divided by the number that PIM sampled, as in PIM's own losses. So a label
-    weighs the same in steps with few and with many labels.
+    The sum over RoIs is divided by the number of RoIs that PIM sampled, as in PIM's own losses. So
+    a label weighs the same in steps with few and with many labels.
 
     Args:
-        loss_weight: weight of the divergence. unsup_loss_weight: lambda_u, a further factor (Eq.
-            3).
+        loss_weight: weight of the divergence.
+        unsup_loss_weight: lambda_u, a further factor (Eq. 3).
     """
 
     needs = PIM.needs
@@ -263,7 +267,7 @@ class SelfDistillation(Method):
         if pim.paired:
             return self._paired_losses(pim, outputs, context)
         branch = pim.run(outputs, context)
-        # The main branch pools only those RoIs of PIM that are in the interval.
+        # The main branch pools only those RoIs of PIM whose label has a score in the interval.
         counting = [
             in_interval(roi.gt_scores, pim.alpha, pim.upper_scores(roi.gt_classes, context))
             for roi in branch.rois
@@ -279,14 +283,14 @@ class SelfDistillation(Method):
             pim.alpha,
             pim.upper_scores(classes, context),
         )
-        # The loss is divided by all RoIs that PIM sampled, not only by the pooled ones.
+        # The loss is divided by the number of all RoIs that PIM sampled, not of the pooled ones.
         loss = loss * (len(rows) / max(branch.sampled, 1))
         get_event_storage().put_scalar("pim/distilled_rois_per_image", len(rows) / len(boxes))
         context.shared[self.name] = len(rows) / len(boxes)
         return {"loss_self_distillation": self.loss_weight * loss}
 
     def _paired_losses(self, pim: PIM, outputs: Outputs, context: StepContext) -> Dict[str, Tensor]:
-        """The loss of the last decoder layer's queries that are matched with a label in the
+        """The loss on those queries of the last decoder layer whose label has a score in the
         interval.
         """
         pairs = pim.run_paired(outputs, context)
