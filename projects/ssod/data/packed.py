@@ -1,8 +1,8 @@
 """Stores the records of a data set as columns in a few arrays. Detectron2 sees a list.
 
 Detectron2's own loaders pickle each record into one buffer. Here each key is a column. So whole
-columns (sizes, classes, file names) can be used without making a single dict, and a record takes a
-third of the memory. Selections and joined sets share the same arrays.
+columns (sizes, classes, file names) can be used without making a single dict, and a record takes
+less memory (docs/scale.md). Selections and joined sets share the same arrays.
 
 Shapes: N records.
 """
