@@ -97,6 +97,11 @@ def without_unlabeled(cfg: CfgNode) -> Split:
     return Split(tuple(kept), tuple(n for n in cfg.SSOD.METHODS if n not in kept))
 
 
+def overrides_without_unlabeled(cfg: CfgNode) -> Tuple[str, ...]:
+    """KEY VALUE ... that make a recipe the same one without unlabelled images."""
+    return ("SSOD.METHODS", _tuple(without_unlabeled(cfg).kept), "DATASETS.UNLABELED", "()")
+
+
 def make_rows(
     config: str, cfg: CfgNode, names: Sequence[str], output: str, start: str
 ) -> Tuple[Row, ...]:
@@ -107,7 +112,6 @@ def make_rows(
             burn-in's checkpoint, with "{seed}"; empty where there is no burn-in.
     """
     shared = ("SSOD.BURN_IN_CHECKPOINT", start) if start else ()
-    alone = _tuple(without_unlabeled(cfg).kept)
     rows = []
     for name in ROWS:
         if name not in names:
@@ -115,8 +119,7 @@ def make_rows(
         if name == AS_IS:
             rows.append(Row(name, config, shared))
         elif name == WITHOUT:
-            nothing = ("SSOD.METHODS", alone, "DATASETS.UNLABELED", "()")
-            rows.append(Row(name, config, (*shared, *nothing)))
+            rows.append(Row(name, config, (*shared, *overrides_without_unlabeled(cfg))))
         elif name == ALL_LABELS:
             path = _write_all_labels(config, cfg, output, without_unlabeled(cfg).kept)
             rows.append(Row(name, path, ("SSOD.BURN_IN_CHECKPOINT", "")))

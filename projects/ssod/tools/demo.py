@@ -18,7 +18,8 @@ from typing import Any, Dict, List, Optional, Tuple
 from tabulate import tabulate
 
 from ssod.data.declarations import resolve_path
-from ssod.engine.setup import run_cli, split_opts
+from ssod.diagnosis.rows import overrides_without_unlabeled
+from ssod.engine.setup import load_config, run_cli, split_opts
 from ssod.errors import UserError
 from ssod.sweep.records import last_log_line
 from ssod.sweep.runner import (
@@ -32,8 +33,6 @@ from ssod.tools import digit_scenes, report, visualise
 
 CONFIGS = "configs/digit_scenes"
 DATA = "datasets/digit_scenes"
-# The recipe without unlabelled images: what is left of its methods.
-WITHOUT = ["SSOD.METHODS", "('CropBank',)", "DATASETS.UNLABELED", "()"]
 RESULTS = "docs/results/digit_scenes/table.csv"
 
 
@@ -124,7 +123,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         "ones (labelled crops are pasted in both)",
         flush=True,
     )
-    train({"no_unlabeled": (best, [*WITHOUT, *opts]), "best": (best, opts)}, args.output)
+    without = overrides_without_unlabeled(load_config(best, opts))
+    train({"no_unlabeled": (best, [*without, *opts]), "best": (best, opts)}, args.output)
     folder, semi = (os.path.join(args.output, name) for name in ("no_unlabeled", "best"))
     results = {"100 labels": results_of(folder), "100 labels + 1,900 images": results_of(semi)}
 
