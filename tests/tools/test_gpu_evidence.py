@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from ssod.data.loader import PREFETCH_FACTOR
+from ssod.data.snapshots import SnapshotBoard
 from ssod.errors import UserError
 from ssod.gpu_evidence import call_cost as call_cost_module
 from ssod.gpu_evidence.page import markdown
 from ssod.gpu_evidence.runner import Part, run_parts
 from ssod.gpu_evidence.scenes import FULL, TINY, draw_set
 from ssod.gpu_evidence.steps import CASES, SYSTEMS, TYPES, config_of, in_process
-from ssod.gpu_evidence.variants import VARIANTS, channels_last, overlapped
+from ssod.gpu_evidence.variants import VARIANTS, channels_last, match_layout, overlapped
 from ssod.tools.gpu_evidence import build_parser, main, make_parts
 from steps import batch, cfg_with, core_of
 
@@ -126,6 +128,7 @@ def test_every_case_has_a_config(case, tmp_path: Path, monkeypatch: pytest.Monke
     assert cfg.INPUT.MIN_SIZE_TRAIN == (800,) and cfg.DATALOADER.NUM_WORKERS == 12
     assert cfg.SOLVER.AMP.ENABLED == (case.dtype != "float32")
     assert case.system in SYSTEMS and case.dtype in TYPES and case.variant in VARIANTS
+    SnapshotBoard("", cfg.SSOD.SNAPSHOT_DELAY).check_delay(FULL.workers, PREFETCH_FACTOR)
 
 
 def test_drawn_photographs_are_a_coco_set(tmp_path: Path) -> None:
@@ -152,6 +155,19 @@ def test_variants_change_no_loss(variant, storage) -> None:
         found.append(({k: v.item() for k, v in losses.items()}, gradient))
     assert found[1][0] == pytest.approx(found[0][0], rel=1e-5)
     assert (found[1][1] - found[0][1]).norm() < 1e-3 * found[0][1].norm()
+
+
+def test_averages_follow_the_layout_of_their_weights() -> None:
+    layer = torch.nn.Conv2d(4, 4, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.rand(1, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    before = optimizer.state[layer.weight]["exp_avg"].clone()
+    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    match_layout(optimizer)
+    found = optimizer.state[layer.weight]["exp_avg"]
+    assert torch.equal(found, before)
+    assert found.stride() == layer.weight.stride() != before.stride()
 
 
 @pytest.mark.parametrize(

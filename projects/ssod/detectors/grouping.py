@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Dict, List, Sequence, Tuple
 
 # The cost of one more forward and backward, in pixels of padding that take as long. CPU: 20 ms
-# beside 1.5 ms for 1,000 pixels (ResNet-18, two cores). CUDA: 15 to 20 ms to launch a
-# ResNet-50-FPN, beside 19 ms for a megapixel (H200; docs/results/gpu).
-CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 1024 * 1024}
+# beside 1.5 ms for 1,000 pixels (ResNet-18, two cores). CUDA: 24 ms to launch a
+# ResNet-50-FPN, beside 7 ms for a megapixel in float32 and 4 in bf16 (H200; docs/results/gpu).
+CALL_COST_PIXELS = {"cpu": 128 * 128, "cuda": 4 * 1024 * 1024}
 
 Size = Tuple[int, int]
 

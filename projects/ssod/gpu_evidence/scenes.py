@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 
+from ssod.data.loader import PREFETCH_FACTOR
 from ssod.engine.trainer import SSODTrainer
 
 # One hue a class. The detector has COCO's 80 classes, so that its last layers cost as much as on
@@ -140,6 +141,8 @@ def point_at(cfg: CfgNode, folder: str, sizes: Sizes, device: str) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = True, "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 5.0
     cfg.DATALOADER.NUM_WORKERS = sizes.workers
+    # So many workers run further ahead than the default allows.
+    cfg.SSOD.SNAPSHOT_DELAY = max(cfg.SSOD.SNAPSHOT_DELAY, sizes.workers * PREFETCH_FACTOR + 1)
     cfg.SSOD.VIS_PERIOD, cfg.TEST.EVAL_PERIOD, cfg.SEED = 0, 0, 1
 
 

@@ -21,7 +21,7 @@ from ssod.benchmark.bench import Bench
 from ssod.benchmark.measure import describe, summary
 from ssod.engine.setup import load_config
 from ssod.gpu_evidence.scenes import Sizes, burn_in, draw_set, point_at
-from ssod.gpu_evidence.variants import VARIANTS
+from ssod.gpu_evidence.variants import VARIANTS, match_layout
 
 Row = Dict[str, Any]
 # Methods of the digit scenes' full stack, on a ResNet-50.
@@ -174,6 +174,7 @@ def time_case(case: Case, folder: str, sizes: Sizes, device: str) -> Row:
     """
     bench = Bench(config_of(case, folder, sizes, device), os.path.join(folder, "out"))
     VARIANTS[case.variant](bench.trainer.core)
+    match_layout(bench.loop.optimizer)
     for _ in range(sizes.warm_up):
         bench.step(split=False)
     if bench.cuda:

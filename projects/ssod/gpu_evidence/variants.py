@@ -17,6 +17,14 @@ def channels_last(core: TeacherStudent) -> None:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Gives the optimiser's averages the layout of their weights, as a fused optimiser needs it."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)
+
+
 def compiled(core: TeacherStudent) -> None:
     """`torch.compile` of the backbone's stages, the RPN's head and the box head.
 
