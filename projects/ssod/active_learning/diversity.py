@@ -1,21 +1,23 @@
-"""A list of images that are good and unlike each other.
+"""A list of images that are good, unlike each other, and typical of many.
 
-Shapes: n candidates, m labelled images, D features.
+Shapes: n candidates, m labelled images, D features, r images that stand for the pool.
 
-k-center greedy (Sener and Savarese, ICLR 2018) takes again and again the candidate that is farthest
-from everything that is labelled or taken. Here its distance is multiplied by the candidate's
-quality, so that neither near-duplicates nor dull outliers fill the list. Time grows with n times
-the length of the list, memory with n.
+The list covers the pool (facility location; Wei, Iyer and Bilmes, ICML 2015). An image of the pool
+is as well covered as its nearest labelled or listed image is near. Each candidate's gain is by how
+much it brings the pool nearer, times its quality. So a near-duplicate gains nothing, and an outlier
+covers nobody but itself. k-center greedy, which takes the farthest candidate, fills a list with
+outliers.
+
+A gain can only fall while the list grows, so most candidates need not be looked at again (lazy
+greedy; Minoux, 1978). Time grows with n times r, memory with n plus m times r.
 """
 
 from __future__ import annotations
 
-from typing import List, Tuple
-
 import numpy as np
-from tqdm import tqdm
 
-_BLOCK = 64  # centres at a time
+_BLOCK = 64  # images at a time
+_POOL = 4096  # images that stand for a large pool, spread evenly over it
 
 
 def comparable(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -46,29 +48,42 @@ def nearest(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return found
 
 
-def k_center_greedy(
-    features: np.ndarray, quality: np.ndarray, labelled: np.ndarray, count: int
-) -> Tuple[List[int], List[float]]:
-    """Takes `count` candidates, or all there are.
+class Cover:
+    """How well the labelled and listed images cover the pool; grows by `add`.
 
     Args:
-        features: (n, D) of length 1. quality: (n,), not negative. labelled: (m, D), of length 1.
-
-    Returns:
-        Indices in the order in which they were taken, and the distance of each to the nearest image
-        that was labelled or taken before. Of equal candidates the one of higher quality comes
-        first, then the one of the lower index.
+        features: (n, D) of length 1. labelled: (m, D), of length 1.
     """
-    left = nearest(features, labelled)
-    free = np.ones(len(features), dtype=bool)
-    taken: List[int] = []
-    gaps: List[float] = []
-    for _ in tqdm(range(min(count, len(features))), desc="choosing", unit="image", delay=5):
-        gain = np.where(free, left * quality, -1.0)
-        best = np.flatnonzero(gain == gain.max())
-        index = int(best[np.argmax(quality[best])])
-        taken.append(index)
-        gaps.append(float(left[index]))
-        free[index] = False
-        np.minimum(left, distances(features, features[index]), out=left)
-    return taken, gaps
+
+    def __init__(self, features: np.ndarray, labelled: np.ndarray) -> None:
+        total = len(features)
+        self.features = features
+        self._pool = features[np.linspace(0, total - 1, min(total, _POOL), dtype=np.int64)]
+        self._left = nearest(self._pool, labelled)
+        self.near = nearest(features, labelled)  # (n,): to the nearest labelled or listed image
+        blocks = [self._gains(features[at : at + _BLOCK]) for at in range(0, total, _BLOCK)]
+        self._gain = np.concatenate(blocks) if blocks else np.zeros(0)
+
+    def best(self, quality: np.ndarray) -> int:
+        """The candidate whose gain times its quality (n,) is highest, of equals the first of the
+        highest quality. Negative qualities are never taken while there is another.
+        """
+        while True:
+            value = np.where(quality < 0, -1.0, self._gain * quality)
+            ties = np.flatnonzero(value == value.max())
+            index = int(ties[np.argmax(quality[ties])])
+            now = self._gains(self.features[index : index + 1])[0]
+            if now == self._gain[index]:
+                return index
+            self._gain[index] = now  # it has fallen since it was computed
+
+    def add(self, index: int) -> None:
+        """The candidate is listed."""
+        centre = self.features[index]
+        np.minimum(self._left, distances(self._pool, centre), out=self._left)
+        np.minimum(self.near, distances(self.features, centre), out=self.near)
+
+    def _gains(self, block: np.ndarray) -> np.ndarray:
+        # Image by image: a product of matrices may round otherwise in another block.
+        rows = [np.maximum(self._left - distances(self._pool, row), 0).sum() for row in block]
+        return np.array(rows, dtype=np.float64)

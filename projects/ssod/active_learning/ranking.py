@@ -1,9 +1,10 @@
 """From scores and features of images to a ranked list, with the reason for each place.
 
 Each part becomes its rank in the pool, from 0 to 1, because parts have different units and tails.
-The quality of an image is the mean of its ranks. k-center greedy (`diversity.py`) makes the list.
+The quality of an image is the mean of its ranks. A class gets less rare with each listed image that
+seems to hold it, so rarity is ranked anew after each. `diversity.py` says what the list covers.
 
-Shapes: n images, m labelled images, D features.
+Shapes: n images, m labelled images, D features, K classes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
+import torch
+from tqdm import tqdm
 
-from ssod.active_learning.diversity import comparable, k_center_greedy, nearest
+from ssod.active_learning.diversity import Cover, comparable
+from ssod.active_learning.scores import class_weights
 
 # The parts of a score, in the order in which reasons are given.
 QUALITY = ("uncertainty", "disagreement", "rarity")
@@ -27,11 +31,15 @@ class Pool:
     """What is known of n candidates.
 
     Args:
-        parts: name in `QUALITY` -> (n,) values, the higher the better.
+        parts: "uncertainty", "disagreement" -> (n,) values, the higher the better.
+        presence: (n, K), each class's highest score; None where rarity does not count.
+        boxes: (K,) of the labelled set.
         features: (n, D); None where diversity does not count. labelled: (m, D) of these images.
     """
 
     parts: Dict[str, np.ndarray]
+    presence: Optional[np.ndarray] = None
+    boxes: Optional[np.ndarray] = None
     features: Optional[np.ndarray] = None
     labelled: Optional[np.ndarray] = None
 
@@ -42,7 +50,8 @@ class Ranking:
 
     Attributes:
         order: indices, the best first. quality, novelty: (n,), novelty being the distance to the
-            nearest labelled image. ranks: (n,) of each part, from 0 to 1.
+            nearest labelled image. ranks: (n,) of each part, from 0 to 1. Rarity, and so quality,
+            are those before the first place was given.
         gaps: by index in `order`, the distance to the nearest image labelled or listed before.
     """
 
@@ -67,19 +76,41 @@ def quantiles(values: np.ndarray) -> np.ndarray:
     return (below + counts / 2)[place] / len(values)
 
 
+def rarity(presence: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """(n,): `scores.rarity` of every image, from presence (n, K) and the labelled boxes (K,)."""
+    return presence @ class_weights(torch.from_numpy(boxes)).numpy()
+
+
 def rank(pool: Pool, count: int) -> Ranking:
     """The `count` images to label, or all there are."""
     ranks = {name: quantiles(values) for name, values in pool.parts.items()}
-    if pool.features is None:
-        quality = np.mean(list(ranks.values()), axis=0)
-        order = np.argsort(-quality, kind="stable")[:count].tolist()
-        return Ranking(order, quality, ranks)
-    quality = np.mean(list(ranks.values()), axis=0) if ranks else np.ones(len(pool.features))
-    known = pool.features[:0] if pool.labelled is None else pool.labelled
-    mean = np.concatenate([pool.features, known]).astype(np.float32).mean(axis=0)
-    features, centres = comparable(pool.features, mean), comparable(known, mean)
-    order, gaps = k_center_greedy(features, quality, centres, count)
-    return Ranking(order, quality, ranks, nearest(features, centres), gaps)
+    boxes = pool.boxes
+    if pool.presence is not None and boxes is not None:
+        ranks["rarity"] = quantiles(rarity(pool.presence, boxes))
+    total = len(next(iter(ranks.values()), pool.features if pool.features is not None else ()))
+    quality = np.mean(list(ranks.values()), axis=0) if ranks else np.ones(total)
+    cover = None if pool.features is None else _cover(pool.features, pool.labelled)
+    found = Ranking([], quality, dict(ranks), None if cover is None else cover.near.copy())
+    free = np.ones(total, dtype=bool)
+    for _ in tqdm(range(min(count, total)), desc="choosing", unit="image", delay=5):
+        now = np.where(free, quality, -1.0)
+        index = int(now.argmax()) if cover is None else cover.best(now)
+        found.order.append(index)
+        free[index] = False
+        if cover is not None:
+            found.gaps.append(float(cover.near[index]))
+            cover.add(index)
+        if pool.presence is not None and boxes is not None:
+            boxes = boxes + pool.presence[index]
+            ranks["rarity"] = quantiles(rarity(pool.presence, boxes))
+            quality = np.mean(list(ranks.values()), axis=0)
+    return found
+
+
+def _cover(features: np.ndarray, labelled: Optional[np.ndarray]) -> Cover:
+    known = features[:0] if labelled is None else labelled
+    mean = np.concatenate([features, known]).astype(np.float32).mean(axis=0)
+    return Cover(comparable(features, mean), comparable(known, mean))
 
 
 def outstanding(ranking: Ranking) -> Dict[str, np.ndarray]:

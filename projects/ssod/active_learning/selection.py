@@ -124,11 +124,17 @@ def choose_next(
             f"({scored.problems[0]}): correct IMAGES."
         )
     pool = Pool(
-        {name: np.array(v) for name, v in scored.parts.items() if name in parts},
+        {
+            name: np.array(v)
+            for name, v in scored.parts.items()
+            if name in parts and name != "rarity"
+        },
+        np.stack(scored.presence).astype(np.float64) if "rarity" in parts else None,
+        counts.double().numpy(),
         feature_matrix(found.teacher) if diverse else None,
         feature_matrix(known) if known is not None else None,
     )
-    if not pool.parts and pool.features is None:
+    if not pool.parts and pool.presence is None and pool.features is None:
         raise UserError(
             "--parts disagreement needs a student: name a full checkpoint (model_*.pth)."
         )

@@ -8,9 +8,9 @@ An image's quality is the mean of its ranks in three parts:
 * disagreement of teacher and student, where the checkpoint has both;
 * rarity of the classes that the image seems to hold, in the labelled set.
 
-The list is filled by k-center greedy on the backbone's features: each image is the one whose
-quality, times its distance to everything that is labelled or listed already, is highest. So
-near-duplicates do not fill it (diversity). ssod/active_learning/scores.py, ranking.py and
+The list covers the unlabelled images by the backbone's features: each image is the one that brings
+them nearest to something labelled or listed, times its own quality. So neither near-duplicates nor
+outliers fill it (diversity). ssod/active_learning/scores.py, ranking.py and
 diversity.py have the formulae and their sources.
 
 DIR/next.csv is the list, with a column for each part; scores.csv has all images, next.jpg shows the
