@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List
 import pytest
 import torch
 
+from families import TINY
 from runs import METHOD_NAMES, method_cfg, state_of, train
 from tiny import tiny_cfg, with_squares
 
@@ -70,6 +71,20 @@ def test_method_trains_in_half_precision(
     cfg = method_cfg(squares, tmp_path / "run", (name,), 3)
     cfg.merge_from_list(["MODEL.DEVICE", "cuda", "SOLVER.AMP.ENABLED", True])
     cfg.SOLVER.AMP.DTYPE = dtype
+    assert all(torch.isfinite(value).all() for value in state_of(train(cfg)).values())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("family", TINY)
+def test_family_trains(squares: Path, tmp_path: Path, family: str, dtype: str) -> None:
+    if "DETR" in family:
+        pytest.importorskip("transformers")
+    methods = ("ScoreThreshold", "PseudoBoxRegression")
+    cfg = with_squares(tiny_cfg(), squares, tmp_path / "run", methods)
+    cfg.merge_from_list([*TINY[family], "MODEL.DEVICE", "cuda", "MODEL.MASK_ON", False])
+    cfg.merge_from_list(["SSOD.SCORE_THRESHOLD", 0.002, "SSOD.PSEUDO_SCORE_FLOOR", 0.0005])
+    if dtype != "float32":
+        cfg.merge_from_list(["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", dtype])
     assert all(torch.isfinite(value).all() for value in state_of(train(cfg)).values())
 
 

@@ -13,10 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, BoxMode
 from detectron2.utils.events import EventStorage
 
-from detr_case import KINDS, detr_keys
-from own_detector import OWN
-from region_rig import KEYS as REGIONS
-from runs import DENSE, SSD
+from families import TINY
 from ssod.data.masks import encode_mask
 from ssod.detectors.registry import find_detector
 from ssod.engine.teacher_student import TeacherStudent
@@ -28,14 +25,6 @@ from ssod.tools.detector_table import main, own_families, own_methods, serves, t
 from tiny import CLASSES, make_image, make_sample, tiny_cfg
 
 PAGE = Path(__file__).parents[2] / "docs" / "detectors.md"
-TINY: Dict[str, List[Any]] = {
-    **REGIONS,
-    **DENSE,
-    "Deformable DETR": [*detr_keys("DeformableDETR"), *KINDS["deformable"][1]],
-    "RT-DETR v2": [*detr_keys("RTDETRV2"), *KINDS["rt_detr"][1]],
-    "SSD": SSD,
-    "any other model": OWN,
-}
 METHODS = dict(own_methods())
 FAMILIES = {kind.family: kind for kind in own_families()}
 
@@ -188,3 +177,26 @@ def test_three_steps(family: str, names: Tuple[str, ...]) -> None:
     assert set(core.last_numbers) == {f"activity/{name}" for name in names}
     moved = [n for n, p in core.student.named_parameters() if not torch.equal(p, before[n])]
     assert moved and all(torch.isfinite(p).all() for p in core.student.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision(family: str) -> None:
+    """Under bfloat16 each loss is near that of float32, and has finite gradients."""
+    if "DETR" in family:
+        pytest.importorskip("transformers")
+    names = ("ScoreThreshold", "PseudoBoxRegression")
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        cfg = cfg_of(family, names)
+        cfg.SSOD.SCORE_THRESHOLD = 0.0  # rounding may move no label across it
+        core = TeacherStudent.from_config(cfg, build_model(cfg), build_methods(cfg))
+        core.step = 1
+        masks = cfg.MODEL.MASK_ON
+        with EventStorage(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = core(SSODBatch([sample(0, True, masks)], []))
+        sum(losses.values()).backward()
+        gradients = [p.grad for p in core.student.parameters() if p.grad is not None]
+        assert gradients and all(torch.isfinite(g).all() for g in gradients)
+        found.append({name: loss.item() for name, loss in losses.items()})
+    assert found[1] == pytest.approx(found[0], rel=0.2, abs=0.1)
