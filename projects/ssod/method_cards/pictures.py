@@ -27,6 +27,7 @@ PICTURES: Dict[str, Callable[[], Figure]] = {
     "Listen2Student": distilling.listen2student,
     "MLC": views.mlc,
     "MixUpMosaic": views.mixup_mosaic,
+    "MixPL": views.mixpl,
     "PIM": views.pim,
     "PseCo": selecting.pseco,
     "PseudoBoxRegression": selecting.pseudo_box_regression,

@@ -20,8 +20,9 @@ from ssod.methods.acrst.crop_bank.crops import FileNames
 from ssod.methods.acrst.crop_bank.paste import PasteCrops, PasteSettings
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities
 from ssod.methods.acrst.mixup_mosaic.mixing import Tile, cover_tile, draw_mosaic
+from ssod.methods.mixpl.mixing import mixup, mosaic
 from ssod.methods.shared.half_size import half_size, shift_aligned_levels
-from ssod.structures import Geometry, Sample, SampleRef
+from ssod.structures import Geometry, Sample, SampleRef, make_targets
 
 
 def crop_bank() -> Figure:
@@ -80,6 +81,23 @@ def mixup_mosaic() -> Figure:
     show(panels[1], canvas, "three of four tiles are labelled images")
     for boxes, classes in labels:
         draw_boxes(panels[1], boxes, ORANGE, [str(label) for label in classes.tolist()])
+    return made
+
+
+def mixpl() -> Figure:
+    """The mean of two unlabelled images, and a mosaic of four, with all their labels."""
+    made, panels = figure(3, width=8.4, height=2.9)
+    parts = []
+    for scene in scenes()[:4]:
+        size = (int(scene.image.shape[0]), int(scene.image.shape[1]))
+        image = torch.from_numpy(scene.image).permute(2, 0, 1)
+        parts.append((image, make_targets(size, scene.boxes, scene.classes)))
+    mixed = [parts[0], mixup(parts[0], parts[1]), mosaic(parts)]
+    titles = ("an unlabelled image", "the mean of two", "a mosaic of four")
+    for panel, (image, labels), title in zip(panels, mixed, titles):
+        show(panel, image.permute(1, 2, 0).numpy(), title)
+        words = [str(label) for label in labels.gt_classes.tolist()]
+        draw_boxes(panel, labels.gt_boxes.tensor, ORANGE, words)
     return made
 
 

@@ -47,7 +47,7 @@ class BackgroundWeights(Method):
 
     config_key = "BACKGROUND_WEIGHTS"
     groups = ("weights of background",)
-    excludes = ("weights of background",)
+    excludes = ("weights of background", "moved images")
     needs_online_teacher = True
     activity_unit = "|1 - weight| of background RoIs, mean"
 

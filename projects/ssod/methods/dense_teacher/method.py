@@ -55,7 +55,7 @@ class DenseTeacher(Method):
     groups = ("dense labels", "pseudo-box regression", "class thresholds")
     excludes = (
         *("fixed score threshold", "class thresholds", "pseudo-box regression"),
-        "mixed-in images",
+        *("mixed-in images", "moved images"),
     )
     activity_unit = "the teacher's scores in the learning region, summed, per image"
 

@@ -62,7 +62,7 @@ class SoftTeacher(Method):
     config_key = "SOFT_TEACHER"
     ranges = {"JITTER": NOT_NEGATIVE, "MAX_DEVIATION": NOT_NEGATIVE}
     groups = ("pseudo-box regression", "weights of background")
-    excludes = ("pseudo-box regression", "weights of background")
+    excludes = ("pseudo-box regression", "weights of background", "moved images")
     regresses_pseudo_boxes = True
     selection_key = "SSOD.SOFT_TEACHER.SCORE_THRESHOLD"
     selects_pseudo_labels = True

@@ -46,7 +46,7 @@ class Listen2Student(Method):
     needs = (Capability.DENSE,)
     needs_online_teacher = True
     groups = ("pseudo-box regression",)
-    excludes = ("pseudo-box regression", "dense labels")
+    excludes = ("pseudo-box regression", "dense labels", "moved images")
     regresses_pseudo_boxes = True
     activity_unit = "sides that regress, per image"
 

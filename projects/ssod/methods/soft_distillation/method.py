@@ -71,7 +71,7 @@ class SoftDistillation(Method):
     """
 
     config_key = "SOFT_DISTILLATION"
-    excludes = ("teacher's RoIs", "mixed-in images", "sigmoid classifier")
+    excludes = ("teacher's RoIs", "mixed-in images", "moved images", "sigmoid classifier")
     needs_online_teacher = True
     activity_unit = "RoIs distilled, per image"
 

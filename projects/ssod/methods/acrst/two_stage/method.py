@@ -71,7 +71,7 @@ class TwoStageFilter(Method):
     needs = (Capability.MAPS,)
     config_key = "TWO_STAGE_FILTER"
     ranges = {"WARMUP_STEPS": Range(-1, whole=True, hint=" (-1: SSOD.BURN_IN_STEPS)")}
-    excludes = ("fixed score threshold", "mixed-in images")
+    excludes = ("fixed score threshold", "mixed-in images", "moved images")
     selection_key = "SSOD.TWO_STAGE_FILTER.SCORE_THRESHOLD"
     counts: Tensor
     images: Tensor
