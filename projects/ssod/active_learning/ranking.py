@@ -134,4 +134,4 @@ def reason(parts: Sequence[str], uncertain: Sequence[str], rare: Sequence[str]) 
         "rarity": f"may show {', '.join(rare)}" if rare else "rare classes",
         "novelty": "unlike what is labelled",
     }
-    return "; ".join(words[part] for part in parts) or "good in all parts, unlike the others"
+    return "; ".join(words[part] for part in parts) or "good in all parts, and typical of others"
