@@ -14,6 +14,7 @@ from ssod.active_learning.scores import (
     class_weights,
     disagreement,
     entropy,
+    highest_of_class,
     matches,
     rarity,
 )
@@ -58,8 +59,16 @@ def test_weights_of_classes() -> None:
 def test_rarity_counts_a_class_once_by_its_best_score() -> None:
     weights = torch.tensor([0.5, 1.0, 0.2], dtype=torch.float64)
     scores, classes = torch.tensor([0.25, 0.75, 0.5]), torch.tensor([0, 0, 1])
-    assert rarity(scores, classes, weights) == pytest.approx(0.75 * 0.5 + 0.5 * 1.0)
-    assert rarity(torch.zeros(0), torch.zeros(0, dtype=torch.int64), weights) == 0
+    assert rarity(highest_of_class(scores, classes, len(weights)), weights) == pytest.approx(
+        0.75 * 0.5 + 0.5 * 1.0
+    )
+    assert (
+        rarity(
+            highest_of_class(torch.zeros(0), torch.zeros(0, dtype=torch.int64), len(weights)),
+            weights,
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

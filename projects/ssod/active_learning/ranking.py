@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ssod.active_learning.diversity import Cover, comparable
-from ssod.active_learning.scores import class_weights
+from ssod.active_learning.scores import class_weights, rarity
 
 # The parts of a score, in the order in which reasons are given.
 QUALITY = ("uncertainty", "disagreement", "rarity")
@@ -76,9 +76,9 @@ def quantiles(values: np.ndarray) -> np.ndarray:
     return (below + counts / 2)[place] / len(values)
 
 
-def rarity(presence: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(n,): `scores.rarity` of every image, from presence (n, K) and the labelled boxes (K,)."""
-    return presence @ class_weights(torch.from_numpy(boxes)).numpy()
+def _rarity_ranks(presence: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    weights = class_weights(torch.from_numpy(boxes))
+    return quantiles(rarity(torch.from_numpy(presence), weights).numpy())
 
 
 def rank(pool: Pool, count: int) -> Ranking:
@@ -86,7 +86,7 @@ def rank(pool: Pool, count: int) -> Ranking:
     ranks = {name: quantiles(values) for name, values in pool.parts.items()}
     boxes = pool.boxes
     if pool.presence is not None and boxes is not None:
-        ranks["rarity"] = quantiles(rarity(pool.presence, boxes))
+        ranks["rarity"] = _rarity_ranks(pool.presence, boxes)
     total = len(next(iter(ranks.values()), pool.features if pool.features is not None else ()))
     quality = np.mean(list(ranks.values()), axis=0) if ranks else np.ones(total)
     cover = None if pool.features is None else _cover(pool.features, pool.labelled)
@@ -102,7 +102,7 @@ def rank(pool: Pool, count: int) -> Ranking:
             cover.add(index)
         if pool.presence is not None and boxes is not None:
             boxes = boxes + pool.presence[index]
-            ranks["rarity"] = quantiles(rarity(pool.presence, boxes))
+            ranks["rarity"] = _rarity_ranks(pool.presence, boxes)
             quality = np.mean(list(ranks.values()), axis=0)
     return found
 

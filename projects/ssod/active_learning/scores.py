@@ -70,9 +70,9 @@ def class_weights(boxes: Tensor) -> Tensor:
     return (total - torch.log1p(counts)) / total if total > 0 else torch.zeros_like(counts)
 
 
-def rarity(scores: Tensor, classes: Tensor, weights: Tensor) -> float:
-    """The sum of w (K,) times the highest score of each class."""
-    return float((weights * highest_of_class(scores, classes, len(weights))).sum())
+def rarity(presence: Tensor, weights: Tensor) -> Tensor:
+    """(...): the sum of w (K,) times the highest score of each class, (..., K)."""
+    return presence.double() @ weights
 
 
 def disagreement(first: Instances, second: Instances, iou_threshold: float = 0.5) -> float:

@@ -31,6 +31,7 @@ from ssod.active_learning.scores import (
     class_weights,
     disagreement,
     highest_of_class,
+    rarity,
 )
 from ssod.active_learning.sheet import Picture, write_sheet
 from ssod.active_learning.table import by_class, number, write_table
@@ -77,7 +78,7 @@ def score_images(detections: Detections, weights: Tensor) -> Scored:
         found.uncertainty.append(uncertain.numpy().astype(np.float32))
         found.presence.append(present.numpy().astype(np.float32))
         found.parts["uncertainty"].append(float(uncertain.sum()))
-        found.parts["rarity"].append(float((weights * present).sum()))
+        found.parts["rarity"].append(float(rarity(present, weights)))
         if other is not None and other.found is not None:
             found.parts["disagreement"].append(disagreement(row.found, other.found))
     if not found.parts["disagreement"]:
@@ -129,7 +130,7 @@ def choose_next(
             for name, v in scored.parts.items()
             if name in parts and name != "rarity"
         },
-        np.stack(scored.presence).astype(np.float64) if "rarity" in parts else None,
+        np.stack(scored.presence) if "rarity" in parts else None,
         counts.double().numpy(),
         feature_matrix(found.teacher) if diverse else None,
         feature_matrix(known) if known is not None else None,

@@ -111,7 +111,7 @@ def test_labels_of_all_parts_are_there_and_the_teachers_stay(storage: Any) -> No
     _, pseudo, views, _ = mixed_views(("unlabeled",), 0.0, 1.0)
     counts = [len(row) for row in pseudo.instances]
     for own, row in zip(counts, views.unlabeled.pseudo.instances):
-        assert len(row) - own in [count for count in counts]
+        assert len(row) - own in counts
     assert isinstance(pseudo, PseudoLabels) and all(row.has("scores") for row in pseudo.instances)
 
 

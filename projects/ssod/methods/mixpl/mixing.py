@@ -30,21 +30,20 @@ def placed(
         New `Instances` of the canvas. Boxes are cut at its edges, and those with a side below a
         pixel are left out.
     """
-    height, width = size
     y, x = corner
-    boxes = labels.gt_boxes.tensor * scale
-    boxes = boxes + boxes.new_tensor([x, y, x, y])
-    limit = boxes.new_tensor([width, height, width, height])
-    boxes = boxes.clamp(min=0).minimum(limit)
+    boxes = Boxes(
+        labels.gt_boxes.tensor * scale + torch.tensor([x, y, x, y]).to(labels.gt_boxes.device)
+    )
+    boxes.clip(size)
     moved = Instances(size)
     for name, value in labels.get_fields().items():
         if name == "gt_boxes":
-            moved.gt_boxes = Boxes(boxes)
+            moved.gt_boxes = boxes
         elif name == "gt_masks":
             moved.gt_masks = BitMasks(_placed_masks(value.tensor, scale, size, corner))
         else:
             moved.set(name, value)
-    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = boxes.tensor[:, 2:] - boxes.tensor[:, :2]
     return moved[(sides >= _MIN_SIDE).all(dim=1)]
 
 
