@@ -16,6 +16,7 @@ import pytest
 from detectron2.config import CfgNode
 
 from runs import state_of, train
+from ssod.engine.hooks import TeacherUpdate
 from ssod.engine.interruption import Interrupted, OnSignal
 from ssod.engine.launch import launch
 from ssod.engine.trainer import SSODTrainer
@@ -150,6 +151,35 @@ def test_second_signal_ends_at_once(squares: Path, tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert trainer.stop_request.number == signal.SIGTERM
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_second_signal_in_a_hook_writes_no_checkpoint(
+    squares: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There it would hold a step whose teacher may lack the update."""
+    cfg = config(squares, tmp_path / "run")
+    cfg.merge_from_list(["SOLVER.CHECKPOINT_PERIOD", 2, "DATASETS.VAL", (), "DATASETS.TEST", ()])
+    whole = cfg.clone()
+    whole.OUTPUT_DIR = str(tmp_path / "whole")
+    update = TeacherUpdate.after_step
+
+    def stopped(hook: TeacherUpdate) -> None:
+        if hook.trainer.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(hook)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TeacherUpdate, "after_step", stopped)
+        with pytest.raises(Interrupted):
+            train(cfg)
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert "at once, in step 3 of 8" in capsys.readouterr().out
+    found, expected = state_of(train(cfg, resume=True)), state_of(train(whole))
+    assert all((found[name] == value).all() for name, value in expected.items())
 
 
 def test_fewer_steps_than_there_are(squares: Path, tmp_path: Path) -> None:

@@ -23,11 +23,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(SystemExit):
     """A signal ended the program in an orderly way. The exit status is 128 + the signal's number,
     as in shells.
+
+    Args:
+        number: of the signal. at_once: it was a second signal, so that the step is not finished and
+            nothing more is written.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, at_once: bool = False) -> None:
         super().__init__(128 + number)
-        self.number = number
+        self.number, self.at_once = number, at_once
 
 
 def name_of(number: int) -> str:
@@ -70,20 +74,22 @@ class OnSignal:
         self._former = {}
 
 
-def report_stop(number: int, step: int, steps: int, output_dir: str) -> None:
+def report_stop(stop: Interrupted, step: int, steps: int, output_dir: str) -> None:
     """Says on rank 0 where a signal ended the run, and how to go on.
 
     Args:
-        number: of the signal. step: index of the last step. steps: of the whole run; a `step` that
-            is not below it means that all are done.
+        step: index of the last step. steps: of the whole run; a `step` that is not below it means
+            that all are done.
     """
     if not comm.is_main_process():
         return
     done = f"after step {step + 1} of {steps}; its checkpoint is in {output_dir}"
+    if stop.at_once:
+        done = f"at once, in step {step + 1} of {steps}; older checkpoints are in {output_dir}"
     if step >= steps:
         done = f"before the last evaluation; the trained models are in {output_dir}"
     logger.warning(
-        f"Stopped by {name_of(number)} {done}. The same command with --resume goes on from there."
+        f"Stopped by {name_of(stop.number)} {done}. The same command with --resume goes on from there."
     )
 
 
@@ -97,7 +103,7 @@ class StopRequest(OnSignal):
     def _end_at_once(number: int) -> None:
         # With several processes the parent ends them, because Ctrl-C reaches each of them twice.
         if comm.get_world_size() == 1:
-            raise Interrupted(number)
+            raise Interrupted(number, at_once=True)
 
 
 class Interruptible:

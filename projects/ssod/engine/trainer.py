@@ -246,7 +246,8 @@ class SSODTrainer(DefaultTrainer):
         The result is the best teacher on `DATASETS.VAL`, or the last teacher without that set.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came. A checkpoint of the last step has been written.
+            Interrupted: SIGINT or SIGTERM came. A checkpoint of the last step has been written,
+                unless a second signal came.
         """
         self._lock_output()
         status = "failed"
@@ -259,7 +260,7 @@ class SSODTrainer(DefaultTrainer):
                 return results
         except Interrupted as stop:
             status = "interrupted"
-            report_stop(stop.number, self.iter, self.max_iter, self.cfg.OUTPUT_DIR)
+            report_stop(stop, self.iter, self.max_iter, self.cfg.OUTPUT_DIR)
             raise
         finally:
             end_trackers(self._event_writers, status, self.cfg.OUTPUT_DIR, results, self.iter)
@@ -294,7 +295,9 @@ class SSODTrainer(DefaultTrainer):
         """
         try:
             self.after_step()
-        except Interrupted:
+        except Interrupted as stop:
+            if stop.at_once:  # in any hook, even between the student's update and the teacher's
+                raise
             self._evaluation_due = True
             self._save_now()
             raise
