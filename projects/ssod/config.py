@@ -104,7 +104,8 @@ def add_ssod_config(cfg: CN) -> None:
     # sees it at the same step.
     cfg.SSOD.SNAPSHOT_DELAY = 16
     # Operations that compute the same to rounding in less time: "roi_align" (its backward on a
-    # CPU). () for none.
+    # CPU), "channels_last" (the layout of weights and maps, for a GPU in half precision). () for
+    # none.
     cfg.SSOD.FAST_OPS = ("roi_align",)
     # Pictures of pseudo-labels go to TensorBoard every so many steps; 0 turns them off.
     cfg.SSOD.VIS_PERIOD = 500

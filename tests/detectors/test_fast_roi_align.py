@@ -5,6 +5,7 @@ propose.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Tuple
 
 import pytest
 import torch
@@ -98,15 +99,34 @@ def test_plain_operations_come_back() -> None:
     with plain_ops(model):
         assert type(model[0]) is ROIAlign
     assert type(model[0]) is FastROIAlign
-    with pytest.raises(UserError, match="no operation 'pool': use roi_align"):
+    with pytest.raises(UserError, match="no operation 'pool': use roi_align, channels_last"):
         use_fast_ops(model, ("pool",))
 
 
 def test_training_is_the_same_to_rounding(squares: Path, tmp_path: Path) -> None:
     losses = []
-    for ops in ((), ("roi_align",)):
+    for ops in ((), ("roi_align",), ("channels_last",)):
         cfg = with_squares(tiny_cfg(), squares, tmp_path / str(ops), ("ScoreThreshold",))
         cfg.SSOD.FAST_OPS, cfg.SOLVER.MAX_ITER, cfg.SSOD.BURN_IN_STEPS = ops, 2, 1
         history = train(cfg).storage.histories()
         losses.append([value for value, _ in history["total_loss"].values()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+@pytest.mark.parametrize("first, then", [((), ("channels_last",)), (("channels_last",), ())])
+def test_a_run_goes_on_in_another_layout(
+    squares: Path, tmp_path: Path, optimizer: str, first: Tuple[str, ...], then: Tuple[str, ...]
+) -> None:
+    cfg = with_squares(tiny_cfg(), squares, tmp_path, ("ScoreThreshold",))
+    cfg.SSOD.FAST_OPS, cfg.SOLVER.MAX_ITER, cfg.SOLVER.OPTIMIZER = first, 1, optimizer
+    train(cfg)
+    cfg.SSOD.FAST_OPS, cfg.SOLVER.MAX_ITER = then, 2
+    trainer = train(cfg, resume=True)
+    for model in (trainer.core.student, trainer.core.teacher):
+        weight = model.backbone.fpn_output2.weight
+        assert weight.is_contiguous(memory_format=torch.channels_last) == bool(then)
+    weight = trainer.core.student.backbone.fpn_output2.weight
+    averages = [v for v in trainer._trainer.optimizer.state[weight].values() if v.dim() == 4]
+    assert averages and all(value.stride() == weight.stride() for value in averages)

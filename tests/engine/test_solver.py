@@ -11,7 +11,7 @@ from detectron2.solver import build_lr_scheduler
 from torch import nn
 
 from ssod.config import add_ssod_config
-from ssod.engine.solver import build_optimizer, clip_gradients, scale_config
+from ssod.engine.solver import build_optimizer, clip_gradients, match_layout, scale_config
 from ssod.errors import UserError
 
 
@@ -195,3 +195,16 @@ def test_schedules(name: str, expected: dict, warmup: int) -> None:
         scheduler.step()
     assert rates[0] == pytest.approx(0.1 if warmup else 1.0)
     assert {step: rates[step] for step in expected} == pytest.approx(expected, rel=1e-4)
+
+
+def test_averages_follow_the_layout_of_their_weights() -> None:
+    layer = torch.nn.Conv2d(4, 4, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.rand(1, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    before = optimizer.state[layer.weight]["exp_avg"].clone()
+    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    match_layout(optimizer)
+    found = optimizer.state[layer.weight]["exp_avg"]
+    assert torch.equal(found, before)
+    assert found.stride() == layer.weight.stride() != before.stride()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssod.engine.precision import autocast
-from ssod.engine.solver import clip_gradients, start_momentum
+from ssod.engine.solver import clip_gradients, match_layout, start_momentum
 from ssod.engine.teacher_student import TeacherStudent
 from ssod.errors import NothingLeftToTrain, TrainingDiverged, UserError
 from ssod.structures import SSODBatch
@@ -231,6 +231,7 @@ class TrainLoop:
         }
         self.optimizer.load_state_dict(packed)
         start_momentum(self.optimizer)
+        match_layout(self.optimizer)
         # The schedule is this run's. The checkpoint gives only the position in it.
         self.scheduler.last_epoch = state["scheduler"] - 1
         with _quiet_scheduler():

@@ -97,6 +97,18 @@ def start_momentum(optimizer: torch.optim.Optimizer) -> None:
                 )
 
 
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Gives the optimiser's averages the layout of their parameters, which fused optimisers need.
+
+    The averages of a checkpoint have the layout of the run that wrote it.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                if value.stride() != parameter.stride():
+                    state[name] = torch.empty_like(parameter).copy_(value)
+
+
 def _clip_type(cfg: CfgNode) -> str:
     kind = cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE
     if cfg.SOLVER.CLIP_GRADIENTS.ENABLED and kind not in _CLIP_TYPES:

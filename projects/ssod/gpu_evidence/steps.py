@@ -21,7 +21,7 @@ from ssod.benchmark.bench import Bench
 from ssod.benchmark.measure import describe, summary
 from ssod.engine.setup import load_config
 from ssod.gpu_evidence.scenes import Sizes, burn_in, draw_set, point_at
-from ssod.gpu_evidence.variants import VARIANTS, match_layout
+from ssod.gpu_evidence.variants import CHANNELS_LAST, VARIANTS
 
 Row = Dict[str, Any]
 # Methods of the digit scenes' full stack, on a ResNet-50.
@@ -79,6 +79,8 @@ def config_of(case: Case, folder: str, sizes: Sizes, device: str) -> CfgNode:
     cfg.SSOD.BURN_IN_CHECKPOINT = os.path.join(folder, "burn_in", "model_final.pth")
     cfg.SOLVER.AMP.ENABLED = bool(TYPES[case.dtype])
     cfg.SOLVER.AMP.DTYPE = TYPES[case.dtype] or "float16"
+    if case.variant == CHANNELS_LAST:
+        cfg.SSOD.FAST_OPS = (*cfg.SSOD.FAST_OPS, "channels_last")
     return cfg
 
 
@@ -174,7 +176,6 @@ def time_case(case: Case, folder: str, sizes: Sizes, device: str) -> Row:
     """
     bench = Bench(config_of(case, folder, sizes, device), os.path.join(folder, "out"))
     VARIANTS[case.variant](bench.trainer.core)
-    match_layout(bench.loop.optimizer)
     for _ in range(sizes.warm_up):
         bench.step(split=False)
     if bench.cuda:

@@ -11,20 +11,6 @@ from ssod.detectors.rcnn import detector
 from ssod.engine.teacher_student import TeacherStudent
 
 
-def channels_last(core: TeacherStudent) -> None:
-    """Convolutions keep their weights, and so their outputs, with the channels innermost."""
-    for model in (core.student, core.teacher):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Gives the optimiser's averages the layout of their weights, as a fused optimiser needs it."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == weight.shape:
-                state[name] = torch.empty_like(weight).copy_(value)
-
-
 def compiled(core: TeacherStudent) -> None:
     """`torch.compile` of the backbone's stages, the RPN's head and the box head.
 
@@ -104,9 +90,10 @@ def overlapped(core: TeacherStudent) -> None:
     core.context = remember  # type: ignore[method-assign]
 
 
+CHANNELS_LAST = "channels last"
 VARIANTS: Dict[str, Callable[[TeacherStudent], None]] = {
     "as it is": lambda core: None,
-    "channels last": channels_last,
+    CHANNELS_LAST: lambda core: None,  # a key does it, see `config_of`
     "teacher overlapped": overlapped,
     "compiled": compiled,
 }
