@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Union
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -37,6 +38,21 @@ if TYPE_CHECKING:
     from ssod.plotting.section import Section
 
 
+class StartAsMain(HookBase):
+    """PIM's classifier becomes a copy of the main branch's when mutual learning starts.
+
+    A fresh one says nothing for its first hundreds of steps, and `SelfDistillation` would pull the
+    main branch towards that.
+    """
+
+    def __init__(self, own: nn.Module, main: nn.Module, step: int) -> None:
+        self.own, self.main, self.step = own, main, step
+
+    def before_step(self) -> None:
+        if self.trainer.iter == self.step:
+            self.own.load_state_dict(self.main.state_dict())
+
+
 @METHOD_REGISTRY.register()
 class PIM(HalfSizeBranch):
     """Pseudo information mining (Eq. 6): a branch with its own classifier learns labels that score
@@ -53,7 +69,8 @@ class PIM(HalfSizeBranch):
         thresholds_move: whether a method of the main branch has its own threshold for each class.
             Then t is the threshold of the label's class in this step, and `main_threshold` is its
             lower bound.
-        num_classes: K. `HalfSizeBranch` describes the other arguments.
+        num_classes: K. copy_at: the step at which the classifier becomes a copy of the main
+            branch's. None: never. `HalfSizeBranch` describes the other arguments.
     """
 
     config_key = "PIM"
@@ -73,6 +90,7 @@ class PIM(HalfSizeBranch):
         in_features: Sequence[str],
         cls_loss: str,
         focal_gamma: float,
+        copy_at: Optional[int] = None,
     ) -> None:
         super().__init__(
             loss_weight=loss_weight,
@@ -87,6 +105,7 @@ class PIM(HalfSizeBranch):
                 "must be the lower one, and not negative."
             )
         self.alpha, self.main_threshold = alpha, main_threshold
+        self.copy_at = copy_at
         self.num_classes = num_classes
 
     @classmethod
@@ -111,6 +130,12 @@ class PIM(HalfSizeBranch):
             "num_classes": class_number(cfg)[1],
             "loss_weight": cfg.SSOD.PIM.LOSS_WEIGHT,
             "in_features": cfg.SSOD.PIM.IN_FEATURES,
+            # Weights of sigmoids mean nothing to a softmax.
+            "copy_at": (
+                None
+                if any("sigmoid classifier" in kind.groups for kind in kinds)
+                else cfg.SSOD.BURN_IN_STEPS
+            ),
         }
 
     @classmethod
@@ -123,13 +148,20 @@ class PIM(HalfSizeBranch):
         # The classifier belongs to the Method, so that neither teacher nor exported model has it.
         # It is initialised as the main branch's classifier is.
         if self.paired:
-            self.classifier: nn.Module = copy.deepcopy(student.class_heads())
-            return
-        self.classifier = nn.Linear(
-            box_stage(student.roi_heads).box_predictor.cls_score.in_features, self.num_classes + 1
-        ).to(student.device)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+            main: nn.Module = student.class_heads()
+            self.classifier = copy.deepcopy(main)
+        else:
+            main = box_stage(student.roi_heads).box_predictor.cls_score
+            self.classifier = nn.Linear(main.in_features, self.num_classes + 1)  # type: ignore[arg-type]
+            self.classifier.to(student.device)
+            nn.init.normal_(self.classifier.weight, std=0.01)
+            nn.init.zeros_(self.classifier.bias)
+        self._main = [main]  # in a list, because its parameters are the student's
+
+    def build_hooks(self) -> List[HookBase]:
+        if self.copy_at is None:
+            return []
+        return [StartAsMain(self.classifier, self._main[0], self.copy_at)]
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, even if the main branch has not selected them.
