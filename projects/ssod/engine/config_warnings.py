@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional
 
 from detectron2.config import CfgNode
 
-from ssod.methods import learns_from_unlabeled
+from ssod.methods import get_method, learns_from_unlabeled
 
 
 def warnings_about(cfg: CfgNode) -> List[str]:
@@ -44,6 +44,8 @@ def warnings_about(cfg: CfgNode) -> List[str]:
                 found.append(
                     f"DATASETS.{key} {name} {what} is trained on (DATASETS.TRAIN): its AP says nothing about other images."
                 )
+    for name in cfg.SSOD.METHODS:
+        found.extend(get_method(name).config_warnings(cfg))
     return found
 
 

@@ -166,6 +166,8 @@ class Method(nn.Module):
     selection_key: str = "SSOD.SCORE_THRESHOLD"
     # True if the method makes boxes of pseudo-labels train the box regression.
     regresses_pseudo_boxes: bool = False
+    # True if the method keeps all boxes of unlabelled images from regressing but those that it adds.
+    only_own_boxes_regress: bool = False
     # True if `refine` adds rows to the teacher's labels. List such a method after all methods that
     # select.
     adds_labels: bool = False
@@ -290,6 +292,11 @@ class Method(nn.Module):
             outputs: None if no student runs, as in tools that look only at labels.
         """
         return context.changes.get(self.name, 0.0)
+
+    @classmethod
+    def config_warnings(cls, cfg: CfgNode) -> List[str]:
+        """One line for each setting of a method in `SSOD.METHODS` that is probably a mistake."""
+        return []
 
     def compared_labels(
         self, pseudo: PseudoLabels, context: StepContext

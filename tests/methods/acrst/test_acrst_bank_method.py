@@ -17,6 +17,7 @@ from detectron2.structures import Instances
 
 from detections import pseudo_labels
 from runs import digest, state_of, train
+from ssod.engine.config_warnings import warnings_about
 from ssod.errors import UserError
 from ssod.methods import StepContext, TrainingData, build_methods
 from ssod.methods.acrst import CropBank
@@ -105,6 +106,18 @@ def test_without_selective_supervision_the_host_decides() -> None:
     assert row.rpn_reg_weight.tolist() == row.roi_reg_weight.tolist() == [1] * 4
     row = run_views(method(config()), some_labels().with_columns(ones), extra)
     assert row.rpn_reg_weight.tolist() == row.roi_reg_weight.tolist() == [0, 0, 0, 1]
+
+
+def test_box_regression_that_is_taken_back_is_no_activity() -> None:
+    for selective in (False, True):
+        cfg = cfg_with(("ScoreThreshold", "PseudoBoxRegression", "CropBank"))
+        cfg.SSOD.CROP_BANK.SELECTIVE_SUPERVISION = selective
+        found = warnings_about(cfg)
+        assert any("PseudoBoxRegression changes nothing" in line for line in found) == selective
+        now = bare_context(methods=build_methods(cfg))
+        regression = now.methods["PseudoBoxRegression"]
+        after = regression.refine(some_labels(), now)
+        assert float(regression.activity(None, after, now)) == (0 if selective else len(FULL))
 
 
 def test_visible_fraction_threshold() -> None:

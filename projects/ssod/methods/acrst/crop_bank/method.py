@@ -34,6 +34,7 @@ from ssod.methods.base import (
     StepContext,
     TrainingData,
 )
+from ssod.methods.pseudo_box_regression import PseudoBoxRegression
 from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Sample, Views
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class CropBank(Method):
         self.banks, self.refresh, self.refresh_period = banks, refresh, refresh_period
         self.snapshot_period = snapshot_period
         self.class_sampling, self.beta = class_sampling, beta
-        self.selective_supervision = selective_supervision
+        self.only_own_boxes_regress = selective_supervision
         if selective_supervision:
             self.needs = (Capability.WEIGHTS,)
         self.settings, self.picture_period, self.masks = settings, picture_period, masks
@@ -139,6 +140,16 @@ class CropBank(Method):
         # True: on unlabelled images only pasted boxes are regressed (Eq. 10). False: no box is (Eq.
         # 5), or all boxes are if PseudoBoxRegression is listed too.
         node.SELECTIVE_SUPERVISION = True
+
+    @classmethod
+    def config_warnings(cls, cfg: CfgNode) -> List[str]:
+        idle = PseudoBoxRegression.__name__
+        if idle not in cfg.SSOD.METHODS or not cfg.SSOD.CROP_BANK.SELECTIVE_SUPERVISION:
+            return []
+        return [
+            f"{idle} changes nothing, because only pasted boxes regress with SSOD.CROP_BANK.SELECTIVE_SUPERVISION True: set "
+            f"that to False, or take {idle} out of SSOD.METHODS."
+        ]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> Dict[str, Any]:
@@ -260,7 +271,7 @@ class CropBank(Method):
         if unlabeled is None or unlabeled.pseudo is None:
             return views
         # Without selective supervision, pasted boxes are regressed if the teacher's own boxes are.
-        regress = self.selective_supervision or any(
+        regress = self.only_own_boxes_regress or any(
             METHOD_REGISTRY.get(name).regresses_pseudo_boxes for name in context.methods
         )
         rows = [
@@ -272,7 +283,7 @@ class CropBank(Method):
     def _merge(self, own: Instances, pasted: Optional[Pasted], regress: float) -> Instances:
         """An image's own labels that are still visible, followed by the pasted ones."""
         fields = own.get_fields()
-        if self.selective_supervision:
+        if self.only_own_boxes_regress:
             fields = {**fields, **dict.fromkeys(_REGRESSION, torch.zeros_like(own.scores))}
         if pasted is None:
             return Instances(own.image_size, **fields)
