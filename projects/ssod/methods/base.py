@@ -166,7 +166,7 @@ class Method(nn.Module):
     selection_key: str = "SSOD.SCORE_THRESHOLD"
     # True if the method makes boxes of pseudo-labels train the box regression.
     regresses_pseudo_boxes: bool = False
-    # True if the method keeps all boxes of unlabelled images from regressing but those that it adds.
+    # True if no box of an unlabelled image regresses but those that the method adds.
     only_own_boxes_regress: bool = False
     # True if `refine` adds rows to the teacher's labels. List such a method after all methods that
     # select.
