@@ -53,6 +53,10 @@ class StartAsMain(HookBase):
             self.own.load_state_dict(self.main.state_dict())
 
 
+def _shapes(module: nn.Module) -> Dict[str, torch.Size]:
+    return {name: value.shape for name, value in module.state_dict().items()}
+
+
 @METHOD_REGISTRY.register()
 class PIM(HalfSizeBranch):
     """Pseudo information mining (Eq. 6): a branch with its own classifier learns labels that score
@@ -159,9 +163,10 @@ class PIM(HalfSizeBranch):
         self._main = [main]  # in a list, because its parameters are the student's
 
     def build_hooks(self) -> List[HookBase]:
-        if self.copy_at is None:
+        own, main = self.classifier, self._main[0]
+        if self.copy_at is None or _shapes(own) != _shapes(main):  # C2AM's have no bias
             return []
-        return [StartAsMain(self.classifier, self._main[0], self.copy_at)]
+        return [StartAsMain(own, main, self.copy_at)]
 
     def masks(self, pseudo: PseudoLabels, context: StepContext) -> List[Tensor]:
         """Labels above alpha, even if the main branch has not selected them.
