@@ -59,16 +59,10 @@ def test_weights_of_classes() -> None:
 def test_rarity_counts_a_class_once_by_its_best_score() -> None:
     weights = torch.tensor([0.5, 1.0, 0.2], dtype=torch.float64)
     scores, classes = torch.tensor([0.25, 0.75, 0.5]), torch.tensor([0, 0, 1])
-    assert rarity(highest_of_class(scores, classes, len(weights)), weights) == pytest.approx(
-        0.75 * 0.5 + 0.5 * 1.0
-    )
-    assert (
-        rarity(
-            highest_of_class(torch.zeros(0), torch.zeros(0, dtype=torch.int64), len(weights)),
-            weights,
-        )
-        == 0
-    )
+    presence = highest_of_class(scores, classes, len(weights))
+    assert rarity(presence, weights) == pytest.approx(0.75 * 0.5 + 0.5 * 1.0)
+    nothing = highest_of_class(scores[:0], classes[:0], len(weights))
+    assert rarity(nothing, weights) == 0
 
 
 @pytest.mark.parametrize(

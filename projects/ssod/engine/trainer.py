@@ -246,8 +246,7 @@ class SSODTrainer(DefaultTrainer):
         The result is the best teacher on `DATASETS.VAL`, or the last teacher without that set.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came. A checkpoint of the last step has been written,
-                unless a second signal came.
+            Interrupted: SIGINT or SIGTERM came. After the first one, a checkpoint has been written.
         """
         self._lock_output()
         status = "failed"
