@@ -10,6 +10,7 @@ import torch
 from detections import detections, pseudo_labels
 from ssod.errors import UserError
 from ssod.methods import build_methods
+from ssod.methods.acrst.crop_bank.merging import with_pasted
 from ssod.methods.acrst.crop_bank.paste import Pasted
 from ssod.methods.acrst.mixup_mosaic.mixing import MixedLabels, mix_labels
 from ssod.structures import PseudoLabels
@@ -77,15 +78,15 @@ def test_pasted_and_mixed_in_objects_are_labels_of_both_heads() -> None:
     found = mix_labels(row, mixed, 0.25)
     assert found.selected.tolist() == [True, True, True]
     assert found.rpn_selected.tolist() == [False, True, True]
-    cfg = cfg_with(("ScoreThreshold", "CropBank"))
-    bank: Any = build_methods(cfg)["CropBank"]
     pasted = Pasted(
         boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]),
         classes=torch.tensor([2]),
         scores=torch.ones(1),
         banks=torch.zeros(1, dtype=torch.int64),
     )
-    merged = bank._merge(row, pasted, 1.0)
+    merged = with_pasted(
+        row, pasted, min_visible_fraction=0.0, regress_own=False, regress_pasted=True
+    )
     assert merged.rpn_selected.tolist() == [False, True, True]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Type
+from typing import Any, Callable, List, Optional, Tuple, Type
 
 from detectron2.config import get_cfg
 
@@ -58,7 +58,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def with_table(page: str, path: str) -> str:
+def with_table(page: str) -> str:
     """The page with a new table between its two marks.
 
     Raises:
@@ -67,24 +67,40 @@ def with_table(page: str, path: str) -> str:
     head, begin, rest = page.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if not begin or not end:
-        raise UserError(f"{path} lacks the lines {_BEGIN} and {_END}: add them around the table.")
+        raise UserError(f"The page lacks the lines {_BEGIN} and {_END}: add them around the table.")
     return f"{head}{begin}\n{table()}\n{end}{tail}"
+
+
+def rewrite_page(
+    argv: Optional[List[str]], tool: str, text: str, page: str, new: Callable[[str], str]
+) -> Path:
+    """A command that takes `--output`, by default `page`, and replaces that page by `new` of it.
+
+    Args:
+        argv: arguments. None: those of the process.
+        tool, text: the command's name, and what it does.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: the page does not exist.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m ssod.tools.{tool}", description=text)
+    parser.add_argument("--output", default=page, help="page (default: %(default)s)")
+    path = Path(parser.parse_args(argv).output)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: run this in the repository's root.")
+    changed = new(path.read_text(encoding="utf-8"))
+    write_atomically(str(path), lambda file: file.write(changed.encode()))
+    print(f"Wrote {path}")
+    return path
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.detector_table",
-        description="Write the table of methods and detector families into a page.",
-    )
-    parser.add_argument("--output", default="docs/detectors.md", help="page (default: %(default)s)")
-    args = parser.parse_args(argv)
-    path = Path(args.output)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run this in the repository's root.")
-    page = with_table(path.read_text(), args.output)
-    write_atomically(args.output, lambda file: file.write(page.encode()))
-    print(f"Wrote {args.output}")
+    text = "Write the table of methods and detector families into a page."
+    rewrite_page(argv, "detector_table", text, "docs/detectors.md", with_table)
 
 
 if __name__ == "__main__":

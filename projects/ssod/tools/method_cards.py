@@ -6,7 +6,6 @@ draws the cards' pictures beside it, with the code of the methods.
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 from typing import Any, List, Optional, Tuple, Type
@@ -17,8 +16,7 @@ from ssod.detectors.base import lacking
 from ssod.engine.setup import run_cli
 from ssod.errors import UserError
 from ssod.methods.base import Method
-from ssod.tools.detector_table import own_families, own_methods
-from ssod.utils.atomic import write_atomically
+from ssod.tools.detector_table import own_families, own_methods, rewrite_page
 from ssod.utils.progress import progress
 
 _END = "<!-- end of facts -->"
@@ -86,19 +84,10 @@ def draw_pictures(folder: Path) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ssod.tools.method_cards",
-        description="Write keys and detectors into the page of the methods, and draw its pictures.",
-    )
-    parser.add_argument("--output", default="docs/methods.md", help="page (default: %(default)s)")
-    args = parser.parse_args(argv)
-    path = Path(args.output)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run this in the repository's root.")
-    page = with_facts(path.read_text(encoding="utf-8"))
-    write_atomically(args.output, lambda file: file.write(page.encode()))
+    text = "Write keys and detectors into the page of the methods, and draw its pictures."
+    path = rewrite_page(argv, "method_cards", text, "docs/methods.md", with_facts)
     draw_pictures(path.parent / FOLDER)
-    print(f"Wrote {args.output} and {path.parent / FOLDER}")
+    print(f"Wrote {path.parent / FOLDER}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """ACRST's CropBank as a plug-in: it pastes crops, sets their losses and rebalances classes.
 
-Shapes: K foreground classes, M labels of one image, P crops pasted into it, R sampled RoIs.
+Shapes: K foreground classes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from torch import Tensor
 
@@ -23,10 +23,10 @@ from ssod.detectors.outputs import Outputs
 from ssod.errors import UserError
 from ssod.methods.acrst.crop_bank.bank import Instances as BankInstances
 from ssod.methods.acrst.crop_bank.bank import PseudoBank, labeled_instances, pack_batch
-from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, Pasted, PasteSettings, refuse
+from ssod.methods.acrst.crop_bank.merging import with_pasted
+from ssod.methods.acrst.crop_bank.paste import BANKS, PasteCrops, PasteSettings, refuse
 from ssod.methods.acrst.crop_bank.recall import class_sampling_probabilities, pseudo_recall
 from ssod.methods.acrst.crop_bank.statistics import put_bank_statistics, put_foreground_share
-from ssod.methods.acrst.crop_bank.visibility import hide_pixels, visible_fraction
 from ssod.methods.base import (
     METHOD_REGISTRY,
     InertPeriod,
@@ -35,7 +35,7 @@ from ssod.methods.base import (
     TrainingData,
 )
 from ssod.methods.pseudo_box_regression import PseudoBoxRegression
-from ssod.structures import WEIGHT_COLUMNS, PseudoLabels, Sample, Views
+from ssod.structures import PseudoLabels, Sample, Views
 
 if TYPE_CHECKING:
     from ssod.plotting.run_data import RunData
@@ -275,53 +275,16 @@ class CropBank(Method):
             METHOD_REGISTRY.get(name).regresses_pseudo_boxes for name in context.methods
         )
         rows = [
-            self._merge(row, sample.extras.get("CropBank"), float(regress))
+            with_pasted(
+                row,
+                sample.extras.get(self.name),
+                min_visible_fraction=self.settings.min_visible_fraction,
+                regress_own=not self.only_own_boxes_regress,
+                regress_pasted=regress,
+            )
             for row, sample in zip(unlabeled.pseudo.instances, context.batch.unlabeled)
         ]
         return replace(views, unlabeled=replace(unlabeled, pseudo=PseudoLabels(rows)))
-
-    def _merge(self, own: Instances, pasted: Optional[Pasted], regress: float) -> Instances:
-        """An image's own labels that are still visible, followed by the pasted ones."""
-        fields = own.get_fields()
-        if self.only_own_boxes_regress:
-            fields = {**fields, **dict.fromkeys(_REGRESSION, torch.zeros_like(own.scores))}
-        if pasted is None:
-            return Instances(own.image_size, **fields)
-        boxes = own.gt_boxes.tensor
-        above = pasted.boxes.to(boxes)
-        hidden_by = pasted.occluders.to(boxes)
-        if pasted.covered is None or not own.has("gt_masks"):
-            left = visible_fraction(boxes, hidden_by)
-        else:
-            covered = pasted.covered.to(boxes.device)
-            boxes, masks, left = hide_pixels(boxes, own.gt_masks.tensor, covered, hidden_by)
-            fields = {**fields, "gt_boxes": Boxes(boxes), "gt_masks": BitMasks(masks)}
-        seen = left > self.settings.min_visible_fraction
-        # Computed once, because on a GPU each look-up by a mask would wait.
-        rows = seen.nonzero()[:, 0]
-        ones = own.scores.new_ones(len(above))
-        known: Dict[str, Any] = {
-            "gt_boxes": above,
-            "gt_masks": None if pasted.masks is None else pasted.masks.to(boxes.device),
-            "gt_classes": pasted.classes.to(own.gt_classes),
-            "scores": pasted.scores.to(own.scores),
-            "selected": ones.bool(),
-            "rpn_selected": ones.bool(),
-            **dict.fromkeys(WEIGHT_COLUMNS, ones),
-            **dict.fromkeys(_REGRESSION, regress * ones),
-        }
-        merged = Instances(own.image_size)
-        for name, values in fields.items():
-            kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
-            if kind is not None:
-                values = values.tensor
-            # Other methods' columns are undefined for pasted boxes, so they are zero.
-            more = known.get(name)
-            if more is None:
-                more = values.new_zeros((len(above), *values.shape[1:]))
-            joined = torch.cat([values[rows], more])
-            merged.set(name, joined if kind is None else kind(joined))
-        return merged
 
     def update(
         self, outputs: Outputs, pseudo: Optional[PseudoLabels], context: StepContext
@@ -421,9 +384,6 @@ class CropBank(Method):
         from ssod.methods.acrst.crop_bank.report import crop_bank_section
 
         return crop_bank_section(run)
-
-
-_REGRESSION = tuple(column for column in WEIGHT_COLUMNS if column.endswith("reg_weight"))
 
 
 def _check(
