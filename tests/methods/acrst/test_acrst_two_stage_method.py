@@ -279,6 +279,28 @@ def test_a_class_that_is_removed_as_a_whole_is_reported_once(storage: Any, caplo
     assert build().methods["TwoStageFilter"].removed_classes() == []  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    "auc, steps, said",
+    [(0.7, 9, False), (float("nan"), 9, False), (0.55, 4, False), (0.55, 5, True)],
+)
+def test_a_head_near_chance_is_reported_once_it_filters(
+    auc: float, steps: int, said: bool, caplog: Any
+) -> None:
+    core: Any = build()
+    core.methods["TwoStageFilter"].warmup = 5
+    core.student.ssod_heads["TwoStageFilter"].labeled_steps.fill_(steps)
+    hook = HeadQuality(core.methods["TwoStageFilter"])
+    hook._auc = auc
+    cfg = SimpleNamespace(TEST=SimpleNamespace(EVAL_PERIOD=4))
+    for step in (3, 7):
+        hook.trainer = SimpleNamespace(iter=step, max_iter=100, cfg=cfg, core=core)
+        with caplog.at_level(logging.WARNING):
+            hook.after_step()
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == said
+    assert all("images is 0.55" in line and "\n" not in line for line in messages)
+
+
 @pytest.mark.trains
 def test_head_comes_along_with_a_shared_burn_in(squares: Path, tmp_path: Path) -> None:
     burn_in = method_cfg(squares, tmp_path / "burn_in", ("TwoStageFilter",), 2)

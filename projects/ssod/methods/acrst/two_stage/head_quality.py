@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 PREFIX = "two_stage_filter/head"
 _SAMPLE = 500
 _CHUNK = 8  # images the teacher sees at once
+# Of the mean AUC. On digit scenes heads of 0.48 to 0.56 cost 3 to 4 points of AP (docs/acrst.md).
+_NEAR_CHANCE = 0.6
 
 
 class HeadQuality(HookBase):
@@ -46,7 +48,8 @@ class HeadQuality(HookBase):
     nothing is measured.
 
     The hook warns once if the filter removes every label of a class, because a head that cannot
-    tell images apart does this. It runs on rank 0 and changes nothing that training reads.
+    tell images apart does this, or if the mean AUC is near chance once the filter is at work. It
+    runs on rank 0 and changes nothing that training reads.
     """
 
     trainer: Any
@@ -77,12 +80,26 @@ class HeadQuality(HookBase):
         if due and self._images:
             self._put(*self._activations())
         if due and not self._warned:
-            self._warn_of_classes(done)
+            names = self.method.removed_classes()
+            if names:
+                self._warn_of_classes(done, names)
+            elif self._auc < _NEAR_CHANCE and self._filters():
+                self._warn_of_head(done)
 
-    def _warn_of_classes(self, done: int) -> None:
-        names = self.method.removed_classes()
-        if not names:
-            return
+    def _filters(self) -> bool:
+        """Whether warm-up is over."""
+        head = self.trainer.core.student.ssod_heads[self.method.name]
+        return int(head.labeled_steps) >= self.method.warmup
+
+    def _warn_of_head(self, done: int) -> None:
+        self._warned = True
+        logger.warning(
+            f"step {done}: TwoStageFilter's image-level head hardly tells which classes an image shows: its mean AUC on validation "
+            f"images is {self._auc:.2f} (0.5: it knows nothing). The loss of such a head can cost AP: list ScoreThreshold in "
+            "the filter's place, or lower SSOD.TWO_STAGE_FILTER.LOSS_WEIGHT."
+        )
+
+    def _warn_of_classes(self, done: int, names: List[str]) -> None:
         self._warned = True
         known = f" Its mean AUC on validation images is {self._auc:.2f} (0.5: it knows nothing)."
         logger.warning(
