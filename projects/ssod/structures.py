@@ -270,6 +270,29 @@ class PseudoLabels:
         return targets
 
 
+def append_labels(own: Instances, new: Mapping[str, Any]) -> Instances:
+    """The labels `own`, followed by new ones.
+
+    Args:
+        own: with the columns of `PseudoLabels` and any others.
+        new: columns of the new labels, `scores` among them; boxes and masks are tensors. Columns
+            that are missing or None are 0: only the method that made them knows what they mean.
+            Columns that `own` lacks are left out.
+    """
+    count = len(new["scores"])
+    joined = Instances(own.image_size)
+    for name, values in own.get_fields().items():
+        kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
+        if kind is not None:
+            values = values.tensor
+        more = new.get(name)
+        if more is None:
+            more = values.new_zeros((count, *values.shape[1:]))
+        column = torch.cat([values, more])
+        joined.set(name, column if kind is None else kind(column))
+    return joined
+
+
 @dataclass
 class View:
     """Images that go through the student in one pass, with their training targets.

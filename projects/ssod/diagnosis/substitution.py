@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 import torch
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from ssod.data.truth import ImageTruth
 from ssod.evaluation.pseudo_label_quality import assign_truth
-from ssod.structures import WEIGHT_COLUMNS
+from ssod.structures import WEIGHT_COLUMNS, append_labels
 
 # The errors that are repaired, from all of them to one kind.
 SUBSTITUTIONS = ("true_labels", "found_boxes", "no_false_labels", "true_classes")
@@ -66,7 +66,7 @@ def substitute(row: Instances, truth: ImageTruth, kind: str) -> Instances:
     if "rpn_selected" in columns:  # the two heads are taught the same
         columns["rpn_selected"] = columns["selected"]
         new["rpn_selected"] = new["selected"]
-    return _append(row, columns, new)
+    return append_labels(Instances(row.image_size, **columns), new)
 
 
 def _wrong_classes(row: Instances, chosen: Tensor, truth: ImageTruth) -> Tuple[Tensor, Tensor]:
@@ -101,18 +101,3 @@ def _true(row: Instances, boxes: Tensor, classes: Tensor) -> Dict[str, Tensor]:
         TRUTH_COLUMN: ones,
         **dict.fromkeys(WEIGHT_COLUMNS, ones),
     }
-
-
-def _append(row: Instances, columns: Dict[str, Any], new: Dict[str, Tensor]) -> Instances:
-    count = len(new["scores"])
-    result = Instances(row.image_size)
-    for name, values in columns.items():
-        kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
-        if kind is not None:
-            values = values.tensor
-        more = new.get(name)
-        if more is None:
-            more = values.new_zeros((count, *values.shape[1:]))
-        joined = torch.cat([values, more])
-        result.set(name, joined if kind is None else kind(joined))
-    return result

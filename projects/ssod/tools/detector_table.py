@@ -67,7 +67,7 @@ def with_table(page: str) -> str:
     head, begin, rest = page.partition(_BEGIN)
     _, end, tail = rest.partition(_END)
     if not begin or not end:
-        raise UserError(f"The page lacks the lines {_BEGIN} and {_END}: add them around the table.")
+        raise UserError(f"it lacks the lines {_BEGIN} and {_END}: add them around the table.")
     return f"{head}{begin}\n{table()}\n{end}{tail}"
 
 
@@ -84,14 +84,17 @@ def rewrite_page(
         The page's path.
 
     Raises:
-        UserError: the page does not exist.
+        UserError: the page does not exist, or `new` refuses it.
     """
     parser = argparse.ArgumentParser(prog=f"python -m ssod.tools.{tool}", description=text)
     parser.add_argument("--output", default=page, help="page (default: %(default)s)")
     path = Path(parser.parse_args(argv).output)
     if not path.is_file():
         raise UserError(f"{path} does not exist: run this in the repository's root.")
-    changed = new(path.read_text(encoding="utf-8"))
+    try:
+        changed = new(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     write_atomically(str(path), lambda file: file.write(changed.encode()))
     print(f"Wrote {path}")
     return path

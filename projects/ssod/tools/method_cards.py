@@ -43,7 +43,7 @@ def facts(name: str) -> str:
     """The part of a card that follows from the code: detectors and keys, in Markdown."""
     method = dict(own_methods()).get(name)
     if method is None:
-        raise UserError(f"The page has a card of {name}, which is no method: remove it.")
+        raise UserError(f"it has a card of {name}, which is no method: remove the card.")
     served = [
         kind.family for kind in own_families() if not lacking(method.needs, kind.capabilities)
     ]

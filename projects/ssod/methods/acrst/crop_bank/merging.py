@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Optional
 
 import torch
 from detectron2.structures import BitMasks, Boxes, Instances
 
 from ssod.methods.acrst.crop_bank.paste import Pasted
 from ssod.methods.acrst.crop_bank.visibility import hide_pixels, visible_fraction
-from ssod.structures import WEIGHT_COLUMNS
+from ssod.structures import WEIGHT_COLUMNS, append_labels
 
 _REGRESSION = tuple(column for column in WEIGHT_COLUMNS if column.endswith("reg_weight"))
 
@@ -51,7 +51,7 @@ def with_pasted(
     # Computed once, because on a GPU each look-up by a mask would wait.
     rows = (left > min_visible_fraction).nonzero()[:, 0]
     ones = own.scores.new_ones(len(above))
-    known: Dict[str, Any] = {
+    new = {
         "gt_boxes": above,
         "gt_masks": None if pasted.masks is None else pasted.masks.to(boxes.device),
         "gt_classes": pasted.classes.to(own.gt_classes),
@@ -61,15 +61,4 @@ def with_pasted(
         **dict.fromkeys(WEIGHT_COLUMNS, ones),
         **dict.fromkeys(_REGRESSION, float(regress_pasted) * ones),
     }
-    merged = Instances(own.image_size)
-    for name, values in fields.items():
-        kind = type(values) if isinstance(values, (Boxes, BitMasks)) else None
-        if kind is not None:
-            values = values.tensor
-        # Other methods' columns are undefined for pasted boxes, so they are zero.
-        more = known.get(name)
-        if more is None:
-            more = values.new_zeros((len(above), *values.shape[1:]))
-        joined = torch.cat([values[rows], more])
-        merged.set(name, joined if kind is None else kind(joined))
-    return merged
+    return append_labels(Instances(own.image_size, **fields)[rows], new)

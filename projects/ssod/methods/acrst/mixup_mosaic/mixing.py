@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssod.data.masks import tight_boxes
 from ssod.methods.acrst.crop_bank.visibility import hide_pixels
-from ssod.structures import WEIGHT_COLUMNS
+from ssod.structures import WEIGHT_COLUMNS, append_labels
 
 
 @dataclass
@@ -157,23 +157,18 @@ def mix_labels(row: Instances, mixed: MixedLabels, min_visible: float) -> Instan
     own.gt_boxes = Boxes(boxes)
     for column in WEIGHT_COLUMNS:
         own.set(column, own.get(column) * mixed.own_weight)
-    own = own[keep]
-    added = Instances(row.image_size)
-    count, device = len(mixed.boxes), boxes.device
-    for name, value in own.get_fields().items():
-        if name == "gt_boxes":
-            added.gt_boxes = Boxes(mixed.boxes.to(boxes))
-        elif name == "gt_masks" and mixed.masks is not None:
-            added.gt_masks = BitMasks(mixed.masks.to(device))
-        elif name == "gt_classes":
-            added.gt_classes = mixed.classes.to(device)
-        elif name in WEIGHT_COLUMNS:
-            added.set(name, value.new_full((count,), mixed.weight))
-        elif name in ("scores", "selected", "rpn_selected"):
-            added.set(name, value.new_ones(count))
-        else:
-            added.set(name, value.new_zeros(count, *value.shape[1:]))
-    return Instances.cat([own, added])
+    device = boxes.device
+    ones = row.scores.new_ones(len(mixed.boxes))
+    new = {
+        "gt_boxes": mixed.boxes.to(boxes),
+        "gt_masks": None if mixed.masks is None else mixed.masks.to(device),
+        "gt_classes": mixed.classes.to(device),
+        "scores": ones,
+        "selected": ones.bool(),
+        "rpn_selected": ones.bool(),
+        **dict.fromkeys(WEIGHT_COLUMNS, mixed.weight * ones),
+    }
+    return append_labels(own[keep], new)
 
 
 def _surroundings(region: Tensor, image_size: Tuple[int, int]) -> Tensor:

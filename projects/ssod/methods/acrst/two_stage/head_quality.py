@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 PREFIX = "two_stage_filter/head"
 _SAMPLE = 500
 _CHUNK = 8  # images the teacher sees at once
-# Of the mean AUC. On digit scenes heads of 0.48 to 0.56 cost 3 to 4 points of AP (docs/acrst.md).
+# Of the mean AUC. On digit scenes the heads reach 0.48 to 0.56, and the filter costs AP
+# (docs/acrst.md).
 _NEAR_CHANCE = 0.6
 
 
