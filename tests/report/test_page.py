@@ -87,6 +87,10 @@ def test_class_histogram(squares: Path, tmp_path: Path) -> None:
     page = build_page(runs[:2])
     assert "Data" in titles(page) and page.count(">histogram_few: boxes of each class") == 1
     assert f"labelled: {sum(boxes.values())} boxes" in page
+    runs[2].config["DATASETS"].update({"TRAIN": ["histogram_few"], "UNLABELED": []})
+    runs[2].config["SSOD"]["DATASETS"] = {"histogram_few": few}
+    assert build_page(runs).count(">histogram_few: boxes of each class") == 1
+    assert build_page(runs[2:]).count(">histogram_few: boxes of each class") == 1
     runs[1].config["SSOD"]["DATASETS"]["histogram_many"] = many
     assert build_page(runs[:2]).count(">histogram_few: boxes of each class") == 2
 

@@ -24,14 +24,21 @@ Counts = Dict[str, int]
 def data_section(runs: Sequence[RunData]) -> Optional[Section]:
     """A histogram for each choice of data among the runs; data that cannot be read here is left
     out.
+
+    A run without unlabelled images has none of its own if another run has the same labelled ones.
     """
-    charts = []
-    for run in {_data_of(run): run for run in reversed(runs)}.values():
+    counted = {}
+    for data, run in {_data_of(run): run for run in reversed(runs)}.items():
         try:
             labeled, unlabeled = count_boxes(run)
         except (UserError, OSError, KeyError):
             continue
-        if not labeled:
+        if labeled:
+            counted[data] = run, labeled, unlabeled
+    with_unlabeled = {train for train, extra in counted if extra}
+    charts = []
+    for (train, extra), (run, labeled, unlabeled) in counted.items():
+        if not extra and train in with_unlabeled:
             continue
         total = Counter(labeled) + Counter(unlabeled)
         names, remark = shown_classes(
@@ -53,9 +60,13 @@ def data_section(runs: Sequence[RunData]) -> Optional[Section]:
     return Section("Data", join(charts[::-1])) if charts else None
 
 
-def _data_of(run: RunData) -> Tuple[str, ...]:
-    names = [*run.get("DATASETS.TRAIN", []), *run.get("DATASETS.UNLABELED", [])]
-    return tuple(f"{name} {run.get(f'SSOD.DATASETS.{name}')}" for name in names)
+def _data_of(run: RunData) -> Tuple[Tuple[str, ...], Tuple[str, ...]]:
+    """What identifies a run's labelled sets, and its unlabelled ones."""
+
+    def declared(key: str) -> Tuple[str, ...]:
+        return tuple(f"{name} {run.get(f'SSOD.DATASETS.{name}')}" for name in run.get(key, []))
+
+    return declared("DATASETS.TRAIN"), declared("DATASETS.UNLABELED")
 
 
 def count_boxes(run: RunData) -> Tuple[Counts, Counts]:
