@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from ssod.evaluation.label_reliability import format_reliability, measure_reliability
+from ssod.evaluation.label_reliability import (
+    format_classes,
+    format_reliability,
+    measure_reliability,
+)
 
 LIMITS = (0.1, 0.5, 0.9)
 LEFT, RIGHT, FAR = [0.0, 0, 10, 10], [20.0, 0, 30, 10], [50.0, 50, 60, 60]
@@ -39,3 +43,29 @@ def test_nothing_found_and_nothing_there() -> None:
     empty = measure_reliability(truth, torch.tensor([0]), torch.ones(1), none, no_class, LIMITS)
     assert empty.on_object.tolist() == [0, 0, 0]
     assert "| 0.1 | 1 | 0 % | – | – |" in format_reliability(empty, LIMITS)
+
+
+def test_classes_and_what_they_are_taken_for() -> None:
+    boxes = torch.tensor([LEFT, RIGHT, FAR])
+    truth = torch.tensor([0, 0, 2])
+    found = measure_reliability(
+        boxes, torch.tensor([1, 0, 2]), torch.tensor([0.9, 0.8, 0.6]), boxes, truth, LIMITS
+    )
+    none = torch.zeros(0, dtype=torch.int64)
+    missed = measure_reliability(none.reshape(0, 4), none, none.float(), boxes[:1], truth[:1])
+    table = format_classes(
+        found._replace(of_class=found.of_class + missed.of_class), ["a", "b", "c"]
+    )
+    assert table.splitlines()[2:] == [
+        "| a | 3 | 67 % | 50 % | b (50 %) |",
+        "| c | 1 | 0 % | – | – |",
+    ]
+
+
+def test_of_many_classes_those_with_mistakes() -> None:
+    boxes = torch.arange(30.0)[:, None] * 20 + torch.tensor([LEFT])
+    truth = torch.arange(30)
+    labels = torch.where(truth == 29, 0, truth)
+    found = measure_reliability(boxes, labels, torch.ones(30), boxes, truth)
+    table = format_classes(found, [f"c{k}" for k in range(30)]).splitlines()
+    assert len(table) == 22 and table[2] == "| c29 | 1 | 100 % | 0 % | c0 (100 %) |"

@@ -6,7 +6,9 @@ same image.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Sequence
+from collections import Counter
+from typing import Counter as CounterType
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from torchvision.ops import box_iou, nms
 # Detections of one object under several classes overlap at least this much; the best one counts.
 _SAME_OBJECT = 0.6
 LIMITS = (0.05, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+# Classes are compared from this score on; a table lists so many of them.
+CLASS_SCORE = 0.7
+_LISTED = 20
 
 
 class Reliability(NamedTuple):
@@ -24,15 +29,26 @@ class Reliability(NamedTuple):
         found: (S,) objects that the teacher reports with at least the score. on_object: (S,) those
             that lie on a true object. right_class: (S,) those of them whose class is right. truth:
             () true objects.
+        of_class: true class -> objects. named: (true class, class of the detection on it) ->
+            objects that are reported with `CLASS_SCORE` or more.
     """
 
     found: Tensor
     on_object: Tensor
     right_class: Tensor
     truth: Tensor
+    of_class: CounterType[int]
+    named: CounterType[Tuple[int, int]]
 
     def plus(self, other: "Reliability") -> "Reliability":
-        return Reliability(*(a + b for a, b in zip(self, other)))
+        return Reliability(
+            self.found + other.found,
+            self.on_object + other.on_object,
+            self.right_class + other.right_class,
+            self.truth + other.truth,
+            self.of_class + other.of_class,
+            self.named + other.named,
+        )
 
 
 def measure_reliability(
@@ -68,6 +84,7 @@ def measure_reliability(
     boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
     on_object = torch.zeros(len(boxes), dtype=torch.bool)
     right = torch.zeros(len(boxes), dtype=torch.bool)
+    named: CounterType[Tuple[int, int]] = Counter()
     if len(boxes) and len(truth_boxes):
         iou = box_iou(boxes, truth_boxes.float())
         for row in range(len(boxes)):
@@ -75,6 +92,8 @@ def measure_reliability(
             if best >= iou_threshold:
                 on_object[row] = True
                 right[row] = classes[row] == truth_classes[column]
+                if scores[row] >= CLASS_SCORE:
+                    named[int(truth_classes[column]), int(classes[row])] += 1
                 iou[:, column] = -1.0
     above = scores[None, :] >= torch.tensor(list(limits))[:, None]
     return Reliability(
@@ -82,6 +101,8 @@ def measure_reliability(
         on_object=(above & on_object).sum(dim=1),
         right_class=(above & right).sum(dim=1),
         truth=torch.tensor(len(truth_boxes)),
+        of_class=Counter(truth_classes.tolist()),
+        named=named,
     )
 
 
@@ -91,16 +112,42 @@ def format_reliability(found: Reliability, limits: Sequence[float] = LIMITS) -> 
         "| score from | objects reported | on an object | class right, of these | objects found |"
     ]
     lines.append("|---:" * 5 + "|")
-    columns: Dict[str, List[int]] = {name: v.tolist() for name, v in found._asdict().items()}
-    for limit, number, on_object, right in zip(
-        limits, columns["found"], columns["on_object"], columns["right_class"]
-    ):
+    columns: Tuple[List[int], ...] = tuple(v.tolist() for v in found[:3])
+    for limit, number, on_object, right in zip(limits, *columns):
         cells = [
             _share(on_object, number),
             _share(right, on_object),
             _share(on_object, found.truth),
         ]
         lines.append(f"| {limit:g} | {number} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def format_classes(found: Reliability, classes: Sequence[str]) -> str:
+    """A Markdown table of the true classes, with the class that each is mistaken for most often.
+
+    Of more than 20 classes it lists those with the most mistakes.
+    """
+    mistaken: Dict[int, CounterType[int]] = {k: Counter() for k in found.of_class}
+    reported: CounterType[int] = Counter()
+    for (true, label), number in found.named.items():
+        reported[true] += number
+        if label != true:
+            mistaken[true][label] += number
+    rows = sorted(found.of_class)
+    if len(rows) > _LISTED:
+        rows = sorted(rows, key=lambda k: -sum(mistaken[k].values()))[:_LISTED]
+    head = f"| class | objects | reported from {CLASS_SCORE:g} | class right, of these | most often taken for |"
+    lines = [head, "|---|---:|---:|---:|---|"]
+    for k in rows:
+        right = _share(found.named[k, k], reported[k])
+        wrong = [
+            f"{classes[label]} ({_share(n, reported[k])})"
+            for label, n in mistaken[k].most_common(1)
+        ]
+        share = _share(reported[k], found.of_class[k])
+        cells = [classes[k], str(found.of_class[k]), share, right, *(wrong or ["–"])]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from ssod.data.truth import HiddenTruth
 from ssod.errors import UserError
 from ssod.evaluation.label_reliability import (
     Reliability,
+    format_classes,
     format_reliability,
     measure_reliability,
 )
@@ -139,8 +140,8 @@ def _report_reliability(
     store: Iterable[Prediction],
     classes: Sequence[str],
 ) -> None:
-    """If TRUTH is declared, prints how often detections of each score are right, before
-    thresholds.
+    """If TRUTH is declared, prints how often detections of each score and of each class are right,
+    before thresholds.
     """
     truth = HiddenTruth(cfg.DATASETS.UNLABELED, classes)
     total: Optional[Reliability] = None
@@ -157,6 +158,8 @@ def _report_reliability(
         logger.info(
             "Detections before thresholds, against TRUTH (of several models: the fused ones, or the newest model's):\n"
             + format_reliability(total)
+            + "\n\n"
+            + format_classes(total, classes)
         )
 
 
