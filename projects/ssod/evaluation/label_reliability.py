@@ -7,7 +7,6 @@ same image.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Counter as CounterType
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
@@ -27,8 +26,7 @@ class Reliability(NamedTuple):
 
     Attributes:
         found: (S,) objects that the teacher reports with at least the score. on_object: (S,) those
-            that lie on a true object. right_class: (S,) those of them whose class is right. truth:
-            () true objects.
+            that lie on a true object. right_class: (S,) those of them whose class is right.
         of_class: true class -> objects. named: (true class, class of the detection on it) ->
             objects that are reported with `CLASS_SCORE` or more.
     """
@@ -36,16 +34,19 @@ class Reliability(NamedTuple):
     found: Tensor
     on_object: Tensor
     right_class: Tensor
-    truth: Tensor
-    of_class: CounterType[int]
-    named: CounterType[Tuple[int, int]]
+    of_class: Counter[int]
+    named: Counter[Tuple[int, int]]
+
+    @property
+    def truth(self) -> int:
+        """All true objects."""
+        return sum(self.of_class.values())
 
     def plus(self, other: "Reliability") -> "Reliability":
         return Reliability(
             self.found + other.found,
             self.on_object + other.on_object,
             self.right_class + other.right_class,
-            self.truth + other.truth,
             self.of_class + other.of_class,
             self.named + other.named,
         )
@@ -84,7 +85,7 @@ def measure_reliability(
     boxes, classes, scores = boxes[kept], classes[kept], scores[kept]
     on_object = torch.zeros(len(boxes), dtype=torch.bool)
     right = torch.zeros(len(boxes), dtype=torch.bool)
-    named: CounterType[Tuple[int, int]] = Counter()
+    named: Counter[Tuple[int, int]] = Counter()
     if len(boxes) and len(truth_boxes):
         iou = box_iou(boxes, truth_boxes.float())
         for row in range(len(boxes)):
@@ -100,7 +101,6 @@ def measure_reliability(
         found=above.sum(dim=1),
         on_object=(above & on_object).sum(dim=1),
         right_class=(above & right).sum(dim=1),
-        truth=torch.tensor(len(truth_boxes)),
         of_class=Counter(truth_classes.tolist()),
         named=named,
     )
@@ -128,8 +128,8 @@ def format_classes(found: Reliability, classes: Sequence[str]) -> str:
 
     Of more than 20 classes it lists those with the most mistakes.
     """
-    mistaken: Dict[int, CounterType[int]] = {k: Counter() for k in found.of_class}
-    reported: CounterType[int] = Counter()
+    mistaken: Dict[int, Counter[int]] = {k: Counter() for k in found.of_class}
+    reported: Counter[int] = Counter()
     for (true, label), number in found.named.items():
         reported[true] += number
         if label != true:
@@ -151,5 +151,5 @@ def format_classes(found: Reliability, classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _share(part: int, whole: "int | Tensor") -> str:
-    return f"{100 * part / int(whole):.0f} %" if int(whole) else "–"
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.0f} %" if whole else "–"
